@@ -1,0 +1,1 @@
+"""First stages: detectors that propose boxes for tinygan's second stage."""

@@ -1,0 +1,33 @@
+"""tinygan: a second stage for face detectors that finds the faces they miss.
+
+Names are resolved on first use, so ``import tinygan`` stays fast and free of torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Detections": "tinygan.detections",
+    "GroundTruth": "tinygan.detections",
+    "TinyGanError": "tinygan.errors",
+}
+
+__all__ = ["Detections", "GroundTruth", "TinyGanError", "__version__"]
+
+if TYPE_CHECKING:
+    from tinygan.detections import Detections, GroundTruth
+    from tinygan.errors import TinyGanError
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'tinygan' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

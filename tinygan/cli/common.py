@@ -1,0 +1,89 @@
+"""What every command shares: options, one-line errors and exit codes.
+
+Exit 0: all done. 1: done, some inputs were skipped and listed. 2: misuse or malformed input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from tinygan import __version__
+from tinygan.errors import TinyGanError
+
+DONE, SOME_SKIPPED, MISUSE = 0, 1, 2
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line on stderr and exit with 2."""
+        self.exit(MISUSE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def make_parser(prog: str, description: str) -> Parser:
+    """A parser with ``--version`` and ``--debug``."""
+    parser = Parser(prog=prog, description=description)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def add_runtime_options(parser: argparse.ArgumentParser) -> None:
+    """Options on where and how the networks run."""
+    group = parser.add_argument_group("runtime")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    group.add_argument("--precision", default="auto", choices=["auto", "bf16", "32"], help="default: auto")
+    group.add_argument("--batch-size", type=positive_int, metavar="N", help="patches in one forward pass")
+    group.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: all cores)")
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """``--config`` and ``--set``."""
+    parser.add_argument("--config", metavar="NAME|FILE", help="a preset such as lite or paper, or a YAML file")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="a.b=v",
+        dest="overrides",
+        help="override one key; may be repeated",
+    )
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text}")
+    return value
+
+
+def run_command(parser: Parser, body: Callable[[argparse.Namespace], int], argv: Sequence[str] | None = None) -> int:
+    """Parse, run, and turn expected errors into one line and an exit code.
+
+    Args:
+        parser: made by :func:`make_parser`.
+        body: does the work and returns an exit code.
+        argv: arguments, for tests; the process's own by default.
+
+    Returns:
+        The exit code.
+    """
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return body(arguments)
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return 130
+    except (TinyGanError, OSError) as error:
+        if arguments.debug:
+            raise
+        message = " ".join(str(error).split())
+        print(f"{parser.prog}: error: {message}", file=sys.stderr)
+        return MISUSE

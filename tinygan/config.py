@@ -1,0 +1,195 @@
+"""Loads a frozen dataclass from its defaults < a YAML file < ``--set key=value`` overrides.
+
+The dataclasses themselves live beside what they configure; this module only knows how to fill one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+import yaml
+
+from tinygan.errors import ConfigError
+
+Config = TypeVar("Config")
+Tree = dict[str, Any]
+
+
+def load_config(
+    schema: type[Config],
+    source: str | Path | None = None,
+    overrides: Sequence[str] = (),
+) -> Config:
+    """Fill a config dataclass.
+
+    Args:
+        schema: a dataclass whose fields have defaults; fields may be dataclasses themselves.
+        source: a YAML file, or the name of a packaged preset such as ``lite``.
+        overrides: ``section.key=value`` strings; the value is read as YAML.
+
+    Returns:
+        An instance of ``schema``; every value is coerced by its annotation (``1e-4`` is a float).
+
+    Raises:
+        ConfigError: for an unknown key (with the nearest match), a value of the wrong type, or a
+            file that is absent or not YAML.
+    """
+    tree: Tree = {}
+    if source is not None:
+        path = find_config(source)
+        merge(tree, _read_yaml(path), origin=str(path))
+    for override in overrides:
+        merge(tree, _parse_override(override), origin=f"--set {override}")
+    return build_config(schema, tree)
+
+
+def find_config(source: str | Path) -> Path:
+    """The path of a YAML file given by path or by the name of a packaged preset."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    folder = Path(str(resources.files("tinygan"))) / "configs"
+    preset = folder / f"{source}.yaml"
+    if preset.is_file():
+        return preset
+    names = sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
+    raise ConfigError(f"--config {source}: no such file or preset; presets are {', '.join(names)}")
+
+
+def build_config(schema: type[Config], tree: Mapping[str, Any], origin: str = "config") -> Config:
+    """Build ``schema`` from a nested mapping, e.g. one read back from a checkpoint."""
+    built: Config = _build(schema, tree, prefix="", origin=str(tree.get(_ORIGIN, origin)))
+    return built
+
+
+def to_tree(config: Any) -> Tree:
+    """A config as nested plain types, fit for YAML and JSON."""
+    plain: Tree = _plain(dataclasses.asdict(config))
+    return plain
+
+
+def to_yaml(config: Any) -> str:
+    """A config as YAML text that :func:`load_config` reads back to an equal object."""
+    return yaml.safe_dump(to_tree(config), sort_keys=False)
+
+
+_ORIGIN = "\0origin"
+
+
+def merge(tree: Tree, update: Mapping[str, Any], origin: str) -> None:
+    """Lay ``update`` over ``tree`` in place, and remember where each section came from."""
+    for key, value in update.items():
+        if isinstance(value, Mapping):
+            below = tree.setdefault(key, {})
+            if not isinstance(below, dict):
+                raise ConfigError(f"{origin}: {key} is a single value, not a section")
+            merge(below, value, origin)
+        else:
+            tree[key] = value
+    tree[_ORIGIN] = origin
+
+
+def _read_yaml(path: Path) -> Tree:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: expected YAML: {reason}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected sections and keys, got {type(tree).__name__}")
+    return {str(key): value for key, value in tree.items()}
+
+
+def _parse_override(override: str) -> Tree:
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override}: expected section.key=value")
+    try:
+        value = yaml.safe_load(text) if text.strip() else None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not YAML") from error
+    for key in reversed(keys):
+        value = {key: value}
+    return typing.cast(Tree, value)
+
+
+def _build(schema: Any, tree: Mapping[str, Any], prefix: str, origin: str) -> Any:
+    hints = typing.get_type_hints(schema)
+    known = {f.name for f in dataclasses.fields(schema)}
+    origin = str(tree.get(_ORIGIN, origin))
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key == _ORIGIN:
+            continue
+        if key not in known:
+            raise ConfigError(f"{origin}: unknown key '{prefix}{key}'{_nearest(str(key), known, prefix)}")
+        values[key] = _coerce(value, hints[key], f"{prefix}{key}", origin)
+    try:
+        return schema(**values)
+    except ValueError as error:
+        where = f" [{prefix.rstrip('.')}]" if prefix else ""
+        raise ConfigError(f"{origin}{where}: {error}") from error
+
+
+def _nearest(key: str, known: set[str], prefix: str) -> str:
+    close = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{prefix}{close[0]}'?"
+    return f"; known keys are {', '.join(sorted(known))}"
+
+
+def _coerce(value: Any, hint: Any, name: str, origin: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{origin}: '{name}' is a section with keys, got {value!r}")
+        return _build(hint, value, f"{name}.", origin)
+    kind, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if kind in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        inner = next(a for a in arguments if a is not type(None))
+        return _coerce(value, inner, name, origin)
+    if kind is Literal:
+        if value is False and "none" in arguments:  # YAML reads `off` and `no` as False
+            return "none"
+        if value in arguments:
+            return value
+        raise ConfigError(f"{origin}: '{name}' is one of {', '.join(map(str, arguments))}; got {value!r}")
+    if kind is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{origin}: '{name}' is a list, got {value!r}")
+        return tuple(_coerce(item, arguments[0], name, origin) for item in value)
+    return _coerce_scalar(value, hint, name, origin)
+
+
+def _coerce_scalar(value: Any, hint: Any, name: str, origin: str) -> Any:
+    try:
+        if hint is bool and isinstance(value, bool):
+            return value
+        if hint is int and not isinstance(value, bool) and int(value) == float(value):
+            return int(value)
+        if hint is float and not isinstance(value, bool):
+            return float(value)
+        if hint is str and isinstance(value, str | int | float):
+            return str(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ConfigError(f"{origin}: '{name}' is of type {hint.__name__}, got {value!r}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,1 @@
+"""Training data: regions of interest, crops and batches."""

@@ -1,0 +1,1 @@
+"""Evaluators of detections and of images."""

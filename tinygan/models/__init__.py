@@ -1,0 +1,1 @@
+"""Networks only: generator and discriminator."""

@@ -26,6 +26,7 @@ def load_config(
     schema: type[Config],
     source: str | Path | None = None,
     overrides: Sequence[str] = (),
+    base: Mapping[str, Any] | None = None,
 ) -> Config:
     """Fill a config dataclass.
 
@@ -33,6 +34,7 @@ def load_config(
         schema: a dataclass whose fields have defaults; fields may be dataclasses themselves.
         source: a YAML file, or the name of a packaged preset such as ``lite``.
         overrides: ``section.key=value`` strings; the value is read as YAML.
+        base: settings that take the defaults' place, e.g. those of a checkpoint.
 
     Returns:
         An instance of ``schema``; every value is coerced by its annotation (``1e-4`` is a float).
@@ -42,6 +44,8 @@ def load_config(
             file that is absent or not YAML.
     """
     tree: Tree = {}
+    if base is not None:
+        merge(tree, base, origin="checkpoint")
     if source is not None:
         path = find_config(source)
         merge(tree, _read_yaml(path), origin=str(path))

@@ -84,9 +84,14 @@ class DetectionWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.is_archive = path.name.endswith(ARCHIVE_SUFFIXES)
+        self.is_archive = self.is_archive_path(path)
         self.folder = path.with_name(f"{path.name}.partial") if self.is_archive else path
         self.folder.mkdir(parents=True, exist_ok=True)
+
+    @staticmethod
+    def is_archive_path(path: Path) -> bool:
+        """Whether a name asks for an archive rather than a folder."""
+        return path.name.endswith(ARCHIVE_SUFFIXES)
 
     def has(self, name: str) -> bool:
         """Whether this image's file was written already (by an earlier, cut-off run)."""

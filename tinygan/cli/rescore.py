@@ -1,0 +1,127 @@
+"""``tinygan-rescore``: rescore a detector's proposals."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinygan.cli.common import (
+    DONE,
+    SOME_SKIPPED,
+    Parser,
+    add_config_options,
+    add_runtime_options,
+    make_parser,
+    positive_int,
+    run_command,
+)
+from tinygan.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from tinygan.checkpoint import Weights
+    from tinygan.rescore import Report, RescoreConfig
+
+log = logging.getLogger(__name__)
+LISTED = 20
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(_parser(), _rescore, argv)
+
+
+def _parser() -> Parser:
+    parser = make_parser("tinygan-rescore", "Re-order a detector's boxes by what super-resolution makes visible.")
+    parser.add_argument("--proposals", required=True, type=Path, metavar="P", help="folder or .tar.gz of detections")
+    parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="folder of the images")
+    parser.add_argument("--out", required=True, type=Path, metavar="OUT", help="folder or .tar.gz to write")
+    parser.add_argument("--checkpoint", default="lite", metavar="PATH|lite", help="run folder, file, or lite")
+    parser.add_argument("--fusion", choices=["replace", "product", "logit"], help="default: logit")
+    parser.add_argument("--max-rois", type=positive_int, metavar="N", help="proposals judged an image (default: 600)")
+    parser.add_argument("--subset", type=Path, metavar="LIST", help="image names, or a *_bbx_gt.txt")
+    parser.add_argument("--report", type=Path, metavar="FILE.json", help="write counts and times")
+    parser.add_argument("--resume", action="store_true", help="continue a run that was cut off")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run's results")
+    add_config_options(parser)
+    add_runtime_options(parser)
+    return parser
+
+
+def _rescore(arguments: argparse.Namespace) -> int:
+    if arguments.resume and arguments.overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other")
+    if arguments.report is not None and not arguments.report.absolute().parent.is_dir():
+        raise DataError(f"{arguments.report}: no such folder to write the report into")
+    from tinygan.formats.files import write_atomically
+    from tinygan.judge import Judge
+    from tinygan.rescore import open_output, plan_rescoring, rescore
+    from tinygan.runtime import Runtime, RuntimeOptions
+
+    weights = _weights(arguments.checkpoint)
+    config = _config(arguments, weights)
+    plan = plan_rescoring(arguments.proposals, arguments.images, arguments.subset)
+    options = RuntimeOptions(device=arguments.device, precision=arguments.precision, threads=arguments.threads)
+    judge = Judge.from_weights(weights, Runtime(options))
+    writer = open_output(
+        arguments.out, weights, config, arguments.proposals, resume=arguments.resume, overwrite=arguments.overwrite
+    )
+    report = rescore(plan, judge, config, writer)
+    writer.close()
+    if arguments.report is not None:
+        write_atomically(arguments.report, report.to_json().encode())
+    return _print(report, arguments.out)
+
+
+def _weights(checkpoint: str) -> Weights:
+    from tinygan.checkpoint import load_weights, packaged_weights
+
+    path = Path(checkpoint)
+    return load_weights(path if path.exists() else packaged_weights(checkpoint), ("fused", "gan"))
+
+
+def _config(arguments: argparse.Namespace, weights: Weights) -> RescoreConfig:
+    """Defaults < the checkpoint's fusion < --config < --set and options."""
+    from tinygan.config import load_config
+    from tinygan.rescore import RescoreConfig
+
+    fusion = weights.facts.get("fusion")
+    overrides = list(arguments.overrides)
+    for key, value in (
+        ("method", arguments.fusion),
+        ("max_rois", arguments.max_rois),
+        ("batch_size", arguments.batch_size),
+    ):
+        if value is not None:
+            overrides.append(f"{key}={value}")
+    config = load_config(RescoreConfig, arguments.config, overrides, base={"fusion": fusion} if fusion else None)
+    if config.method == "logit" and not config.fusion.fitted:
+        log.warning(
+            "%s: fusion was not fitted (tinygan-train --stage fusion); using %g x logit(score) + %g x face logit",
+            arguments.checkpoint, config.fusion.detector, config.fusion.judge,
+        )  # fmt: skip
+    return config
+
+
+def _print(report: Report, out: Path) -> int:
+    print(
+        f"{out}: {report.images} images, {report.proposals} proposals: {report.rescored} rescored, "
+        f"{report.passed_through} passed through, {report.merged} merged, {report.written} written; "
+        f"{report.seconds:.1f} s, {report.rois_per_second:.0f} ROIs/s"
+    )
+    skipped = report.skipped
+    if not skipped:
+        return DONE
+    print(
+        f"{len(skipped)} images were not rescored: {len(report.missing)} missing, {len(report.unreadable)} unreadable, "
+        f"{len(report.without_proposals)} without proposals",
+        file=sys.stderr,
+    )
+    for line in skipped[:LISTED]:
+        print(f"  {line}", file=sys.stderr)
+    if len(skipped) > LISTED:
+        print(f"  … and {len(skipped) - LISTED} more; --report FILE.json lists them all", file=sys.stderr)
+    return SOME_SKIPPED

@@ -1,0 +1,145 @@
+"""``tinygan-train``: one stage of training."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinygan.cli.common import (
+    DONE,
+    SOME_SKIPPED,
+    Parser,
+    add_config_options,
+    add_runtime_options,
+    make_parser,
+    run_command,
+)
+from tinygan.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from tinygan.loop import RunFolder
+    from tinygan.runtime import Runtime
+    from tinygan.train.recipe import Recipe
+
+STAGES = ("mse-init", "gan", "fusion")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(_parser(), _train, argv)
+
+
+def _parser() -> Parser:
+    parser = make_parser("tinygan-train", "Train the generator (mse-init), then the GAN (gan), then fit fusion.")
+    parser.add_argument("--stage", required=True, choices=STAGES)
+    parser.add_argument("--data", required=True, type=Path, metavar="ROOT", help="WIDER FACE root with WIDER_train/")
+    parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="run folder to write")
+    parser.add_argument(
+        "--proposals", nargs="+", default=[], type=Path, metavar="P", help="first-stage proposals, one path a detector"
+    )
+    parser.add_argument("--init", type=Path, metavar="RUN", help="run folder of the stage before")
+    parser.add_argument("--extra-images", type=Path, metavar="DIR", help="mse-init: pictures of one centred face each")
+    parser.add_argument("--subset", type=Path, metavar="LIST", help="fusion: hold-out images to fit on")
+    parser.add_argument("--max-rois", type=int, default=600, metavar="N", help="fusion: proposals an image")
+    parser.add_argument("--seed", type=int, help="of weights and batches")
+    parser.add_argument("--resume", action="store_true", help="continue a run that was cut off")
+    parser.add_argument("--overwrite", action="store_true", help="start again; the earlier run is removed")
+    add_config_options(parser)
+    add_runtime_options(parser)
+    return parser
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    _check_usage(arguments)
+    from tinygan.config import to_yaml
+    from tinygan.loop import RunFolder
+    from tinygan.runtime import Runtime, RuntimeOptions
+
+    recipe = _recipe(arguments)
+    folder = RunFolder(arguments.out, to_yaml(recipe), arguments.resume, arguments.overwrite)
+    if folder.finished:
+        print(f"{folder.path}: this stage is finished already")
+        return DONE
+    options = RuntimeOptions(device=arguments.device, precision=arguments.precision, threads=arguments.threads)
+    runtime = Runtime(options)
+    skipped = _run_stage(arguments, recipe, folder, runtime)
+    if runtime.is_main:
+        print(f"{folder.path}: stage {arguments.stage} is finished")
+    if skipped:
+        print(f"{len(skipped)} images could not be read and were skipped:", *skipped, sep="\n  ", file=sys.stderr)
+        return SOME_SKIPPED
+    return DONE
+
+
+def _check_usage(arguments: argparse.Namespace) -> None:
+    """Options that a stage needs, or cannot use."""
+    stage = arguments.stage
+    if stage != "mse-init" and arguments.init is None:
+        raise ConfigError(f"--stage {stage} needs --init RUN, the run folder of the stage before")
+    if stage != "mse-init" and not arguments.proposals:
+        raise ConfigError(f"--stage {stage} needs --proposals P, a first stage's detections on the training images")
+    if stage != "mse-init" and arguments.extra_images is not None:
+        raise ConfigError("--extra-images is for --stage mse-init: stage gan learns from proposals")
+    if stage == "mse-init" and arguments.init is not None:
+        raise ConfigError("--stage mse-init starts from scratch; it takes no --init")
+    if stage != "fusion" and arguments.subset is not None:
+        raise ConfigError("--subset is for --stage fusion; training uses all of WIDER_train but the hold-out")
+    if arguments.resume and arguments.overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other")
+    for path in (arguments.data, arguments.init, arguments.extra_images, *arguments.proposals):
+        if path is not None and not path.exists():
+            raise DataError(f"{path}: no such file or folder")
+
+
+def _recipe(arguments: argparse.Namespace) -> Recipe:
+    """Defaults < the checkpoint's config (stages that start from one) < --config < --set."""
+    from tinygan.checkpoint import load_weights
+    from tinygan.config import load_config, to_tree
+    from tinygan.train.recipe import Recipe
+
+    overrides = list(arguments.overrides)
+    if arguments.seed is not None:
+        overrides.append(f"seed={arguments.seed}")
+    section = {"mse-init": "mse_init", "gan": "gan"}.get(arguments.stage)
+    if arguments.batch_size is not None and section is not None:
+        overrides.append(f"{section}.batch_size={arguments.batch_size}")
+    if arguments.config is not None or arguments.init is None:
+        recipe = load_config(Recipe, arguments.config, overrides)
+    else:
+        before = load_weights(arguments.init, ("generator", "gan", "fused")).config
+        recipe = load_config(Recipe, None, overrides, base=before)
+    if arguments.stage == "fusion" and arguments.config is not None:
+        trained = load_weights(arguments.init, ("gan", "fused")).config
+        for name in ("crops", "generator", "discriminator"):
+            if to_tree(recipe)[name] != trained[name]:
+                raise ConfigError(f"--config {arguments.config}: section {name} differs from what {arguments.init} has")
+    return recipe
+
+
+def _run_stage(arguments: argparse.Namespace, recipe: Recipe, folder: RunFolder, runtime: Runtime) -> list[str]:
+    from tinygan.train.prepare import TrainingInput
+
+    data = TrainingInput(arguments.data, tuple(arguments.proposals), arguments.extra_images)
+    if arguments.stage == "mse-init":
+        from tinygan.train.mse_init import train_mse_init
+
+        return train_mse_init(data, recipe, folder, runtime)
+    if arguments.stage == "gan":
+        from tinygan.train.gan import train_gan
+
+        return train_gan(data, arguments.init, recipe, folder, runtime)
+    from tinygan.train.fusion import train_fusion
+
+    return train_fusion(
+        data,
+        arguments.init,
+        recipe,
+        folder,
+        runtime,
+        batch_size=arguments.batch_size or 128,
+        max_rois=arguments.max_rois,
+        subset=arguments.subset,
+    )

@@ -1,0 +1,196 @@
+"""Batches for training. A batch is a pure function of (seed, step, rank), so resuming needs no sampler state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinygan.data.crops import ByteArray, CropConfig, DegradationConfig, make_lr
+from tinygan.data.patches import MEDIUM, PAIRED, SMALL, Patches
+from tinygan.data.rois import FACE, NON_FACE, IntArray
+from tinygan.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """What a batch is made of. None of these is stated in the paper.
+
+    Attributes:
+        wild: share of wild patches (small and medium crops) in a batch of stage ``gan``; at most one half.
+        medium: share of the wild patches that go straight to the discriminator; default: as in the data.
+        brightness: largest relative change of brightness.
+        contrast: largest relative change of contrast.
+    """
+
+    wild: float = 0.5
+    medium: float | None = None
+    brightness: float = 0.2
+    contrast: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.wild <= 0.5:
+            raise ValueError(f"wild must lie in [0, 0.5], got {self.wild}")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Patches of one training step; float32 RGB in [0, 1], labels float32 0 or 1.
+
+    Attributes:
+        lr: [P, 3, s, s], low-resolution copies of ``hr``.
+        hr: [P, 3, S, S], true high-resolution patches.
+        labels: [P].
+        small: [Q, 3, s, s], wild crops for the generator.
+        small_labels: [Q].
+        medium: [R, 3, S, S], wild crops resized, for the discriminator alone.
+        medium_labels: [R].
+    """
+
+    lr: Tensor
+    hr: Tensor
+    labels: Tensor
+    small: Tensor
+    small_labels: Tensor
+    medium: Tensor
+    medium_labels: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on another device."""
+        return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
+
+
+class SizeBalancedSampler:
+    """Draws half faces, half non-faces, both with the size distribution of the whole stream.
+
+    So size and blur alone do not tell faces from non-faces.
+
+    Args:
+        labels: int64 [N].
+        sides_px: float64 [N].
+    """
+
+    def __init__(self, labels: IntArray, sides_px: np.ndarray[tuple[int], np.dtype[np.float64]]) -> None:
+        bins = np.floor(2 * np.log2(np.maximum(sides_px, 1.0))).astype(np.int64)
+        self._pools: list[dict[int, IntArray]] = []
+        shares = []
+        for value in np.unique(bins):
+            members = bins == value
+            pools = {label: np.flatnonzero(members & (labels == label)) for label in (FACE, NON_FACE)}
+            if all(len(pool) for pool in pools.values()):
+                self._pools.append(pools)
+                shares.append(members.sum())
+        if not self._pools:
+            present = sorted(set(labels.tolist()))
+            self._pools = [{label: np.flatnonzero(labels == label) for label in present}] if present else []
+            shares = [len(labels)]
+        self._shares = np.array(shares, dtype=np.float64) / max(sum(shares), 1)
+
+    def draw(self, count: int, rng: np.random.Generator) -> IntArray:
+        """Positions of ``count`` patches, faces and non-faces by turns."""
+        chosen = np.zeros(count, dtype=np.int64)
+        which = rng.choice(len(self._pools), size=count, p=self._shares)
+        for row, bin_number in enumerate(which):
+            pools = self._pools[bin_number]
+            pool = pools.get((FACE, NON_FACE)[row % 2])
+            if pool is None:  # a stream of faces alone, such as extra images
+                pool = next(iter(pools.values()))
+            chosen[row] = pool[rng.integers(len(pool))]
+        return chosen
+
+
+class BatchSource:
+    """Draws batches from the streams of patches.
+
+    Args:
+        streams: ``paired``, and for stage ``gan`` also ``small`` and ``medium``.
+        crops: patch sizes.
+        config: composition and augmentation.
+        degradation: how LR copies are made.
+        batch_size: patches in a batch, on this device.
+        seed: every batch is a function of (seed, step, rank).
+        rank: this device's number.
+
+    Raises:
+        DataError: if there is no paired patch.
+    """
+
+    def __init__(
+        self,
+        streams: Mapping[str, Patches],
+        crops: CropConfig,
+        config: BatchConfig,
+        degradation: DegradationConfig,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+    ) -> None:
+        self._streams, self._crops, self._config, self._degradation = streams, crops, config, degradation
+        self._key = (seed, rank)
+        if PAIRED not in streams or not len(streams[PAIRED]):
+            raise DataError(
+                f"no crop is at least hr_size = {crops.hr_size} px wide, so there is nothing to learn "
+                "super-resolution from; add larger faces, or lower crops.lr_size"
+            )
+        self._counts = self._share_out(batch_size)
+        self._samplers = {
+            name: SizeBalancedSampler(streams[name].labels, streams[name].sides_px)
+            for name, count in self._counts.items()
+            if count
+        }
+
+    def _share_out(self, batch_size: int) -> dict[str, int]:
+        small, medium = (len(self._streams[name]) if name in self._streams else 0 for name in (SMALL, MEDIUM))
+        wild = round(batch_size * self._config.wild) if small + medium else 0
+        share = medium / max(small + medium, 1) if self._config.medium is None else self._config.medium
+        of_medium = round(wild * share) if medium else 0
+        of_small = wild - of_medium if small else 0
+        return {PAIRED: batch_size - of_small - of_medium, SMALL: of_small, MEDIUM: of_medium}
+
+    def draw(self, step: int) -> Batch:
+        """The batch of a step."""
+        rng = np.random.default_rng([*self._key, step])
+        hr, labels = self._take(PAIRED, rng)
+        lr = np.stack([make_lr(patch, self._degradation, rng) for patch in hr])
+        small, small_labels = self._take(SMALL, rng)
+        medium, medium_labels = self._take(MEDIUM, rng)
+        gain, shift = self._light(len(hr), rng)
+        return Batch(
+            lr=_to_tensor(lr, gain, shift),
+            hr=_to_tensor(hr, gain, shift),
+            labels=labels,
+            small=_to_tensor(small, *self._light(len(small), rng)),
+            small_labels=small_labels,
+            medium=_to_tensor(medium, *self._light(len(medium), rng)),
+            medium_labels=medium_labels,
+        )
+
+    def _take(self, stream: str, rng: np.random.Generator) -> tuple[ByteArray, Tensor]:
+        size = self._crops.lr_size if stream == SMALL else self._crops.hr_size
+        if stream not in self._samplers:
+            return np.zeros((0, size, size, 3), np.uint8), torch.zeros(0)
+        patches = self._streams[stream]
+        chosen = self._samplers[stream].draw(self._counts[stream], rng)
+        pixels = np.stack([patches.pixels[index] for index in chosen])
+        mirrored = rng.random(len(chosen)) < 0.5
+        pixels[mirrored] = pixels[mirrored, :, ::-1]
+        return pixels, torch.from_numpy(patches.labels[chosen].astype(np.float32))
+
+    def _light(self, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Gain and shift of each patch; LR and HR of a pair share them."""
+        contrast = 1 + rng.uniform(-1, 1, count) * self._config.contrast
+        shift = rng.uniform(-0.5, 0.5, count) * self._config.brightness + (1 - contrast) * 0.5
+        as_column = [torch.from_numpy(v.astype(np.float32)).view(-1, 1, 1, 1) for v in (contrast, shift)]
+        return as_column[0], as_column[1]
+
+
+def to_float(pixels: ByteArray) -> Tensor:
+    """uint8 [B, S, S, 3] to float32 [B, 3, S, S] in [0, 1], stored channels-last."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
+
+
+def _to_tensor(pixels: ByteArray, gain: Tensor, shift: Tensor) -> Tensor:
+    return to_float(pixels).mul_(gain).add_(shift).clamp_(0, 1)

@@ -1,0 +1,175 @@
+"""Which proposals are faces, which are not, and which are left out: the regions of interest to train on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tinygan.boxes import iou
+from tinygan.detections import BoolArray, Detections, FloatArray, GroundTruth
+
+IntArray = npt.NDArray[np.int64]
+FACE, NON_FACE, IGNORED = 1, 0, -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoiConfig:
+    """How regions of interest are chosen. None of these is stated in the paper.
+
+    Attributes:
+        positive_iou: a proposal with at least this IoU to a face is a face.
+        negative_iou: below this IoU to every face it is a non-face; between the two it is left out.
+        invalid_iou: at this IoU to a face marked invalid it is left out.
+        negatives_per_image: the highest-scored non-faces kept of an image and detector (hard negatives).
+        positives_per_image: faces kept of an image and detector.
+        jitters_per_face: further boxes drawn around every valid face.
+        backgrounds_per_image: boxes drawn at random, away from faces.
+        min_face_px: faces whose longer side is smaller are ignored.
+        holdout: share of the training images kept out of training, by hash of the name.
+    """
+
+    positive_iou: float = 0.5
+    negative_iou: float = 0.4
+    invalid_iou: float = 0.3
+    negatives_per_image: int = 60
+    positives_per_image: int = 120
+    jitters_per_face: int = 1
+    backgrounds_per_image: int = 4
+    min_face_px: float = 6.0
+    holdout: float = 0.15
+
+    def __post_init__(self) -> None:
+        if not 0 < self.negative_iou <= self.positive_iou <= 1:
+            raise ValueError(
+                f"expected 0 < negative_iou <= positive_iou <= 1, got {self.negative_iou} and {self.positive_iou}"
+            )
+        if not 0 <= self.holdout < 1:
+            raise ValueError(f"holdout must lie in [0, 1), got {self.holdout}")
+
+
+@dataclass(frozen=True)
+class Rois:
+    """Labelled regions of interest of one image.
+
+    Attributes:
+        boxes: float64 [N, 4], ``x1, y1, x2, y2`` in pixels.
+        labels: int64 [N], ``FACE`` or ``NON_FACE``.
+        scores: float64 [N], the detector's; 1 for jittered truth, 0 for drawn background.
+    """
+
+    boxes: FloatArray
+    labels: IntArray
+    scores: FloatArray
+
+
+def in_holdout(name: str, share: float) -> bool:
+    """Whether an image is kept out of training: a fixed function of its name alone.
+
+    Salted, as a data set may itself have been divided by a plain hash of its names.
+    """
+    digest = hashlib.sha256(f"tinygan hold-out {name}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") < share * 2**32
+
+
+def label_boxes(boxes: FloatArray, truth: GroundTruth, config: RoiConfig) -> IntArray:
+    """Label boxes by their IoU to the ground truth.
+
+    Args:
+        boxes: float64 [N, 4].
+        truth: faces of the image.
+        config: the thresholds.
+
+    Returns:
+        int64 [N]: ``FACE``, ``NON_FACE`` or ``IGNORED``.
+    """
+    targets = _targets(truth, config)
+    best = _best_iou(boxes, truth.boxes[targets])
+    touches_ignored = _best_iou(boxes, truth.boxes[~targets]) >= config.invalid_iou
+    labels = np.full(len(boxes), IGNORED, dtype=np.int64)
+    labels[(best < config.negative_iou) & ~touches_ignored] = NON_FACE
+    labels[best >= config.positive_iou] = FACE
+    return labels
+
+
+def choose_rois(
+    proposals: Sequence[Detections],
+    truth: GroundTruth,
+    size_px: tuple[int, int],
+    config: RoiConfig,
+    rng: np.random.Generator,
+) -> Rois:
+    """The training regions of one image: proposals of every detector, jittered truth and background.
+
+    Args:
+        proposals: one entry a detector.
+        truth: faces of the image.
+        size_px: width and height of the image.
+        config: thresholds and quotas.
+        rng: source of the jitter.
+
+    Returns:
+        Faces and non-faces, hard negatives (highest scores) first within a detector's quota.
+    """
+    boxes, labels, scores = [], [], []
+    for detections in proposals:
+        ordered = detections.sorted()
+        found = label_boxes(ordered.boxes, truth, config)
+        keep = _first(found == NON_FACE, config.negatives_per_image) | _first(found == FACE, config.positives_per_image)
+        boxes.append(ordered.boxes[keep])
+        labels.append(found[keep])
+        scores.append(ordered.scores[keep])
+    drawn = {
+        FACE: _jitter(np.repeat(truth.boxes[_targets(truth, config)], config.jitters_per_face, axis=0), rng),
+        NON_FACE: _backgrounds(size_px, config.backgrounds_per_image, rng),
+    }
+    for label, candidates in drawn.items():
+        keep = label_boxes(candidates, truth, config) == label
+        boxes.append(candidates[keep])
+        labels.append(np.full(keep.sum(), label, dtype=np.int64))
+        scores.append(np.full(keep.sum(), float(label)))
+    return Rois(np.concatenate(boxes), np.concatenate(labels), np.concatenate(scores))
+
+
+def split_holdout(names: Iterable[str], share: float) -> tuple[list[str], list[str]]:
+    """``(training, hold-out)`` image names."""
+    training: list[str] = []
+    holdout: list[str] = []
+    for name in names:
+        (holdout if in_holdout(name, share) else training).append(name)
+    return training, holdout
+
+
+def _targets(truth: GroundTruth, config: RoiConfig) -> BoolArray:
+    large_enough = (truth.boxes[:, 2:] - truth.boxes[:, :2]).max(axis=1, initial=0.0) >= config.min_face_px
+    targets: BoolArray = truth.usable & large_enough
+    return targets
+
+
+def _best_iou(boxes: FloatArray, faces: FloatArray) -> FloatArray:
+    best: FloatArray = iou(boxes, faces).max(axis=1, initial=0.0)
+    return best
+
+
+def _first(mask: BoolArray, count: int) -> BoolArray:
+    first: BoolArray = mask & (np.cumsum(mask) <= count)
+    return first
+
+
+def _jitter(boxes: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Boxes moved by about 8 % of their side and scaled by about 12 %."""
+    size = boxes[:, 2:] - boxes[:, :2]
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + rng.normal(0, 0.08, (len(boxes), 2)) * size
+    half = size * np.exp(rng.normal(0, 0.12, (len(boxes), 2))) / 2
+    return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def _backgrounds(size_px: tuple[int, int], count: int, rng: np.random.Generator) -> FloatArray:
+    """Random boxes inside the image, a 40th to a 4th of its shorter side (log-uniform)."""
+    limit = np.array(size_px, dtype=np.float64)
+    sides = np.exp(rng.uniform(np.log(min(size_px) / 40), np.log(min(size_px) / 4), (count, 1)))
+    corners = rng.uniform(0, 1, (count, 2)) * np.maximum(limit - sides, 0)
+    return np.concatenate([corners, corners + sides], axis=1)

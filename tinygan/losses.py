@@ -1,0 +1,105 @@
+"""The losses of Bai et al. 2018, Eq. 4-9, as pure functions on tensors.
+
+Every function returns one unweighted scalar; weights meet in the stage's one sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights and switches of the generator's and discriminator's losses.
+
+    Attributes:
+        alpha: weight of the adversarial loss (section 4.2).
+        beta: weight of the classification loss (section 4.2).
+        adversarial_form: ``nonsaturating``, or ``saturating`` as Eq. 5 is printed.
+        wild_alpha: adversarial weight of wild patches, as a factor on ``alpha``. They come only as
+            generated pictures, so D could learn "crowd = generated"; hence 0.
+        pixel: without it the generator has no pixel loss (stage ``gan`` only).
+        adversarial: without it there is no real/generated game (Table 2, "w/o adv loss").
+        classification: without it the generator is not driven by the face logit (Table 2, "w/o clc loss");
+            the discriminator learns to classify all the same, or it could not judge.
+    """
+
+    alpha: float = 0.001
+    beta: float = 0.01
+    adversarial_form: Literal["nonsaturating", "saturating"] = "nonsaturating"
+    wild_alpha: float = 0.0
+    pixel: bool = True
+    adversarial: bool = True
+    classification: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.alpha, self.beta, self.wild_alpha) < 0:
+            raise ValueError("alpha, beta and wild_alpha must not be negative")
+
+
+def pixel_loss(picture: Tensor, hr: Tensor) -> Tensor:
+    """Mean squared error, one of the two terms of Eq. 4: mean((picture - hr)^2).
+
+    Args:
+        picture: float [B, 3, S, S], ``sr`` or ``refined``, RGB in [0, 1].
+        hr: float [B, 3, S, S], the truth.
+
+    Returns:
+        Scalar. # Differs from the paper: a mean over channels and pixels too, as the printed sum would drown
+        alpha and beta.
+    """
+    return functional.mse_loss(picture.float(), hr.float())
+
+
+def adversarial_loss(fake_logit: Tensor, form: Literal["nonsaturating", "saturating"]) -> Tensor:
+    """The generator's adversarial loss on D's real/generated logits of generated pictures.
+
+    ``saturating`` is Eq. 5: mean(log(1 - D)) = mean(-softplus(logit)).
+    ``nonsaturating`` is mean(-log D) = mean(softplus(-logit)) (Goodfellow et al. 2014).
+
+    Args:
+        fake_logit: float [B].
+        form: which of the two.
+
+    Returns:
+        Scalar.
+    """
+    logit = fake_logit.float()
+    if form == "saturating":
+        return -functional.softplus(logit).mean()
+    return functional.softplus(-logit).mean()
+
+
+def real_generated_loss(real_logit: Tensor, fake_logit: Tensor) -> Tensor:
+    """The discriminator's part of Eq. 9: -(mean(log D(hr)) + mean(log(1 - D(G(lr))))).
+
+    Args:
+        real_logit: float [B], logits of true pictures.
+        fake_logit: float [B], logits of generated pictures.
+
+    Returns:
+        Scalar.
+    """
+    return functional.softplus(-real_logit.float()).mean() + functional.softplus(fake_logit.float()).mean()
+
+
+def classification_loss(face_logit: Tensor, labels: Tensor) -> Tensor:
+    """Face or non-face, one of the two terms of Eq. 6.
+
+    # Differs from the paper: log(y - D), as printed, has no value for half its inputs; this is
+    # binary cross-entropy, mean(-y log D - (1 - y) log(1 - D)).
+
+    Args:
+        face_logit: float [B].
+        labels: float [B], 1 face, 0 non-face.
+
+    Returns:
+        Scalar; 0 for an empty batch.
+    """
+    if not len(labels):
+        return face_logit.float().sum()
+    return functional.binary_cross_entropy_with_logits(face_logit.float(), labels)

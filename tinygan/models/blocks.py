@@ -1,0 +1,64 @@
+"""Building blocks shared by the networks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Normalise(nn.Module):
+    """RGB in [0, 1] to zero mean and unit variance, with ImageNet statistics. Shape [B, 3, H, W] is kept."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalise [B, 3, H, W]."""
+        return (image - self.mean) / self.std
+
+
+def conv_bn_relu(channels_in: int, channels_out: int) -> nn.Sequential:
+    """3x3 convolution, batch normalisation, ReLU; the size is kept."""
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(inplace=True),
+    )
+
+
+def deconv_bn_relu(channels_in: int, channels_out: int) -> nn.Sequential:
+    """Fractionally-strided 4x4 convolution (x2), batch normalisation, ReLU.
+
+    Kernel 4 is not stated in the paper; it divides by the stride, which keeps checkerboards down.
+    """
+    return nn.Sequential(
+        nn.ConvTranspose2d(channels_in, channels_out, 4, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(inplace=True),
+    )
+
+
+class ResidualBlock(nn.Module):
+    """x + BN(conv(ReLU(BN(conv(x))))), as in SRGAN, then ReLU. Not stated in the paper."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            conv_bn_relu(channels, channels),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C, H, W]."""
+        out: Tensor = self.relu(features + self.body(features))
+        return out

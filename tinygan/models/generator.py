@@ -1,0 +1,130 @@
+"""The generator: up-sample sub-network G1, then refinement sub-network G2 (Bai et al. 2018, Table 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tinygan.models.blocks import Normalise, ResidualBlock, conv_bn_relu, deconv_bn_relu
+
+SCALE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """Size and form of the generator. The defaults are the paper's where it states them.
+
+    Attributes:
+        width: filters of G1's convolutions. Not stated in the paper.
+        up_width: filters of the two deconvolutions. Not stated in the paper.
+        residual_blocks: of G1.
+        refine_width: filters of G2's first convolutions. Not stated in the paper.
+        refine_up_width: filters of G2's last two convolutions before the output. Not stated in the paper.
+        refine_blocks: residual blocks of G2.
+        refinement: without it G2 is left out (Table 2, "w/o refinement network").
+        skip: ``bicubic``: G1 learns what to add to a bicubic upscaling, G2 what to add to G1's output;
+            ``none``: both learn the whole picture. Not stated in the paper.
+        output: ``linear``, or ``sigmoid`` to keep pictures in [0, 1] (only without skip). Not stated in the paper.
+    """
+
+    width: int = 64
+    up_width: int = 256
+    residual_blocks: int = 8
+    refine_width: int = 64
+    refine_up_width: int = 256
+    refine_blocks: int = 8
+    refinement: bool = True
+    skip: Literal["none", "bicubic"] = "none"
+    output: Literal["linear", "sigmoid"] = "linear"
+
+    def __post_init__(self) -> None:
+        for name in ("width", "up_width", "residual_blocks", "refine_width", "refine_up_width", "refine_blocks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.skip == "bicubic" and self.output == "sigmoid":
+            raise ValueError("output: sigmoid cannot be combined with skip: bicubic")
+
+
+class Generated(NamedTuple):
+    """What the generator makes of a low-resolution patch; RGB, about [0, 1], both [B, 3, 4s, 4s].
+
+    Attributes:
+        sr: G1's output.
+        refined: G2's output; ``sr`` itself where there is no G2.
+    """
+
+    sr: Tensor
+    refined: Tensor
+
+
+class Generator(nn.Module):
+    """Super-resolves patches 4x and refines them.
+
+    Args:
+        config: sizes.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.normalise = Normalise()
+        self.upsample = nn.Sequential(
+            conv_bn_relu(3, config.width),
+            *(ResidualBlock(config.width) for _ in range(config.residual_blocks)),
+            conv_bn_relu(config.width, config.width),
+            deconv_bn_relu(config.width, config.up_width),
+            deconv_bn_relu(config.up_width, config.up_width),
+            nn.Conv2d(config.up_width, 3, 1),
+        )
+        self.refine = _refinement(config) if config.refinement else None
+        self.apply(_initialise)
+
+    def forward(self, lr: Tensor) -> Generated:
+        """Super-resolve.
+
+        Args:
+            lr: float [B, 3, s, s], RGB in [0, 1].
+
+        Returns:
+            Both stages' pictures, [B, 3, 4s, 4s].
+        """
+        sr = self.upsample(self.normalise(lr))
+        if self.config.skip == "bicubic":
+            sr = sr + bicubic(lr)
+        sr = self._squash(sr)
+        if self.refine is None:
+            return Generated(sr, sr)
+        refined = self.refine(self.normalise(sr))
+        if self.config.skip == "bicubic":
+            refined = refined + sr
+        return Generated(sr, self._squash(refined))
+
+    def _squash(self, picture: Tensor) -> Tensor:
+        return picture.sigmoid() if self.config.output == "sigmoid" else picture
+
+
+def bicubic(lr: Tensor) -> Tensor:
+    """Bicubic 4x upscaling of [B, 3, s, s], computed in float32: the baseline of super-resolution."""
+    return functional.interpolate(lr.float(), scale_factor=SCALE, mode="bicubic", align_corners=False)
+
+
+def _refinement(config: GeneratorConfig) -> nn.Sequential:
+    return nn.Sequential(
+        conv_bn_relu(3, config.refine_width),
+        *(ResidualBlock(config.refine_width) for _ in range(config.refine_blocks)),
+        conv_bn_relu(config.refine_width, config.refine_width),
+        conv_bn_relu(config.refine_width, config.refine_up_width),
+        conv_bn_relu(config.refine_up_width, config.refine_up_width),
+        nn.Conv2d(config.refine_up_width, 3, 3, padding=1),
+    )
+
+
+def _initialise(module: nn.Module) -> None:
+    """Weights N(0, 0.02), biases 0 (Bai et al. 2018, section 4.2)."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

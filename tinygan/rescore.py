@@ -1,0 +1,293 @@
+"""Images + proposals -> rescored detections: the engine behind ``tinygan-rescore``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tinygan.boxes import longer_side
+from tinygan.checkpoint import Weights
+from tinygan.config import to_tree
+from tinygan.detections import Detections
+from tinygan.errors import DataError
+from tinygan.formats.files import DetectionFiles, DetectionWriter, open_detections, write_atomically
+from tinygan.formats.names import list_images, match_names
+from tinygan.formats.wider import load_subset
+from tinygan.fusion import Fusion, Method, fuse, impute_face_logits, score_logit
+from tinygan.judge import Answer, Judge, Request, judge_images
+
+log = logging.getLogger(__name__)
+MARKER = "rescore.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RescoreConfig:
+    """How proposals are rescored.
+
+    Attributes:
+        method: ``logit``, ``product`` or ``replace``; see :func:`tinygan.fusion.fuse`.
+        fusion: weights of ``logit``; those fitted in the checkpoint unless overridden.
+        max_rois: the best proposals of an image that are judged (the paper: 600).
+        batch_size: patches in one forward pass.
+        workers: threads that decode and cut.
+    """
+
+    method: Method = "logit"
+    fusion: Fusion = field(default_factory=Fusion)
+    max_rois: int = 600
+    batch_size: int = 128
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("max_rois", "batch_size", "workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass
+class Report:
+    """What a run did; ``proposals = written + merged`` and ``proposals = rescored + passed_through``.
+
+    Attributes:
+        images: images whose detections were written.
+        missing: images with proposals that are not on disk; their proposals were kept.
+        unreadable: images that could not be decoded; their proposals were kept.
+        without_proposals: images on disk for which there is no proposal file.
+        proposals: boxes read.
+        rescored: boxes judged by the networks.
+        passed_through: boxes not judged: beyond ``max_rois`` (face logit imputed), or of images not read.
+        merged: boxes removed by merging.
+        written: boxes written.
+        resumed: images found done by an earlier, cut-off run.
+        seconds: wall time.
+        rois_per_second: ``rescored`` of this run over ``seconds``.
+    """
+
+    images: int = 0
+    missing: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    without_proposals: list[str] = field(default_factory=list)
+    proposals: int = 0
+    rescored: int = 0
+    passed_through: int = 0
+    merged: int = 0
+    written: int = 0
+    resumed: int = 0
+    seconds: float = 0.0
+    rois_per_second: float = 0.0
+
+    @property
+    def skipped(self) -> list[str]:
+        """A line for every image that was not rescored."""
+        return [
+            *(f"{name}: not on disk, proposals kept" for name in self.missing),
+            *(f"{problem}; proposals kept" for problem in self.unreadable),
+            *(f"{name}: no proposal file" for name in self.without_proposals),
+        ]
+
+    def to_json(self) -> str:
+        """Counts first, then the names behind them."""
+        counts = {key: len(value) if isinstance(value, list) else value for key, value in asdict(self).items()}
+        names = {f"{key}_images": value for key, value in asdict(self).items() if isinstance(value, list)}
+        return json.dumps({**counts, **names}, indent=1) + "\n"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which proposal file belongs to which image.
+
+    Attributes:
+        files: the proposals.
+        file_of: ``{output name: proposal file}``.
+        image_of: ``{output name: image on disk}``; images that are missing have no entry.
+        without_proposals: images on disk without a proposal file.
+    """
+
+    files: DetectionFiles
+    file_of: dict[str, str]
+    image_of: dict[str, Path]
+    without_proposals: list[str]
+
+
+def plan_rescoring(proposals: Path, images: Path, subset: Path | None = None) -> Plan:
+    """Match proposal files to images, before anything is computed or written.
+
+    Raises:
+        DataError: if a path is absent, a proposal file is malformed, or names are ambiguous.
+    """
+    files = open_detections(proposals)
+    on_disk = list_images(images)
+    if subset is None:
+        file_of = match_names(files, on_disk, str(proposals))
+        image_of = {name: images / name for name in on_disk}
+        strays = sorted(set(files) - set(file_of.values()))
+        for stray in strays:
+            name = "/".join(stray.split("/")[-2:])
+            file_of[name if name not in file_of else stray] = stray
+    else:
+        wanted = load_subset(subset)
+        file_of = match_names(files, wanted, str(proposals))
+        image_of = {name: images / file for name, file in match_names(on_disk, wanted, str(images)).items()}
+        if not file_of:
+            raise DataError(f"{proposals}: none of its {len(files)} files belongs to an image that {subset} lists")
+    if not set(file_of) & set(image_of):
+        raise DataError(
+            f"{proposals}: none of its {len(files)} files belongs to an image below {images}; "
+            "proposals are matched to images by event folder and name"
+        )
+    return Plan(files, file_of, image_of, sorted(set(image_of) - set(file_of)))
+
+
+def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWriter) -> Report:
+    """Rescore every proposal and write one file an image.
+
+    Args:
+        plan: what belongs together.
+        judge: the networks.
+        config: fusion and limits.
+        writer: where detections go; images it holds already are left as they are.
+
+    Returns:
+        What was done.
+    """
+    started = time.monotonic()
+    report = Report(without_proposals=plan.without_proposals)
+    todo = []
+    for name, file in plan.file_of.items():
+        detections = _read(plan, file, config)
+        report.images += 1
+        report.proposals += len(detections)
+        if name not in plan.image_of:
+            report.missing.append(name)
+            _keep(plan, name, writer, report, len(detections))
+        elif writer.has(name):
+            report.resumed += 1
+            _count(report, len(detections), config)
+        else:
+            todo.append(name)
+    judged = 0
+    for name, answer in _judge(plan, todo, judge, config):
+        detections = plan.files[plan.file_of[name]].sorted()
+        if answer.error is not None:
+            log.warning("unreadable: %s", answer.error)
+            report.unreadable.append(answer.error)
+            _keep(plan, name, writer, report, len(detections))
+            continue
+        writer.write(name, fuse_detections(detections, answer, config))
+        _count(report, len(detections), config)
+        judged += min(len(detections), config.max_rois)
+    report.seconds = round(time.monotonic() - started, 3)
+    report.rois_per_second = round(judged / max(report.seconds, 1e-9), 1)
+    return report
+
+
+def fuse_detections(detections: Detections, answer: Answer, config: RescoreConfig) -> Detections:
+    """Final scores of one image's proposals.
+
+    Args:
+        detections: by falling score; the first ``len(answer.face_logits)`` were judged.
+        answer: the judgements.
+        config: fusion.
+
+    Returns:
+        The same boxes with fused scores and columns ``proposal_score`` and ``face_logit`` (imputed for
+        boxes beyond ``max_rois``).
+    """
+    judged = len(answer.face_logits)
+    rest = detections.scores[judged:]
+    imputed = impute_face_logits(rest, detections.scores[:judged], answer.face_logits) if len(rest) else rest
+    face_logits = np.concatenate([answer.face_logits, imputed])
+    scores = fuse(config.method, config.fusion, detections.scores, face_logits, longer_side(detections.boxes))
+    columns = {**detections.fields, "proposal_score": detections.scores, "face_logit": face_logits}
+    return Detections(detections.boxes, scores, columns)
+
+
+def open_output(
+    out: Path, weights: Weights, config: RescoreConfig, proposals: Path, resume: bool, overwrite: bool
+) -> DetectionWriter:
+    """The writer for ``out``; work that lies there is continued, replaced or refused.
+
+    Raises:
+        DataError: if something is there and neither ``resume`` nor ``overwrite`` is given, if it was not
+            written by this command, or if it was written with other settings.
+    """
+    probe = out.with_name(f"{out.name}.partial") if DetectionWriter.is_archive_path(out) else out
+    marker = probe / MARKER
+    settings = _settings(weights, config, proposals)
+    if out.is_file() and not DetectionWriter.is_archive_path(out):
+        raise DataError(f"{out}: expected a folder or a name ending in .tar.gz, but this is a file")
+    if out.is_file() and not overwrite:
+        raise DataError(f"{out}: exists already; replace it with --overwrite or choose another --out")
+    if probe.is_dir() and any(probe.iterdir()):
+        if not marker.is_file():
+            raise DataError(f"{probe}: is not empty and was not written by tinygan-rescore; choose another --out")
+        if overwrite:
+            _clear(probe)
+        elif not resume:
+            raise DataError(f"{probe}: holds results already; continue with --resume or replace them with --overwrite")
+        elif json.loads(marker.read_text()) != settings:
+            raise DataError(f"{probe}: was written with other settings; repeat those, or replace it with --overwrite")
+    writer = DetectionWriter(out)
+    write_atomically(marker, json.dumps(settings).encode())
+    return writer
+
+
+def _judge(plan: Plan, todo: list[str], judge: Judge, config: RescoreConfig) -> Iterator[tuple[str, Answer]]:
+    def requests() -> Iterator[Request]:
+        for name in todo:
+            best = plan.files[plan.file_of[name]].sorted()[: config.max_rois]
+            yield Request(name, plan.image_of[name], best.boxes)
+
+    answers = judge_images(judge, requests(), config.batch_size, config.workers)
+    for answer in tqdm(answers, total=len(todo), desc="rescoring", unit="image", disable=None):
+        yield answer.name, answer
+
+
+def _read(plan: Plan, file: str, config: RescoreConfig) -> Detections:
+    detections = plan.files[file]
+    if config.method != "replace":
+        try:
+            score_logit(detections.scores)
+        except DataError as error:
+            raise DataError(f"{plan.files.describe(file)}: {error}") from error
+    return detections
+
+
+def _keep(plan: Plan, name: str, writer: DetectionWriter, report: Report, count: int) -> None:
+    """Write proposals as they are."""
+    writer.write_text(name, plan.files.text(plan.file_of[name]))
+    report.passed_through += count
+    report.written += count
+
+
+def _count(report: Report, proposals: int, config: RescoreConfig) -> None:
+    judged = min(proposals, config.max_rois)
+    report.rescored += judged
+    report.passed_through += proposals - judged
+    report.written += proposals
+
+
+def _settings(weights: Weights, config: RescoreConfig, proposals: Path) -> dict[str, object]:
+    digest = hashlib.sha256()
+    for name in sorted(weights.tensors):
+        digest.update(weights.tensors[name].contiguous().numpy().tobytes())
+    settings = {key: value for key, value in to_tree(config).items() if key in ("method", "fusion", "max_rois")}
+    return {"weights": digest.hexdigest(), **settings, "proposals": str(proposals.resolve())}
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run wrote, and nothing else."""
+    for file in folder.rglob("*.txt"):
+        file.unlink()
+    (folder / MARKER).unlink()
+    for below in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
+        if not any(below.iterdir()):
+            below.rmdir()

@@ -132,6 +132,19 @@ def make_lr(hr: ByteArray, config: DegradationConfig, rng: np.random.Generator) 
     return np.asarray(image)
 
 
+def upscale(lr: ByteArray) -> ByteArray:
+    """Bicubic 4x upscaling (Pillow's, as :func:`make_lr` shrinks): the picture super-resolution has to beat.
+
+    Args:
+        lr: uint8 [s, s, 3].
+
+    Returns:
+        uint8 [4s, 4s, 3].
+    """
+    size = (lr.shape[1] * SCALE, lr.shape[0] * SCALE)
+    return np.asarray(Image.fromarray(lr).resize(size, Image.Resampling.BICUBIC))
+
+
 def _resize(image: Image.Image, size_px: int, box: tuple[float, float, float, float]) -> ByteArray:
     return np.asarray(image.resize((size_px, size_px), Image.Resampling.BICUBIC, box=box))
 

@@ -11,12 +11,12 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from tinygan.data.batches import to_float
-from tinygan.data.crops import ByteArray, make_lr
+from tinygan.data.crops import ByteArray, make_lr, upscale
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, Patches
 from tinygan.data.rois import FACE, IntArray
 from tinygan.detections import FloatArray
 from tinygan.judge import Judge, to_bytes
-from tinygan.models.generator import Generated, Generator, bicubic
+from tinygan.models.generator import Generated, Generator
 from tinygan.runtime import Runtime
 from tinygan.train.recipe import Recipe
 from tinygan.viz import save_png, sr_sheet
@@ -47,10 +47,10 @@ class HeldOut:
         """Mean RGB PSNR over held-out faces of bicubic, G1 and G2, in dB; empty without held-out faces."""
         if not len(self._hr):
             return {}
-        hr, lr = to_float(self._hr), to_float(self._lr)
+        hr = to_float(self._hr)
         generated = generate(generator, self._lr, runtime)
         names = ("psnr_bicubic", "psnr_g1", "psnr_g2")
-        pictures = (bicubic(lr), generated.sr.cpu(), generated.refined.cpu())
+        pictures = (to_float(_upscale_all(self._lr)), generated.sr.cpu(), generated.refined.cpu())
         return {name: _mean_psnr(picture, hr) for name, picture in zip(names, pictures, strict=True)}
 
     def separation(self, judge: Judge) -> dict[str, float]:
@@ -111,12 +111,16 @@ def _rows(
     generated = generate(generator, lr, runtime)
     columns = {
         "LR": lr,
-        "bicubic": to_bytes(bicubic(to_float(lr))),
+        "bicubic": _upscale_all(lr),
         "G1": to_bytes(generated.sr),
         "G2": to_bytes(generated.refined),
     }
     truths = [None] * len(lr) if hr is None else list(hr[:: max(1, len(hr) // PICTURED)][:PICTURED])
     return [{**{name: c[row] for name, c in columns.items()}, "HR": truths[row]} for row in range(len(lr))]
+
+
+def _upscale_all(lr: ByteArray) -> ByteArray:
+    return np.stack([upscale(patch) for patch in lr])
 
 
 def _mean_psnr(picture: Tensor, hr: Tensor) -> float:

@@ -1,0 +1,1 @@
+"""Experiments and demonstrations: they may import everything, nothing imports them."""

@@ -1,0 +1,1 @@
+"""The sample crowd set, and the demonstration that runs on it."""

@@ -1,0 +1,1 @@
+"""How faithful super-resolution is on faces it never saw."""

@@ -1,0 +1,190 @@
+"""``tinygan-rescore`` as a user types it: nothing is lost, everything is counted."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tinygan.checkpoint import Weights, save_weights
+from tinygan.cli.rescore import main
+from tinygan.config import load_config, to_tree
+from tinygan.formats.files import open_detections
+from tinygan.fusion import Fusion
+from tinygan.models.discriminator import Discriminator
+from tinygan.models.generator import Generator
+from tinygan.train.recipe import Recipe
+
+IDENTITY = ["--set", "fusion.judge=0", "--set", "fusion.size=0"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_options, tmp_path_factory):
+    """Untrained networks with a fitted fusion: enough to follow every box."""
+    torch.manual_seed(0)
+    recipe = load_config(Recipe, None, [*tiny_options, "discriminator.fc_std=1.0"])
+    tensors = {f"generator.{n}": t for n, t in Generator(recipe.generator).state_dict().items()}
+    discriminator = Discriminator(recipe.discriminator, recipe.crops.hr_size)
+    tensors |= {f"discriminator.{n}": t for n, t in discriminator.state_dict().items()}
+    fusion = Fusion(detector=0.8, judge=0.6, size=0.1, bias=-0.2, fitted=True)
+    path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
+    save_weights(path, Weights("fused", to_tree(recipe), tensors, {"fusion": fusion.to_facts()}))
+    return path
+
+
+@pytest.fixture
+def data(tmp_path, make_wider):
+    return make_wider(tmp_path / "wider")
+
+
+def typed(data, checkpoint: Path, out: Path, *more: str) -> list[str]:
+    images = data.root / "WIDER_val/images"
+    words = ["--proposals", str(data.proposals / "val"), "--images", str(images), "--checkpoint", str(checkpoint)]
+    return [*words, "--out", str(out), "--device", "cpu", "--precision", "32", *more]
+
+
+def test_every_box_comes_back_with_a_new_score(data, checkpoint, tmp_path):
+    report = tmp_path / "report.json"
+    assert main(typed(data, checkpoint, tmp_path / "out", "--report", str(report))) == 0
+    before, after = open_detections(data.proposals / "val"), open_detections(tmp_path / "out")
+    assert set(before) == set(after)
+    changed = 0
+    for name in before:
+        first, second = before[name], after[name]
+        order_a, order_b = np.lexsort(first.boxes.T), np.lexsort(second.boxes.T)
+        assert np.abs(first.boxes[order_a] - second.boxes[order_b]).max() < 1e-6
+        assert (np.diff(second.scores) <= 0).all()
+        changed += (first.scores[order_a] != second.scores[order_b]).sum()
+    counts = json.loads(report.read_text())
+    assert changed == counts["proposals"] == counts["rescored"] == counts["written"] == 60
+    assert counts["images"] == 4 and counts["missing"] == counts["unreadable"] == counts["merged"] == 0
+    assert counts["seconds"] > 0 and counts["rois_per_second"] > 0
+
+
+def test_weight_zero_gives_back_every_box_and_rank(data, checkpoint, tmp_path):
+    assert main(typed(data, checkpoint, tmp_path / "out", *IDENTITY)) == 0
+    before, after = open_detections(data.proposals / "val"), open_detections(tmp_path / "out")
+    for name in before:
+        assert np.abs(before[name].boxes - after[name].boxes).max() < 1e-6  # the same boxes in the same order
+    exact = ["--set", "fusion.detector=1", "--set", "fusion.bias=0", "--overwrite"]
+    assert main(typed(data, checkpoint, tmp_path / "out", *IDENTITY, *exact)) == 0
+    assert all(np.array_equal(before[name].scores, open_detections(tmp_path / "out")[name].scores) for name in before)
+
+
+def test_missing_truncated_and_unproposed_images_are_counted_and_kept(data, checkpoint, tmp_path, capsys):
+    images, proposals = data.root / "WIDER_val/images/0--Parade", data.proposals / "val/0--Parade"
+    (images / "val_0.jpg").unlink()
+    (images / "val_1.jpg").write_bytes((images / "val_1.jpg").read_bytes()[:700])
+    (proposals / "val_2.txt").unlink()
+    (proposals / "val_3.txt").write_text("val_3\n0\n")
+    report = tmp_path / "report.json"
+    assert main(typed(data, checkpoint, tmp_path / "out", "--report", str(report))) == 1
+    counts = json.loads(report.read_text())
+    assert (counts["missing"], counts["unreadable"], counts["without_proposals"], counts["images"]) == (1, 1, 1, 3)
+    assert counts["proposals"] == counts["passed_through"] == counts["written"] == 30 and counts["rescored"] == 0
+    for name in ("val_0", "val_1"):
+        assert (tmp_path / f"out/0--Parade/{name}.txt").read_text() == (proposals / f"{name}.txt").read_text()
+    assert len(open_detections(tmp_path / "out")["0--Parade/val_3"]) == 0
+    error = capsys.readouterr().err
+    assert "3 images were not rescored: 1 missing, 1 unreadable, 1 without proposals" in error
+    assert "val_1.jpg: expected a readable image" in error
+
+
+def test_boxes_beyond_max_rois_are_imputed_and_keep_their_place(data, checkpoint, tmp_path):
+    report = tmp_path / "report.json"
+    assert main(typed(data, checkpoint, tmp_path / "out", "--max-rois", "10", "--report", str(report))) == 0
+    counts = json.loads(report.read_text())
+    assert (counts["rescored"], counts["passed_through"], counts["written"]) == (40, 20, 60)
+
+
+def test_archive_in_and_out_agrees_with_folders(data, checkpoint, tmp_path):
+    archive = tmp_path / "proposals.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(data.proposals / "val", "detector/val")
+    data_in = data._replace(proposals=tmp_path)
+    words = typed(data_in, checkpoint, tmp_path / "out.tar.gz")
+    words[words.index("--proposals") + 1] = str(archive)
+    assert main(words) == 0 and main(typed(data, checkpoint, tmp_path / "out")) == 0
+    packed, plain = open_detections(tmp_path / "out.tar.gz"), open_detections(tmp_path / "out")
+    assert {name: packed.text(name) for name in packed} == {name: plain.text(name) for name in plain}
+    assert not (tmp_path / "out.tar.gz.partial").exists()
+
+
+def test_subset_restricts_what_is_written(data, checkpoint, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("0--Parade/val_1.jpg
+0--Parade/val_3.jpg
+")
+    assert main(typed(data, checkpoint, tmp_path / "out", "--subset", str(names))) == 0
+    assert sorted(open_detections(tmp_path / "out")) == ["0--Parade/val_1", "0--Parade/val_3"]
+
+
+def test_cut_off_run_is_continued(data, checkpoint, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert main(typed(data, checkpoint, whole)) == 0 and main(typed(data, checkpoint, cut)) == 0
+    (cut / "0--Parade/val_2.txt").unlink()  # as if killed before this image
+    kept = (cut / "0--Parade/val_1.txt").stat().st_mtime_ns
+    report = tmp_path / "report.json"
+    assert main(typed(data, checkpoint, cut, "--resume", "--report", str(report))) == 0
+    counts = json.loads(report.read_text())
+    assert counts["resumed"] == 3 and counts["written"] == 60
+    assert (cut / "0--Parade/val_1.txt").stat().st_mtime_ns == kept
+    for file in whole.rglob("*.txt"):
+        assert np.allclose(open_detections(whole)["0--Parade/val_2"].scores, open_detections(cut)["0--Parade/val_2"].scores)
+        assert (cut / file.relative_to(whole)).is_file()
+
+
+def test_results_are_not_overwritten_or_mixed(data, checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(typed(data, checkpoint, out)) == 0
+    assert main(typed(data, checkpoint, out)) == 2
+    assert "continue with --resume or replace them with --overwrite" in capsys.readouterr().err
+    assert main(typed(data, checkpoint, out, "--fusion", "replace", "--resume")) == 2
+    assert "was written with other settings" in capsys.readouterr().err
+    assert main(typed(data, checkpoint, data.proposals / "val", "--overwrite")) == 2
+    assert "was not written by tinygan-rescore" in capsys.readouterr().err
+    assert main(typed(data, checkpoint, out, "--fusion", "product", "--overwrite")) == 0
+
+
+def test_malformed_line_and_scores_outside_0_1_stop_before_writing(data, checkpoint, tmp_path, capsys):
+    file = data.proposals / "val/0--Parade/val_2.txt"
+    good = file.read_text()
+    file.write_text(good.replace("\n15\n", "\n15\n1 2 3\n"))
+    assert main(typed(data, checkpoint, tmp_path / "out")) == 2
+    assert "val_2.txt:3: expected 'x y w h score'" in capsys.readouterr().err
+    file.write_text("val_2\n1\n1 2 3 4 7.5\n")
+    assert main(typed(data, checkpoint, tmp_path / "out2")) == 2
+    assert "val_2.txt: detector scores must lie in [0, 1]" in capsys.readouterr().err
+    assert not list((tmp_path / "out2").rglob("*.txt")) if (tmp_path / "out2").exists() else True
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--proposals", "nowhere", "nowhere: no such file or folder"),
+        ("--images", "nowhere", "nowhere: no such folder of images"),
+        ("--checkpoint", "nowhere", "no such file, folder or shipped checkpoint"),
+        ("--subset", "nowhere", "nowhere: expected a list of image names"),
+        ("--report", "nowhere/report.json", "no such folder to write the report into"),
+        ("--set", "max_roi=3", "unknown key 'max_roi'; did you mean 'max_rois'?"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(option, value, message, data, checkpoint, tmp_path, capsys):
+    assert main([*typed(data, checkpoint, tmp_path / "out"), option, value]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_unfitted_fusion_is_used_with_a_warning(data, checkpoint, tmp_path, caplog):
+    from tinygan.checkpoint import load_weights
+
+    fused = load_weights(checkpoint, ("fused",))
+    plain = tmp_path / "gan.safetensors"
+    save_weights(plain, Weights("gan", fused.config, fused.tensors, {}))
+    assert main(typed(data, plain, tmp_path / "out")) == 0
+    assert "fusion was not fitted" in caplog.text

@@ -1,0 +1,151 @@
+"""``tinygan-train`` as a user types it: a whole run of three stages, a kill in each, and planted mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tinygan.checkpoint import load_weights
+from tinygan.cli.train import main
+
+STAGES = ("mse-init", "gan", "fusion")
+
+
+def words(stage: str, data, runs: Path, settings: list[str], out: str | None = None) -> list[str]:
+    typed = ["--stage", stage, "--data", str(data.root), "--out", str(runs / (out or stage))]
+    typed += ["--device", "cpu", "--precision", "32", "--threads", "1"]
+    if stage == "mse-init":
+        return typed + settings
+    typed += ["--proposals", str(data.proposals), "--init", str(runs / ("mse-init" if stage == "gan" else "gan"))]
+    return typed + (settings if stage == "gan" else [])
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_wider, tiny_set, tmp_path_factory):
+    """All three stages, run once to their end."""
+    folder = tmp_path_factory.mktemp("runs")
+    for stage in STAGES:
+        assert main(words(stage, tiny_wider, folder, tiny_set)) == 0
+    return folder
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    kinds = ("generator", "gan", "fused")
+    a, b = load_weights(first, kinds), load_weights(second, kinds)
+    return a.facts == b.facts and all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors)
+
+
+def test_run_folders_are_complete(runs):
+    for stage, kind in zip(STAGES, ("generator", "gan", "fused"), strict=True):
+        assert load_weights(runs / stage, (kind,)).kind == kind
+        assert (runs / stage / "config.yaml").is_file()
+    names = {path.name for path in (runs / "gan").rglob("*")}
+    assert {"metrics.jsonl", "curves.png", "last.ckpt", "holdout.txt", "epoch_002.png", "finished.json"} <= names
+    assert not (runs / "gan" / "patches").exists()
+    rows = [json.loads(line) for line in (runs / "gan/metrics.jsonl").read_text().splitlines()]
+    assert {"psnr_g2", "auc_small"} <= set(rows[-1]) and len(rows) == 8
+
+
+def test_holdout_is_kept_out_and_used_for_fusion(runs, tiny_wider):
+    holdout = (runs / "gan/holdout.txt").read_text().split()
+    fitted = json.loads((runs / "fusion/fusion.json").read_text())
+    assert 0 < len(holdout) < 12 and fitted["images"] == len(holdout) and fitted["fusion"]["fitted"]
+
+
+def test_finished_stage_is_left_alone(runs, tiny_wider, tiny_set, capsys):
+    before = (runs / "gan/model.safetensors").stat().st_mtime_ns
+    assert main([*words("gan", tiny_wider, runs, tiny_set), "--resume"]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert (runs / "gan/model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_kill_and_resume_ends_with_the_same_weights(stage, runs, tiny_wider, tiny_set):
+    out = f"{stage}-killed"
+    command = [sys.executable, "-c", "from tinygan.cli.train import main; raise SystemExit(main())"]
+    command += words(stage, tiny_wider, runs, tiny_set, out)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(runs / out / ("config.yaml" if stage == "fusion" else "last.ckpt"), process)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (runs / out / "finished.json").exists()
+    assert main([*words(stage, tiny_wider, runs, tiny_set, out), "--resume"]) == 0
+    assert same_weights(runs / stage, runs / out)
+
+
+def wait_for(file: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not file.exists():
+        assert process.poll() is None and time.monotonic() < deadline, f"{file} never came"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--data", "nowhere"], "nowhere: no such file or folder"),
+        (["--set", "generator.widht=3"], "unknown key 'generator.widht'; did you mean 'generator.width'?"),
+        (["--set", "gan.epochs=few"], "'gan.epochs' is of type int, got 'few'"),
+        (["--config", "light"], "no such file or preset; presets are"),
+        (["--device", "tpu"], "expected auto, cpu, cuda or cuda:N"),
+        (["--init", "RUNS/fusion"], "kind 'fused', expected generator"),
+        (["--set", "generator.width=7"], "was trained with generator.width = 6, but the config says 7"),
+        (["--resume", "--overwrite"], "exclude each other"),
+        (["--extra-images", "RUNS"], "--extra-images is for --stage mse-init"),
+        (["--set", "losses={pixel: false, adversarial: false, classification: false}"], "all off"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(change, message, runs, tiny_wider, tiny_set, capsys):
+    typed = words("gan", tiny_wider, runs, tiny_set, "mistake")
+    typed += ["--overwrite"] if change[0] != "--resume" else []
+    assert main(typed + [word.replace("RUNS", str(runs)) for word in change]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error.splitlines()[-1] and error.startswith("tinygan-train: error:")
+
+
+def test_stage_needs_what_it_needs(tiny_wider, tmp_path, capsys):
+    start = ["--data", str(tiny_wider.root), "--out", str(tmp_path / "run")]
+    assert main(["--stage", "gan", *start]) == 2
+    assert "--stage gan needs --init RUN" in capsys.readouterr().err
+    assert main(["--stage", "gan", *start, "--init", str(tmp_path)]) == 2
+    assert "needs --proposals" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_existing_run_is_not_overwritten_by_accident(runs, tiny_wider, tiny_set, capsys):
+    assert main(words("mse-init", tiny_wider, runs, tiny_set)) == 2
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def test_fusion_refuses_images_that_were_trained_on(runs, tiny_wider, tiny_set, tmp_path, capsys):
+    holdout = set((runs / "gan/holdout.txt").read_text().split())
+    seen = next(f"0--Parade/train_{n}.jpg" for n in range(12) if f"0--Parade/train_{n}.jpg" not in holdout)
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{seen}\n")
+    typed = [*words("fusion", tiny_wider, runs, tiny_set, "refused"), "--overwrite", "--subset", str(listed)]
+    assert main(typed) == 2
+    assert f"was trained on 1 of these images, such as '{seen}'" in capsys.readouterr().err
+
+
+def test_truncated_training_image_is_skipped_listed_and_exit_1(tiny_set, tmp_path, capsys, make_wider):
+    data = make_wider(tmp_path / "wider")
+    image = data.root / "WIDER_train/images/0--Parade/train_3.jpg"
+    image.write_bytes(image.read_bytes()[:900])
+    assert main(words("mse-init", data, tmp_path, [*tiny_set, "--set", "mse_init.epochs=1"])) == 1
+    assert "train_3.jpg: expected a readable image" in capsys.readouterr().err
+
+
+def test_malformed_proposals_name_file_and_line(runs, tiny_set, tmp_path, capsys, make_wider):
+    data = make_wider(tmp_path / "wider")
+    file = data.proposals / "train/0--Parade/train_1.txt"
+    file.write_text(file.read_text().replace("\n", "\nx y w h s\n", 2))
+    assert main([*words("gan", data, runs, tiny_set, "malformed"), "--overwrite"]) == 2
+    assert "train_1.txt:2: expected" in capsys.readouterr().err

@@ -1,0 +1,131 @@
+"""A WIDER FACE root of a few drawn pictures, so that every test of the real path runs anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from tinygan.detections import Detections, GroundTruth
+from tinygan.formats.files import DetectionWriter
+from tinygan.formats.wider import format_ground_truth
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+TINY = [
+    "crops.lr_size=8",
+    "generator.width=6",
+    "generator.up_width=6",
+    "generator.residual_blocks=1",
+    "generator.refine_width=4",
+    "generator.refine_up_width=4",
+    "generator.refine_blocks=1",
+    "generator.skip=bicubic",
+    "discriminator.backbone=vgg_lite",
+    "discriminator.weights=none",
+    "discriminator.lite_widths=[4,4,8,8,8]",
+    "discriminator.fc_std=0.01",
+    "rois.holdout=0.4",
+    "mse_init.epochs=2",
+    "mse_init.patches_per_epoch=32",
+    "mse_init.batch_size=8",
+    "mse_init.learning_rate=1e-3",
+    "mse_init.log_every=1",
+    "mse_init.save_every=2",
+    "gan.epochs=2",
+    "gan.patches_per_epoch=32",
+    "gan.batch_size=8",
+    "gan.learning_rate=1e-3",
+    "gan.log_every=1",
+    "gan.save_every=2",
+]
+
+
+class TinyWider(NamedTuple):
+    """Where the drawn data lies."""
+
+    root: Path
+    proposals: Path
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real images and ground truth beside the repository; tests that need them skip where they are absent."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the real data in ../shared/data")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_wider(tmp_path_factory: pytest.TempPathFactory) -> TinyWider:
+    """Both splits of a drawn WIDER FACE root and one detector's proposals on them. Read only."""
+    return make_tiny_wider(tmp_path_factory.mktemp("wider"))
+
+
+@pytest.fixture(scope="session")
+def make_wider() -> Callable[[Path], TinyWider]:
+    """Draws a data set of one's own into a folder, for tests that damage it."""
+    return make_tiny_wider
+
+
+@pytest.fixture(scope="session")
+def tiny_options() -> list[str]:
+    """``section.key=value`` overrides of networks and schedules small enough for a test."""
+    return list(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_set() -> list[str]:
+    """The same as ``--set`` options."""
+    return [word for setting in TINY for word in ("--set", setting)]
+
+
+def make_tiny_wider(folder: Path, train: int = 12, val: int = 4) -> TinyWider:
+    """Draw the data into ``folder``."""
+    rng = np.random.default_rng(7)
+    root, proposals = folder / "data", folder / "proposals"
+    writer = DetectionWriter(proposals)
+    (root / "wider_face_split").mkdir(parents=True)
+    for split, count in (("train", train), ("val", val)):
+        truths = {}
+        for number in range(count):
+            name = f"0--Parade/{split}_{number}.jpg"
+            image, truth = _draw_scene(rng)
+            path = root / f"WIDER_{split}" / "images" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path, quality=95)
+            truths[name] = truth
+            writer.write(f"{split}/{name}", _propose(truth, image.size, rng))
+        list_file = root / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt"
+        list_file.write_text(format_ground_truth(truths))
+    return TinyWider(root, proposals)
+
+
+def _draw_scene(rng: np.random.Generator) -> tuple[Image.Image, GroundTruth]:
+    image = Image.fromarray(rng.integers(60, 120, (12, 16, 3), dtype=np.uint8)).resize((320, 240))
+    draw = ImageDraw.Draw(image)
+    boxes = []
+    for column in range(5):
+        height = float(rng.uniform(24, 40) if column < 2 else rng.uniform(6, 14))
+        x, y = 12 + 62 * column + rng.uniform(0, 8), rng.uniform(20, 180)
+        box = (x, y, x + 0.8 * height, y + height)
+        draw.ellipse(box, fill=(224, 180, 150))
+        for eye in (0.3, 0.7):
+            at = (x + 0.8 * height * eye, y + 0.4 * height)
+            radius = max(0.8, height / 14)
+            draw.ellipse((at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius), fill=(20, 20, 20))
+        boxes.append(box)
+    return image, GroundTruth(np.array(boxes), np.zeros(len(boxes), bool))
+
+
+def _propose(truth: GroundTruth, size: tuple[int, int], rng: np.random.Generator) -> Detections:
+    faces = truth.boxes + rng.normal(0, 0.5, truth.boxes.shape)
+    corner = rng.uniform(0, 1, (10, 2)) * (np.array(size) - 50)
+    sides = rng.choice([8.0, 12.0, 30.0, 36.0], (10, 1))
+    others = np.concatenate([corner, corner + sides], axis=1)
+    scores = np.concatenate([rng.uniform(0.3, 0.95, len(faces)), rng.uniform(0.05, 0.7, len(others))])
+    return Detections(np.concatenate([faces, others]), scores).sorted()

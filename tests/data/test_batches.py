@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import torch
+
+from tinygan.data.batches import BatchConfig, BatchSource, SizeBalancedSampler
+from tinygan.data.crops import CropConfig, DegradationConfig
+from tinygan.data.patches import MEDIUM, PAIRED, SMALL, Patches
+from tinygan.errors import DataError
+
+CROPS = CropConfig(lr_size=8)
+
+
+def stream(size: int, count: int, side: float, faces: float = 0.5) -> Patches:
+    rng = np.random.default_rng(size + count)
+    labels = (np.arange(count) < faces * count).astype(np.int64)
+    return Patches(rng.integers(0, 255, (count, size, size, 3), dtype=np.uint8), labels, np.full(count, side))
+
+
+def source(seed: int = 0, rank: int = 0, **config: float) -> BatchSource:
+    streams = {PAIRED: stream(32, 20, 40.0), SMALL: stream(8, 10, 10.0), MEDIUM: stream(32, 30, 20.0)}
+    return BatchSource(streams, CROPS, BatchConfig(**config), DegradationConfig(), 16, seed, rank)
+
+
+def test_batch_has_shapes_ranges_and_balanced_labels():
+    batch = source().draw(0)
+    assert batch.lr.shape == (8, 3, 8, 8) and batch.hr.shape == (8, 3, 32, 32)
+    assert batch.small.shape == (2, 3, 8, 8) and batch.medium.shape == (6, 3, 32, 32)  # 10 : 30, as in the data
+    for part in (batch.lr, batch.hr, batch.small, batch.medium):
+        assert part.dtype == torch.float32 and 0 <= part.min() and part.max() <= 1
+    assert batch.labels.tolist() == [1, 0] * 4
+
+
+def test_batch_is_a_function_of_seed_step_and_rank():
+    first, again = source().draw(5), source().draw(5)
+    assert all(torch.equal(a, b) for a, b in zip(vars(first).values(), vars(again).values(), strict=True))
+    for other in (source().draw(6), source(seed=1).draw(5), source(rank=1).draw(5)):
+        assert not torch.equal(first.hr, other.hr)
+
+
+def test_without_wild_patches_the_batch_is_paired():
+    batch = source(wild=0.0).draw(0)
+    assert len(batch.lr) == 16 and len(batch.small) == len(batch.medium) == 0
+
+
+def test_sampler_gives_faces_and_non_faces_the_same_sizes():
+    sides = np.concatenate([np.full(900, 10.0), np.full(100, 100.0)])
+    labels = np.zeros(1000, dtype=np.int64)
+    labels[:50] = 1  # faces: 50 small
+    labels[900:990] = 1  # and 90 large
+    chosen = SizeBalancedSampler(labels, sides).draw(4000, np.random.default_rng(0))
+    large = sides[chosen] == 100
+    assert labels[chosen].mean() == pytest.approx(0.5)
+    assert large[labels[chosen] == 1].mean() == pytest.approx(0.1, abs=0.03)
+    assert large[labels[chosen] == 0].mean() == pytest.approx(0.1, abs=0.03)
+
+
+def test_sampler_with_one_class_draws_it():
+    chosen = SizeBalancedSampler(np.ones(5, dtype=np.int64), np.full(5, 30.0)).draw(8, np.random.default_rng(0))
+    assert len(chosen) == 8
+
+
+def test_nothing_to_learn_super_resolution_from_is_an_error():
+    with pytest.raises(DataError, match="no crop is at least hr_size = 32 px"):
+        BatchSource({PAIRED: stream(32, 0, 1.0)}, CROPS, BatchConfig(), DegradationConfig(), 4, 0)
+
+
+def test_wild_share_is_at_most_half():
+    with pytest.raises(ValueError, match=r"wild must lie in \[0, 0.5\]"):
+        BatchConfig(wild=0.6)

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+
+from tinygan.data.rois import FACE, IGNORED, NON_FACE, RoiConfig, choose_rois, in_holdout, label_boxes, split_holdout
+from tinygan.detections import Detections, GroundTruth
+
+TRUTH = GroundTruth(
+    np.array([[0, 0, 20, 20], [100, 100, 120, 120], [50, 50, 53, 53], [60, 0, 60, 10]]),
+    np.array([False, True, False, False]),
+)
+
+
+def test_labels_follow_iou_by_hand():
+    boxes = np.array(
+        [
+            [0, 0, 20, 20],  # IoU 1
+            [0, 0, 20, 10],  # IoU 0.5 exactly: a face
+            [0, 0, 20, 9],  # IoU 0.45, between the thresholds
+            [0, 0, 20, 7],  # IoU 0.35: a non-face
+            [200, 200, 220, 220],  # nothing near
+            [100, 100, 120, 107],  # IoU 0.35 to an invalid face
+            [100, 100, 120, 105],  # IoU 0.25 to an invalid face: a non-face
+            [50, 50, 53, 53],  # a face too small to be a target
+        ],
+        dtype=float,
+    )
+    labels = label_boxes(boxes, TRUTH, RoiConfig())
+    assert labels.tolist() == [FACE, FACE, IGNORED, NON_FACE, NON_FACE, IGNORED, NON_FACE, IGNORED]
+
+
+def test_no_boxes_and_no_faces():
+    assert len(label_boxes(np.zeros((0, 4)), TRUTH, RoiConfig())) == 0
+    assert label_boxes(np.array([[0.0, 0, 5, 5]]), GroundTruth.empty(), RoiConfig()).tolist() == [NON_FACE]
+
+
+def test_hardest_negatives_come_first_and_quota_holds():
+    corners = np.arange(10)[:, None] * 30.0 + 300
+    boxes = np.concatenate([corners, corners, corners + 20, corners + 20], axis=1)
+    detections = Detections(boxes, np.linspace(0.1, 0.9, 10))
+    config = RoiConfig(negatives_per_image=3, jitters_per_face=0, backgrounds_per_image=0)
+    rois = choose_rois([detections], TRUTH, (900, 900), config, np.random.default_rng(0))
+    assert (rois.labels == NON_FACE).all()
+    assert rois.scores.tolist() == pytest.approx(np.linspace(0.1, 0.9, 10)[:-4:-1].tolist())
+
+
+def test_jitter_only_around_usable_faces_and_backgrounds_away_from_them():
+    config = RoiConfig(jitters_per_face=20, backgrounds_per_image=20)
+    rois = choose_rois([], TRUTH, (400, 300), config, np.random.default_rng(0))
+    faces = rois.boxes[rois.labels == FACE]
+    assert 5 < len(faces) <= 20 and faces.max() < 35
+    assert np.array_equal(label_boxes(rois.boxes, TRUTH, config), rois.labels)
+    assert (rois.labels == NON_FACE).sum() > 5
+
+
+def test_holdout_is_fixed_by_name_and_about_the_share():
+    names = [f"event/{number}.jpg" for number in range(2000)]
+    training, holdout = split_holdout(names, 0.15)
+    assert 0.12 < len(holdout) / 2000 < 0.18
+    assert sorted(training + holdout) == sorted(names)
+    assert all(in_holdout(name, 0.15) for name in holdout)
+    assert split_holdout(names, 0.0)[1] == []
+
+
+def test_thresholds_are_checked():
+    with pytest.raises(ValueError, match="negative_iou <= positive_iou"):
+        RoiConfig(negative_iou=0.6)
+    with pytest.raises(ValueError, match="holdout must lie in"):
+        RoiConfig(holdout=1.0)

@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from tinygan.config import load_config
+from tinygan.models.generator import Generator, GeneratorConfig, bicubic
+from tinygan.train.recipe import Recipe
+
+SMALL = GeneratorConfig(width=8, up_width=8, residual_blocks=1, refine_width=8, refine_up_width=8, refine_blocks=1)
+
+
+@pytest.mark.parametrize("size", [8, 16, 24])
+def test_output_is_four_times_larger(size):
+    generated = Generator(SMALL)(torch.rand(2, 3, size, size))
+    assert generated.sr.shape == generated.refined.shape == (2, 3, 4 * size, 4 * size)
+
+
+def test_without_refinement_there_is_no_g2():
+    config = GeneratorConfig(width=8, up_width=8, residual_blocks=1, refinement=False)
+    generator = Generator(config)
+    generated = generator(torch.rand(1, 3, 8, 8))
+    assert generator.refine is None and generated.refined is generated.sr
+
+
+def test_bicubic_skip_starts_near_bicubic():
+    config = GeneratorConfig(width=8, up_width=8, residual_blocks=1, refine_width=8, refine_blocks=1, skip="bicubic")
+    lr = torch.rand(2, 3, 8, 8)
+    assert (Generator(config).eval()(lr).refined - bicubic(lr)).abs().mean() < 0.05
+
+
+def test_sigmoid_output_stays_in_range():
+    config = GeneratorConfig(width=8, up_width=8, residual_blocks=1, refine_width=8, refine_blocks=1, output="sigmoid")
+    refined = Generator(config)(torch.rand(2, 3, 8, 8)).refined
+    assert 0 < refined.min() and refined.max() < 1
+
+
+def test_paper_layer_counts_and_initialisation():
+    generator = Generator(load_config(Recipe, "paper").generator)
+    convs = [m for m in generator.upsample.modules() if isinstance(m, torch.nn.Conv2d)]
+    deconvs = [m for m in generator.upsample.modules() if isinstance(m, torch.nn.ConvTranspose2d)]
+    assert len(convs) == 1 + 16 + 1 + 1 and len(deconvs) == 2  # Table 1: conv, 8 blocks of 2, conv, 1x1 out
+    assert len([m for m in generator.refine.modules() if isinstance(m, torch.nn.Conv2d)]) == 1 + 16 + 1 + 2 + 1
+    assert float(convs[5].weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+    assert float(convs[-1].bias.detach().abs().max()) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"width": 0}, "width must be at least 1"), ({"skip": "bicubic", "output": "sigmoid"}, "cannot be combined")],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        GeneratorConfig(**settings)

@@ -1,0 +1,82 @@
+import math
+
+import pytest
+import torch
+
+from tinygan.losses import LossConfig, adversarial_loss, classification_loss, pixel_loss, real_generated_loss
+
+LOGITS = torch.tensor([0.0, 2.0], dtype=torch.float64)
+SIGMOID_2 = 1 / (1 + math.exp(-2))
+
+
+def test_pixel_loss_is_the_mean_squared_error():
+    assert float(pixel_loss(torch.zeros(2, 3, 2, 2), torch.full((2, 3, 2, 2), 0.5))) == pytest.approx(0.25)
+
+
+def test_adversarial_losses_by_hand():
+    saturating = (math.log(0.5) + math.log(1 - SIGMOID_2)) / 2  # Eq. 5
+    nonsaturating = -(math.log(0.5) + math.log(SIGMOID_2)) / 2
+    assert float(adversarial_loss(LOGITS, "saturating")) == pytest.approx(saturating, rel=1e-5)
+    assert float(adversarial_loss(LOGITS, "nonsaturating")) == pytest.approx(nonsaturating, rel=1e-5)
+
+
+def test_real_generated_loss_by_hand():
+    real, fake = torch.tensor([2.0]), torch.tensor([0.0])
+    expected = -(math.log(SIGMOID_2) + math.log(0.5))  # Eq. 9
+    assert float(real_generated_loss(real, fake)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_classification_loss_by_hand():
+    expected = -(math.log(0.5) + math.log(1 - SIGMOID_2)) / 2
+    assert float(classification_loss(LOGITS.float(), torch.tensor([1.0, 0.0]))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_extreme_logits_stay_finite():
+    huge = torch.tensor([1e4, -1e4])
+    for value in (
+        adversarial_loss(huge, "saturating"),
+        adversarial_loss(huge, "nonsaturating"),
+        real_generated_loss(huge, huge),
+        classification_loss(huge, torch.tensor([0.0, 1.0])),
+    ):
+        assert torch.isfinite(value)
+
+
+def test_both_adversarial_forms_push_the_logit_up():
+    for form in ("saturating", "nonsaturating"):
+        logit = torch.zeros(1, requires_grad=True)
+        adversarial_loss(logit, form).backward()
+        assert float(logit.grad) < 0
+
+
+def test_empty_batch_costs_nothing_and_keeps_the_graph():
+    logits = torch.zeros(0, requires_grad=True)
+    loss = classification_loss(logits, torch.zeros(0))
+    loss.backward()
+    assert float(loss.detach()) == 0
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: adversarial_loss(x, "saturating"),
+        lambda x: adversarial_loss(x, "nonsaturating"),
+        lambda x: real_generated_loss(x, x * 0.5),
+        lambda x: classification_loss(x, torch.tensor([1.0, 0.0, 1.0])),
+    ],
+)
+def test_gradients_agree_with_differences(function):
+    at = torch.tensor([-1.0, 0.3, 2.0])
+    leaf = at.clone().requires_grad_()
+    function(leaf).backward()
+    step = 1e-2
+    for row in range(3):
+        bump = torch.zeros(3)
+        bump[row] = step
+        numeric = (function(at + bump) - function(at - bump)) / (2 * step)
+        assert float(leaf.grad[row]) == pytest.approx(float(numeric), abs=2e-4)
+
+
+def test_negative_weights_are_refused():
+    with pytest.raises(ValueError, match="must not be negative"):
+        LossConfig(alpha=-1)

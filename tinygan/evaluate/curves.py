@@ -1,0 +1,184 @@
+"""Precision-recall maths: curves from judged detections, average precision, and its bootstrap over images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tinygan.detections import BoolArray, FloatArray
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+IntArray = npt.NDArray[np.int64]
+_CHUNK = 64  # resamples worked on at once: bounds memory
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """The detections of all images by falling score, each judged against the ground truth.
+
+    Attributes:
+        scores: float64 [N], falling.
+        hits: bool [N]; the first detection of a face that counts.
+        counted: bool [N]; hits and false positives. A detection of an ignored face is neither.
+        images: int64 [N], the image of each detection.
+        faces: int64 [I], the faces that count in each image.
+    """
+
+    scores: FloatArray
+    hits: BoolArray
+    counted: BoolArray
+    images: IntArray
+    faces: IntArray
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.scores), len(self.hits), len(self.counted), len(self.images)}
+        if len(lengths) > 1:
+            raise ValueError(f"scores, hits, counted and images must be of one length, got {sorted(lengths)}")
+        if (np.diff(self.scores) > 0).any():
+            raise ValueError("scores must fall")
+        if (self.hits & ~self.counted).any():
+            raise ValueError("a hit must be counted")
+
+    @property
+    def positives(self) -> int:
+        """Number of faces that count."""
+        return int(self.faces.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A precision-recall curve.
+
+    Attributes:
+        thresholds: float64 [K], falling; point k keeps the scores >= ``thresholds[k]``.
+        precision: float64 [K] in [0, 1]; 0 where nothing is counted.
+        recall: float64 [K] in [0, 1], rising; NaN where there is no face to find.
+    """
+
+    thresholds: FloatArray
+    precision: FloatArray
+    recall: FloatArray
+
+
+def exact_curve(outcomes: Outcomes) -> Curve:
+    """The curve with one point for each distinct score, so that the order of equal scores does not matter."""
+    ends = _ends_of_ties(outcomes.scores)
+    return _curve(outcomes, outcomes.scores[ends], ends + 1)
+
+
+def binned_curve(outcomes: Outcomes, low: float, high: float, bins: int = 1000) -> Curve:
+    """The official WIDER FACE curve: scores mapped to [0, 1], thresholds ``1 - t / bins``, t = 1..bins.
+
+    Args:
+        outcomes: judged detections, raw scores.
+        low: smallest score of the evaluation, also over images that are skipped; becomes 0.
+        high: largest score; becomes 1. If ``high == low``, every score becomes 0.
+        bins: number of thresholds.
+
+    Returns:
+        The curve of ``bins`` points, on mapped scores.
+    """
+    span = high - low
+    mapped = (outcomes.scores - low) / (span if span > 0 else 1.0)
+    thresholds = 1.0 - np.arange(1, bins + 1) / bins
+    kept = len(mapped) - np.searchsorted(mapped[::-1], thresholds, side="left")
+    return _curve(outcomes, thresholds, kept)
+
+
+def average_precision(curve: Curve) -> float:
+    """All-point AP: the area under the curve's envelope, the largest precision at this recall or a higher one.
+
+    Returns:
+        AP in [0, 1]; 0 for a curve without points; NaN if its recall is NaN.
+    """
+    increments = np.diff(curve.recall, prepend=0.0)
+    envelope = np.maximum.accumulate(curve.precision[::-1])[::-1]
+    return float(np.sum(increments * envelope))
+
+
+def bootstrap_weights(images: int, resamples: int, seed: int) -> FloatArray:
+    """How often each image is drawn when ``images`` of them are drawn with replacement.
+
+    Returns:
+        float64 [images, resamples]; every column sums to ``images``.
+    """
+    generator = np.random.default_rng(seed)
+    weights = np.empty((images, resamples), dtype=np.float64)
+    for column in range(resamples):
+        drawn = generator.integers(0, images, size=images)
+        weights[:, column] = np.bincount(drawn, minlength=images)
+    return weights
+
+
+def resampled_ap(outcomes: Outcomes, weights: FloatArray) -> FloatArray:
+    """Exact AP for images drawn ``weights`` times.
+
+    The envelope needs precision only where recall rises. So detections are summed by image between
+    one score with a hit and the next, once; every resample is then a product with its weights.
+
+    Args:
+        outcomes: judged detections of I images.
+        weights: float64 [I, R], see :func:`bootstrap_weights`.
+
+    Returns:
+        float64 [R]; NaN where a resample has no face to find.
+    """
+    if len(weights) != len(outcomes.faces):
+        raise ValueError(f"expected weights for {len(outcomes.faces)} images, got {len(weights)}")
+    hits, counted = _steps_by_image(outcomes)
+    values = [_ap_of_steps(hits @ part, counted @ part, outcomes.faces @ part) for part in _columns(weights)]
+    return np.concatenate([np.zeros(0), *values])
+
+
+def _ends_of_ties(scores: FloatArray) -> IntArray:
+    """Positions of the last of each run of equal scores."""
+    changes = np.flatnonzero(np.diff(scores) != 0)
+    return np.append(changes, len(scores) - 1) if len(scores) else np.zeros(0, dtype=np.int64)
+
+
+def _curve(outcomes: Outcomes, thresholds: FloatArray, kept: IntArray) -> Curve:
+    """The curve whose point k counts the first ``kept[k]`` detections."""
+    hits = np.concatenate([[0], np.cumsum(outcomes.hits)])[kept].astype(np.float64)
+    counted = np.concatenate([[0], np.cumsum(outcomes.counted)])[kept]
+    precision = np.divide(hits, counted, out=np.zeros(len(kept)), where=counted > 0)
+    faces = outcomes.positives
+    recall = hits / faces if faces else np.full(len(kept), np.nan)
+    return Curve(thresholds, precision, recall)
+
+
+def _steps_by_image(outcomes: Outcomes) -> tuple[csr_matrix, csr_matrix]:
+    """Hits and counted detections, [H, I], from one score with a hit (excluded) to the next (included)."""
+    from scipy.sparse import csr_matrix
+
+    ends = _ends_of_ties(outcomes.scores)
+    hits_up_to = np.cumsum(outcomes.hits)[ends]
+    ends = ends[np.diff(hits_up_to, prepend=0) > 0]
+    shape = (len(ends), len(outcomes.faces))
+    step = np.searchsorted(ends, np.arange(len(outcomes.scores)), side="left")
+
+    def summed(chosen: BoolArray) -> csr_matrix:
+        rows = np.flatnonzero(chosen & (step < len(ends)))
+        return csr_matrix((np.ones(len(rows)), (step[rows], outcomes.images[rows])), shape=shape)
+
+    return summed(outcomes.hits), summed(outcomes.counted)
+
+
+def _columns(weights: FloatArray) -> Iterator[FloatArray]:
+    for start in range(0, weights.shape[1], _CHUNK):
+        yield np.ascontiguousarray(weights[:, start : start + _CHUNK])
+
+
+def _ap_of_steps(hits: FloatArray, counted: FloatArray, faces: FloatArray) -> FloatArray:
+    """AP [R] from hits and counted detections at each step [H, R] and faces [R]."""
+    counted = np.cumsum(counted, axis=0)
+    precision = np.divide(np.cumsum(hits, axis=0), counted, out=np.zeros_like(counted), where=counted > 0)
+    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    found = np.einsum("hr,hr->r", hits, envelope)
+    values: FloatArray = np.divide(found, faces, out=np.full(len(faces), np.nan), where=faces > 0)
+    return values

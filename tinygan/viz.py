@@ -31,11 +31,9 @@ UNJUDGED: Colour = (0, 190, 255)
 _PAPER: Colour = (250, 250, 250)
 _TILE: Colour = (225, 225, 225)
 _INK: Colour = (30, 30, 30)
-_MATCH_IOU = 0.5
-_GAP_PX = 8
+_MATCH_IOU, _GAP_PX = 0.5, 8
 _NOT_PLOTTED = ("step", "epoch", "seconds")
-_CURVE_COLUMNS = 3
-_SMOOTHING_WINDOWS = 25
+_CURVE_COLUMNS, _SMOOTHING_WINDOWS = 3, 25
 
 
 def draw_boxes(
@@ -70,10 +68,10 @@ def draw_boxes(
     if labels is not None:
         font = _font(max(10, 5 * width_px))
         for box, colour, label in zip(boxes, palette, labels, strict=True):
-            x, _, _, y = draw.textbbox((0, 0), label, font)[:4]
-            at = (float(box[0]) - width_px, max(0.0, float(box[1]) - width_px - y - 2))
+            height = draw.textbbox((0, 0), label, font)[3]
+            at = (float(box[0]) - width_px, max(0.0, float(box[1]) - width_px - height - 2))
             draw.rectangle(draw.textbbox(at, label, font), fill=(0, 0, 0))
-            draw.text((at[0] - x, at[1]), label, fill=colour, font=font)
+            draw.text(at, label, fill=colour, font=font)
     return np.asarray(picture, dtype=np.uint8)
 
 
@@ -162,7 +160,8 @@ def loss_curves(metrics: Sequence[Mapping[str, float]], path: Path) -> None:
         _plot(figure.add_subplot(lines, columns, position + 1), name, np.array(points, dtype=np.float64).reshape(-1, 2))
     content = io.BytesIO()
     figure.savefig(content, format="png")
-    _write(content, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content.getvalue())
 
 
 def save_png(image: ByteArray, path: Path) -> None:
@@ -177,10 +176,6 @@ def save_png(image: ByteArray, path: Path) -> None:
     """
     content = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(_checked(image))).save(content, format="PNG")
-    _write(content, path)
-
-
-def _write(content: io.BytesIO, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content.getvalue())
 
@@ -234,8 +229,9 @@ def _dashed(image: ByteArray, boxes: FloatArray, width_px: int) -> ByteArray:
 
 def _captioned(image: ByteArray, text: str, legend: str) -> ByteArray:
     height, width = image.shape[:2]
-    font = _fitting(_font(min(48, max(14, width // 32))), text, width - 2 * _GAP_PX)
-    strip_px = round(1.7 * font.size)
+    largest = _font(min(48, max(14, width // 32)))
+    strip_px = round(1.7 * largest.size)
+    font = _fitting(largest, text, width - 2 * _GAP_PX)
     whole = Image.new("RGB", (width, height + strip_px), (20, 20, 20))
     draw = ImageDraw.Draw(whole)
     draw.text((_GAP_PX, strip_px / 2), text, fill=(255, 255, 255), font=font, anchor="lm")

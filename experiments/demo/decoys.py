@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from experiments.demo.faces import Sprite, average, draw_person
+from experiments.demo.faces import Sprite, average, bounds, draw_person
 from experiments.demo.people import SKINS, random_person
 from experiments.demo.photos import Photos, cat_face, empty_patch
 
@@ -104,9 +105,7 @@ def _from_picture(picture: Image.Image) -> Sprite:
     return _shrink(pixels[..., :3] * pixels[..., 3:], pixels[..., 3])
 
 
-def _shrink(rgb: np.typing.NDArray[np.float64], alpha: np.typing.NDArray[np.float64]) -> Sprite:
+def _shrink(rgb: npt.NDArray[np.float64], alpha: npt.NDArray[np.float64]) -> Sprite:
     small = average(alpha.astype(np.float32), _TIMES)
     core = small > 0.5
-    rows, columns = np.flatnonzero(core.any(axis=1)), np.flatnonzero(core.any(axis=0))
-    box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-    return Sprite(average(rgb.astype(np.float32), _TIMES), small, core, box, is_face=False)
+    return Sprite(average(rgb.astype(np.float32), _TIMES), small, core, bounds(core), is_face=False)

@@ -14,6 +14,7 @@ from experiments.demo.people import SKINS, random_person
 from tinygan.formats.wider import Split
 
 ByteImage = npt.NDArray[np.uint8]
+Ellipse = tuple[float, float, float, float]
 
 LARGEST_TINY_PX = 26.0
 """Faces of ``lfw_subset`` are 25 px high: larger ones would only be blurred."""
@@ -24,9 +25,10 @@ _PHOTOGRAPHS = ("chelsea", "coffee", "hubble_deep_field", "rocket")
 # lfw_subset: 100 faces, then 100 patches without; these three do show parts of a face.
 _LFW_FACES, _NOT_QUITE_EMPTY = 100, (125, 130, 196)
 _TRAIN_SHARE = 0.7
-# Head (with hair) and face of `astronaut`, and the cat's face of `chelsea`: centre, half axes; x1, y1, x2, y2.
-_ASTRONAUT_HEAD, _ASTRONAUT_FACE = (227.5, 99.0, 78.0, 87.0), (180.0, 75.0, 271.0, 179.0)
-_CAT_HEAD = (228.0, 115.0, 105.0, 100.0)
+# In pixels of the photographs. Ellipses: centre, half axes (round the hair, round the face); box: x1, y1, x2, y2.
+_ASTRONAUT_HEAD: tuple[Ellipse, ...] = ((227.5, 78.0, 77.0, 63.0), (226.0, 120.0, 51.0, 62.0))
+_ASTRONAUT_FACE = (180.0, 75.0, 271.0, 179.0)
+_CAT_HEAD: tuple[Ellipse, ...] = ((228.0, 152.0, 150.0, 145.0),)
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ def background(photos: Photos, size: tuple[int, int], rng: np.random.Generator) 
     piece = photo.resize(size, Image.Resampling.BICUBIC, (left, top, left + width, top + height))
     pixels = np.asarray(piece, dtype=np.float32)[:, :: rng.choice([-1, 1])] / 255
     if name in _TEXTURES:
-        pixels = pixels * rng.uniform(0.55, 1.15, 3).astype(np.float32)
-    return name, pixels
+        pixels = pixels * rng.uniform(0.7, 1.1, 3)
+    return name, pixels.astype(np.float32)
 
 
 def tiny_face(photos: Photos, height_px: float, rng: np.random.Generator) -> Sprite:
@@ -97,10 +99,10 @@ def tiny_face(photos: Photos, height_px: float, rng: np.random.Generator) -> Spr
     grey = photos.faces[rng.integers(len(photos.faces))][:, :: rng.choice([-1, 1])]
     side = max(6, round(height_px / 0.93))
     picture = _tint(_resize(grey, side), SKINS[rng.integers(len(SKINS))], rng)
-    alpha, core = _ellipse((side, side), (side / 2, side * 0.5, side * 0.47, side * 0.53), softness_px=side * 0.1)
+    alpha = _ellipse((side, side), (side / 2, side * 0.5, side * 0.47, side * 0.53), softness_px=side * 0.1)
     box = (side * 0.14, side * 0.04, side * 0.86, side * 0.97)
     person = replace(random_person(rng), hair_length=0.0)
-    return add_shoulders(Sprite(picture * alpha[..., None], alpha, core, box, is_face=True), person)
+    return add_shoulders(Sprite(picture * alpha[..., None], alpha, alpha > 0.5, box, is_face=True), person)
 
 
 def astronaut_face(photos: Photos, height_px: float, rng: np.random.Generator) -> Sprite:
@@ -117,7 +119,10 @@ def astronaut_face(photos: Photos, height_px: float, rng: np.random.Generator) -
     box = ((x1 - left) * scale, (y1 - top) * scale, (x2 - left) * scale, (y2 - top) * scale)
     width = head.alpha.shape[1]
     rgb = head.rgb * _gains(width, rng)
-    head = replace(head, rgb=np.minimum(rgb, head.alpha[..., None]), box=box)
+    core = np.zeros_like(head.core)
+    face = np.s_[round(box[1]) : round(box[3]), round(box[0]) : round(box[2])]
+    core[face] = head.core[face]
+    head = replace(head, rgb=np.minimum(rgb, head.alpha[..., None]), core=core, box=box)
     if rng.random() < 0.5:
         box = (width - box[2], box[1], width - box[0], box[3])
         head = replace(head, rgb=head.rgb[:, ::-1], alpha=head.alpha[:, ::-1], core=head.core[:, ::-1], box=box)
@@ -126,7 +131,7 @@ def astronaut_face(photos: Photos, height_px: float, rng: np.random.Generator) -
 
 def cat_face(photos: Photos, height_px: float, rng: np.random.Generator) -> Sprite:
     """The cat's face, coloured at random: no human one."""
-    head, _ = _cut(photos.cat, _CAT_HEAD, height_px / (2 * _CAT_HEAD[3]), is_face=False)
+    head, _ = _cut(photos.cat, _CAT_HEAD, height_px / (2 * _CAT_HEAD[0][3]), is_face=False)
     return replace(head, rgb=np.minimum(head.rgb * _gains(head.alpha.shape[1], rng), head.alpha[..., None]))
 
 
@@ -135,8 +140,10 @@ def empty_patch(photos: Photos, height_px: float, rng: np.random.Generator) -> S
     grey = photos.patches[rng.integers(len(photos.patches))][:, :: rng.choice([-1, 1])]
     side = max(6, round(height_px))
     tint = SKINS[rng.integers(len(SKINS))] if rng.random() < 0.6 else tuple(rng.uniform(0.4, 1, 3).tolist())
-    alpha, core = _ellipse((side, side), (side / 2,) * 4, softness_px=side * 0.1)
-    return Sprite(_tint(_resize(grey, side), tint, rng) * alpha[..., None], alpha, core, (0, 0, side, side), False)
+    middle = side / 2
+    alpha = _ellipse((side, side), (middle, middle, middle, middle), softness_px=side * 0.1)
+    picture = _tint(_resize(grey, side), tint, rng)
+    return Sprite(picture * alpha[..., None], alpha, alpha > 0.5, (0, 0, side, side), is_face=False)
 
 
 def _share(images: FloatImage, split: Split) -> FloatImage:
@@ -151,9 +158,11 @@ def _resize(grey: FloatImage, side: int) -> FloatImage:
 
 def _tint(grey: FloatImage, colour: tuple[float, ...], rng: np.random.Generator) -> FloatImage:
     """Grey as light on a coloured surface: the patch's middle tone becomes the colour."""
-    light = grey / max(0.15, float(np.percentile(grey, 70)))
+    light = np.clip(grey, 0, 1) / max(0.15, float(np.percentile(grey, 92)))
+    light = np.minimum(light, 1.05)
     tinted = light[..., None] ** rng.uniform(0.8, 1.1) * np.asarray(colour, dtype=np.float32)
-    return np.clip(tinted, 0, 1).astype(np.float32)
+    clipped: FloatImage = np.clip(tinted, 0, 1).astype(np.float32)
+    return clipped
 
 
 def _gains(width: int, rng: np.random.Generator) -> FloatImage:
@@ -164,24 +173,26 @@ def _gains(width: int, rng: np.random.Generator) -> FloatImage:
 
 
 def _cut(
-    photo: ByteImage, ellipse: tuple[float, float, float, float], scale: float, *, is_face: bool
+    photo: ByteImage, ellipses: tuple[Ellipse, ...], scale: float, *, is_face: bool
 ) -> tuple[Sprite, tuple[float, float]]:
-    """An ellipse (centre, half axes) of a photograph, scaled; and the photograph's point at the sprite's corner."""
-    x, y, half_x, half_y = ellipse
-    width, height = max(6, round(2 * half_x * scale)), max(6, round(2 * half_y * scale))
-    corners = (x - half_x, y - half_y, x + half_x, y + half_y)
-    piece = Image.fromarray(photo).resize((width, height), Image.Resampling.BOX if scale < 0.5 else 3, corners)
-    alpha, core = _ellipse((width, height), (width / 2, height / 2, width / 2, height / 2), softness_px=height * 0.05)
-    rgb = np.asarray(piece, dtype=np.float32) / 255 * alpha[..., None]
-    return Sprite(rgb, alpha, core, (0, 0, width, height), is_face), corners[:2]
+    """What lies in any of the ellipses, scaled; and the photograph's point at the sprite's corner."""
+    low = [min(ellipse[axis] - ellipse[axis + 2] for ellipse in ellipses) for axis in (0, 1)]
+    high = [max(ellipse[axis] + ellipse[axis + 2] for ellipse in ellipses) for axis in (0, 1)]
+    width, height = (max(6, round((end - start) * scale)) for start, end in zip(low, high, strict=True))
+    method = Image.Resampling.BOX if scale < 0.5 else Image.Resampling.BICUBIC
+    piece = Image.fromarray(photo).resize((width, height), method, (low[0], low[1], high[0], high[1]))
+    alpha = np.zeros((height, width), dtype=np.float32)
+    for x, y, half_x, half_y in ellipses:
+        scaled = ((x - low[0]) * scale, (y - low[1]) * scale, half_x * scale, half_y * scale)
+        alpha = np.maximum(alpha, _ellipse((width, height), scaled, softness_px=height * 0.05))
+    rgb: FloatImage = np.asarray(piece, dtype=np.float32) / np.float32(255) * alpha[..., None]
+    return Sprite(rgb, alpha, alpha > 0.5, (0, 0, width, height), is_face), (low[0], low[1])
 
 
-def _ellipse(
-    size: tuple[int, int], ellipse: tuple[float, float, float, float], softness_px: float
-) -> tuple[FloatImage, npt.NDArray[np.bool_]]:
-    """A soft-edged ellipse (centre, half axes) on a canvas: its cover, and its inside."""
+def _ellipse(size: tuple[int, int], ellipse: Ellipse, softness_px: float) -> FloatImage:
+    """Cover of a soft-edged ellipse on a canvas of (width, height)."""
     x, y, half_x, half_y = ellipse
     columns, rows = np.meshgrid(np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5)
     radius = np.hypot((columns - x) / half_x, (rows - y) / half_y)
-    alpha = np.clip((1 - radius) * min(half_x, half_y) / max(softness_px, 0.7), 0, 1).astype(np.float32)
-    return alpha, alpha > 0.5
+    cover: FloatImage = np.clip((1 - radius) * min(half_x, half_y) / max(softness_px, 0.7), 0, 1).astype(np.float32)
+    return cover

@@ -116,9 +116,7 @@ def test_archive_in_and_out_agrees_with_folders(data, checkpoint, tmp_path):
 
 def test_subset_restricts_what_is_written(data, checkpoint, tmp_path):
     names = tmp_path / "names.txt"
-    names.write_text("0--Parade/val_1.jpg
-0--Parade/val_3.jpg
-")
+    names.write_text("0--Parade/val_1.jpg\n0--Parade/val_3.jpg\n")
     assert main(typed(data, checkpoint, tmp_path / "out", "--subset", str(names))) == 0
     assert sorted(open_detections(tmp_path / "out")) == ["0--Parade/val_1", "0--Parade/val_3"]
 
@@ -133,9 +131,9 @@ def test_cut_off_run_is_continued(data, checkpoint, tmp_path):
     counts = json.loads(report.read_text())
     assert counts["resumed"] == 3 and counts["written"] == 60
     assert (cut / "0--Parade/val_1.txt").stat().st_mtime_ns == kept
-    for file in whole.rglob("*.txt"):
-        assert np.allclose(open_detections(whole)["0--Parade/val_2"].scores, open_detections(cut)["0--Parade/val_2"].scores)
-        assert (cut / file.relative_to(whole)).is_file()
+    first, second = open_detections(whole), open_detections(cut)
+    assert set(first) == set(second)
+    assert all(np.allclose(first[name].scores, second[name].scores) for name in first)
 
 
 def test_results_are_not_overwritten_or_mixed(data, checkpoint, tmp_path, capsys):

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from experiments.demo.crowd import make_crowd
-from experiments.sr_quality.run import measure
+from experiments.sr_quality.run import Figures, measure
+from tinygan.boxes import iou
 from tinygan.cli import evaluate as evaluate_command
 from tinygan.cli import rescore as rescore_command
 from tinygan.cli import train as train_command
@@ -53,7 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     figures, sheet = measure(out / "gan", root, limit=400)
     save_png(sheet, out / "sheet.png")
     _picture(root, proposals, out)
-    _table(out, figures, "sample" if arguments.data is None else str(arguments.data), time.monotonic() - started)
+    _table(
+        out,
+        figures,
+        "the sample crowd set (a sample: drawn, not photographed)" if arguments.data is None else str(arguments.data),
+        time.monotonic() - started,
+    )
     return 0
 
 
@@ -101,11 +107,10 @@ def _step(command: Callable[[Sequence[str]], int], *arguments: str) -> int:
 
 
 def _picture(root: Path, proposals: Path, out: Path) -> None:
-    """The val image whose average precision changes most for the better, and the one with most faces."""
+    """Boxes before and after on two crowded val images: the one that gains most, and the median one."""
     split = load_split(root, "val")
-    before = match_names(open_detections(proposals), split.faces)
-    after = match_names(open_detections(out / "rescored"), split.faces)
     files_before, files_after = open_detections(proposals), open_detections(out / "rescored")
+    before, after = match_names(files_before, split.faces), match_names(files_after, split.faces)
     crowded = [name for name in before if name in after and split.faces[name].usable.sum() >= 4]
     if not crowded:
         return
@@ -128,20 +133,24 @@ def _picture(root: Path, proposals: Path, out: Path) -> None:
 
 def _hits(detections: Detections, truth: GroundTruth) -> float:
     """Share of the faces found among as many best-scored boxes as there are faces."""
-    from tinygan.boxes import iou
-
     faces = truth.boxes[truth.usable]
     best = detections.sorted()[: len(faces)]
     return float((iou(best.boxes, faces).max(axis=0, initial=0.0) >= 0.5).mean()) if len(faces) else 0.0
 
 
-def _table(out: Path, figures: dict[str, dict[str, float]], label: str, seconds: float) -> None:
+def _table(out: Path, figures: Figures, label: str, seconds: float) -> None:
+    """The one table: AP before, after and their difference; PSNR of bicubic, G1 and G2."""
     evaluation = json.loads((out / "evaluation.json").read_text())
-    print(f"\nResults ({label}), after {seconds / 60:.1f} minutes")
-    print(json.dumps(evaluation)[:300])
+    print(f"\nResults on {label}, {seconds / 60:.1f} minutes in all")
+    print(f"  {'exact AP':14s} {'before':>8s} {'after':>8s} {'points':>8s}  95 % interval")
+    for name, change in evaluation["difference"]["subsets"].items():
+        before, after = (evaluation[role]["subsets"][name]["ap_exact"] for role in ("baseline", "detections"))
+        interval = f"[{change['low']:+.1f}, {change['high']:+.1f}]"
+        print(f"  {name:14s} {before:8.3f} {after:8.3f} {change['points']:+8.1f}  {interval}")
+    print(f"  {'super-resolution':14s} {'PSNR dB':>6s} {'SSIM':>8s}   mean over {figures['G2']['patches']:.0f} faces")
     for name, figure in figures.items():
-        print(f"  PSNR {name:8s} {figure['psnr']:6.2f} dB   SSIM {figure['ssim']:.3f}   ({figure['patches']} faces)")
-    print(f"Pictures: {out}/sheet.png, {out}/before_after_*.png, {out}/precision_recall.png")
+        print(f"  {name:14s} {figure['psnr']:8.2f} {figure['ssim']:8.3f}")
+    print("Pictures:", *(str(path) for path in sorted(out.glob("*.png"))), sep="\n  ")
 
 
 if __name__ == "__main__":

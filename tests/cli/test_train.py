@@ -51,7 +51,7 @@ def test_run_folders_are_complete(runs):
     assert {"metrics.jsonl", "curves.png", "last.ckpt", "holdout.txt", "epoch_002.png", "finished.json"} <= names
     assert not (runs / "gan" / "patches").exists()
     rows = [json.loads(line) for line in (runs / "gan/metrics.jsonl").read_text().splitlines()]
-    assert {"psnr_g2", "auc_small"} <= set(rows[-1]) and len(rows) == 8
+    assert {"psnr_g2", "auc_paired"} <= set(rows[-1]) and len(rows) == 8
 
 
 def test_holdout_is_kept_out_and_used_for_fusion(runs, tiny_wider):

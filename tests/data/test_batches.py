@@ -26,7 +26,7 @@ def test_batch_has_shapes_ranges_and_balanced_labels():
     assert batch.lr.shape == (8, 3, 8, 8) and batch.hr.shape == (8, 3, 32, 32)
     assert batch.small.shape == (2, 3, 8, 8) and batch.medium.shape == (6, 3, 32, 32)  # 10 : 30, as in the data
     for part in (batch.lr, batch.hr, batch.small, batch.medium):
-        assert part.dtype == torch.float32 and 0 <= part.min() and part.max() <= 1
+        assert part.dtype == torch.float32 and part.min() >= 0 and part.max() <= 1
     assert batch.labels.tolist() == [1, 0] * 4
 
 

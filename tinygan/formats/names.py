@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from tinygan.errors import DataError
@@ -55,9 +55,9 @@ def match_names(files: Iterable[str], images: Iterable[str], source: str = "file
         by_base[_base(image)].append(image)
     best_of_file: dict[str, str] = {}
     for file in files:
-        image = _best(file, by_base.get(_base(file), []), source)
-        if image is not None:
-            best_of_file[file] = image
+        found = _best(file, by_base.get(_base(file), []), source)
+        if found is not None:
+            best_of_file[file] = found
     rivals: dict[str, list[str]] = defaultdict(list)
     for file, best in best_of_file.items():
         rivals[best].append(file)
@@ -76,11 +76,6 @@ def select_names(wanted: Iterable[str], images: Iterable[str], source: str) -> l
     if not matched:
         raise DataError(f"{source}: none of its names is among the {len(images)} images here, such as {images[:1]}")
     return [image for image in images if image in matched]
-
-
-def invert(matched: Mapping[str, str]) -> dict[str, str]:
-    """``{file: image}`` from ``{image: file}``."""
-    return {file: image for image, file in matched.items()}
 
 
 def _base(name: str) -> str:

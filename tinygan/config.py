@@ -180,8 +180,8 @@ def _coerce_scalar(value: Any, hint: Any, name: str, origin: str) -> Any:
     try:
         if hint is bool and isinstance(value, bool):
             return value
-        if hint is int and not isinstance(value, bool) and int(value) == float(value):
-            return int(value)
+        if hint is int and not isinstance(value, bool) and float(value).is_integer():
+            return value if isinstance(value, int) else int(float(value))
         if hint is float and not isinstance(value, bool):
             return float(value)
         if hint is str and isinstance(value, str | int | float):

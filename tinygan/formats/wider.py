@@ -15,7 +15,6 @@ import numpy as np
 
 from tinygan.detections import Detections, FloatArray, GroundTruth
 from tinygan.errors import DataError
-from tinygan.formats.names import IMAGE_SUFFIXES
 
 ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")
 Split = Literal["train", "val"]
@@ -38,12 +37,11 @@ def parse_detections(text: str, source: str) -> Detections:
     count_line, _, body = rest.partition("\n")
     try:
         count = int(count_line)
-        values = np.array(body.split(), dtype=np.float64)
-    except ValueError:
-        count, values = -1, np.zeros(0)
-    if not head or count < 0 or values.size != 5 * count or not np.isfinite(values).all():
+        rows = np.array([row.split() for row in body.splitlines()], dtype=np.float64).reshape(-1, 5)
+    except ValueError:  # not numbers, or lines of different lengths
+        count, rows = -1, np.zeros((0, 5))
+    if not head or len(rows) != count or not np.isfinite(rows).all():
         raise DataError(_explain_bad_detections(text, source))
-    rows = values.reshape(count, 5)
     return Detections(_to_corners(rows[:, :4]), rows[:, 4])
 
 
@@ -119,7 +117,7 @@ def load_subset(path: Path) -> list[str]:
     """
     text = read_text(path, "a list of image names or a *_bbx_gt.txt")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(lines) > 1 and lines[1].isdigit() and not lines[1].endswith(IMAGE_SUFFIXES):
+    if len(lines) > 1 and _is_count(lines[1]):
         return list(parse_ground_truth(text, str(path)))
     if not lines:
         raise DataError(f"{path}: expected image names, one a line; the file is empty")
@@ -169,8 +167,8 @@ def _shortest(value: float) -> str:
 
 
 def _explain_bad_detections(text: str, source: str) -> str:
-    lines = text.rstrip().splitlines()
-    if len(lines) < 2 or not lines[1].strip().isdigit():
+    lines = text.strip().splitlines()
+    if len(lines) < 2 or not _is_count(lines[1].strip()):
         got = lines[1] if len(lines) > 1 else "end of file"
         return f"{source}:2: expected the number of boxes after the image name, got '{got}'"
     for number, row in _bad_rows(lines[2:], columns=5):
@@ -191,9 +189,13 @@ def _bad_rows(rows: list[str], columns: int) -> Iterator[tuple[int, str]]:
 
 def _parse_count(lines: list[str], at: int, name: str, source: str) -> int:
     text = lines[at + 1].strip() if at + 1 < len(lines) else "end of file"
-    if not text.isdigit():
+    if not _is_count(text):
         raise DataError(f"{source}:{at + 2}: expected the number of faces of '{name}', got '{text}'")
     return int(text)
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 def _is_zero_row(line: str) -> bool:

@@ -1,0 +1,108 @@
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from tinygan.config import build_config, load_config, to_tree, to_yaml
+from tinygan.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    width: int = 8
+    rate: float = 0.1
+    kind: Literal["bicubic", "none"] = "bicubic"
+    sizes: tuple[int, ...] = (1, 2)
+    gate: float | None = None
+    on: bool = True
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"width must be at least 1, got {self.width}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    inner: Inner = field(default_factory=Inner)
+    seed: int = 0
+
+
+def test_defaults_then_file_then_set(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("inner: {width: 4, rate: 1e-4}\nseed: 3\n")
+    config = load_config(Outer, file, ["inner.width=5"])
+    assert (config.inner.width, config.inner.rate, config.seed) == (5, 1e-4, 3)
+    assert load_config(Outer) == Outer()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("inner.rate=1e-4", 1e-4),  # which YAML reads as a string
+        ("inner.rate=2", 2.0),
+        ("inner.width=1e2", 100),
+        ("inner.kind=none", "none"),
+        ("inner.kind=off", "none"),  # which YAML reads as False
+        ("inner.sizes=[3, 4]", (3, 4)),
+        ("inner.gate=null", None),
+        ("inner.gate=7", 7.0),
+        ("inner.on=false", False),
+    ],
+)
+def test_values_are_coerced_by_annotation(override, expected):
+    value = getattr(load_config(Outer, None, [override]).inner, override.split(".")[1].split("=")[0])
+    assert value == expected and type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("inner.widht=3", "--set inner.widht=3: unknown key 'inner.widht'; did you mean 'inner.width'"),
+        ("nothing=1", "unknown key 'nothing'; known keys are inner, seed"),
+        ("inner.width=wide", "'inner.width' is of type int, got 'wide'"),
+        ("inner.width=2.5", "'inner.width' is of type int, got 2.5"),
+        ("inner.width=true", "'inner.width' is of type int, got True"),
+        ("inner.on=3", "'inner.on' is of type bool, got 3"),
+        ("inner.kind=cubic", "'inner.kind' is one of bicubic, none; got 'cubic'"),
+        ("inner.sizes=3", "'inner.sizes' is a list, got 3"),
+        ("inner=3", "'inner' is a section with keys, got 3"),
+        ("inner.width", "expected section.key=value"),
+        ("inner.width=[", "the value is not YAML"),
+        ("inner.width=0", r"\[inner\]: width must be at least 1, got 0"),
+    ],
+)
+def test_mistakes_name_key_and_remedy(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(Outer, None, [override])
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(ConfigError, match=r"--config light: no such file or preset; presets are .*lite, paper"):
+        load_config(Outer, "light")
+    file = tmp_path / "own.yaml"
+    file.write_text("inner: {width: 4")
+    with pytest.raises(ConfigError, match=r"own\.yaml: expected YAML"):
+        load_config(Outer, file)
+    file.write_text("- a\n- b\n")
+    with pytest.raises(ConfigError, match="expected sections and keys, got list"):
+        load_config(Outer, file)
+    file.write_text("inner:\n  wdth: 3\n")
+    with pytest.raises(ConfigError, match=r"own\.yaml: unknown key 'inner\.wdth'"):
+        load_config(Outer, file)
+    file.write_text("")
+    assert load_config(Outer, file) == Outer()
+
+
+def test_round_trips(tmp_path):
+    config = Outer(inner=Inner(sizes=(9,), gate=1.5, kind="none", on=False), seed=4)
+    (tmp_path / "resolved.yaml").write_text(to_yaml(config))
+    assert load_config(Outer, tmp_path / "resolved.yaml") == config
+    assert build_config(Outer, to_tree(config)) == config
+    assert load_config(Outer, None, ["seed=5"], base=to_tree(config)).inner == config.inner
+
+
+@pytest.mark.parametrize("preset", ["lite", "paper"])
+def test_presets_load(preset):
+    from tinygan.train.recipe import Recipe
+
+    assert load_config(Recipe, preset).losses.alpha == 0.001

@@ -204,9 +204,10 @@ def run_loop(
             if runtime.is_main and last_of_epoch:
                 stage.draw_samples(folder.file("samples") / f"epoch_{(step + 1) // config.steps_per_epoch:03d}.png")
                 loss_curves(folder.metrics(), folder.file(CURVES_FILE))
-            if runtime.is_main and ((step + 1) % config.save_every == 0 or last_of_epoch):
-                state = {"step": step + 1, "stage": stage.state_dict(), "rng": rng_state()}
-                save_state(folder.file(STATE_FILE), state)
+            if (step + 1) % config.save_every == 0 or last_of_epoch:
+                state = {"step": step + 1, "stage": stage.state_dict(), "rng": rng_state()}  # on every device
+                if runtime.is_main:
+                    save_state(folder.file(STATE_FILE), state)
 
 
 class Prefetcher(Generic[BatchT]):

@@ -149,3 +149,18 @@ def test_malformed_proposals_name_file_and_line(runs, tiny_set, tmp_path, capsys
     file.write_text(file.read_text().replace("\n", "\nx y w h s\n", 2))
     assert main([*words("gan", data, runs, tiny_set, "malformed"), "--overwrite"]) == 2
     assert "train_1.txt:2: expected" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(runs, tiny_wider, tiny_set):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29611"]
+    script = runs / "train.py"
+    script.write_text("from tinygan.cli.train import main\nraise SystemExit(main())\n")
+    for stage in STAGES[:2]:
+        typed = words(stage, tiny_wider, runs, tiny_set, f"{stage}-two")
+        subprocess.run([*torchrun, str(script), *typed], check=True, timeout=300)
+    rows = [json.loads(line) for line in (runs / "gan-two/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(8))
+    assert (
+        load_weights(runs / "gan-two", ("gan",)).tensors.keys() == load_weights(runs / "gan", ("gan",)).tensors.keys()
+    )

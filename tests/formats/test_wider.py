@@ -37,6 +37,7 @@ def test_variants_that_tools_write(text):
         ("a\n2\n1 2 3 4 5\n1 2 x 4 5\n", "p.txt:4: expected 'x y w h score'"),
         ("a\n1\n1 2 3 4 nan\n", "p.txt:3: expected 'x y w h score'"),
         ("a\n2\n1 2 3 4\n5 6 7 8 9 10\n", "p.txt:3: expected"),
+        ("a\n2\n1 2 3 4 5 6 7 8 9 10\n", "p.txt:3: expected"),
     ],
 )
 def test_bad_detections_name_the_line(text, message):

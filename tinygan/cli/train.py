@@ -59,12 +59,15 @@ def _train(arguments: argparse.Namespace) -> int:
     from tinygan.runtime import Runtime, RuntimeOptions
 
     recipe = _recipe(arguments)
-    folder = RunFolder(arguments.out, to_yaml(recipe), arguments.resume, arguments.overwrite)
+    options = RuntimeOptions(device=arguments.device, precision=arguments.precision, threads=arguments.threads)
+    runtime = Runtime(options)
+    if runtime.is_main:
+        RunFolder(arguments.out, to_yaml(recipe), arguments.resume, arguments.overwrite)
+    runtime.barrier()  # of several processes the first one checks and makes the folder, the others open it
+    folder = RunFolder(arguments.out, to_yaml(recipe), resume=True)
     if folder.finished:
         print(f"{folder.path}: this stage is finished already")
         return DONE
-    options = RuntimeOptions(device=arguments.device, precision=arguments.precision, threads=arguments.threads)
-    runtime = Runtime(options)
     skipped = _run_stage(arguments, recipe, folder, runtime)
     if runtime.is_main:
         print(f"{folder.path}: stage {arguments.stage} is finished")

@@ -37,10 +37,11 @@ def parse_detections(text: str, source: str) -> Detections:
     count_line, _, body = rest.partition("\n")
     try:
         count = int(count_line)
-        rows = np.array([row.split() for row in body.splitlines()], dtype=np.float64).reshape(-1, 5)
+        rows = np.array([row.split() for row in body.splitlines()], dtype=np.float64)
     except ValueError:  # not numbers, or lines of different lengths
         count, rows = -1, np.zeros((0, 5))
-    if not head or len(rows) != count or not np.isfinite(rows).all():
+    rows = rows if len(rows) else np.zeros((0, 5))
+    if not head or rows.shape != (count, 5) or not np.isfinite(rows).all():
         raise DataError(_explain_bad_detections(text, source))
     return Detections(_to_corners(rows[:, :4]), rows[:, 4])
 

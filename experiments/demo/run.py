@@ -10,6 +10,7 @@ run finished are reused.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -44,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (arguments.data is None) != (arguments.proposals is None):
         parser.error("give both --data and --proposals (make demo DATA=… PROPOSALS=…), or neither")
     started = time.monotonic()
-    out: Path = arguments.out if arguments.data is None else arguments.out / "own"
     root, proposals = arguments.data, arguments.proposals
+    out: Path = arguments.out if root is None else arguments.out / _folder_name(root, proposals)
     if root is None:
         root, proposals = _sample(out)
     code = _train(root, proposals, out, arguments.config) or _rescore(root, proposals, out)
@@ -61,6 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         time.monotonic() - started,
     )
     return 0
+
+
+def _folder_name(root: Path, proposals: Path) -> str:
+    """A folder for each pair of inputs, so that one data set's models are never taken for another's."""
+    inputs = f"{root.resolve()} {proposals.resolve()}"
+    return f"{root.resolve().name}-{hashlib.sha256(inputs.encode()).hexdigest()[:6]}"
 
 
 def _sample(out: Path) -> tuple[Path, Path]:

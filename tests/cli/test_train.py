@@ -98,15 +98,13 @@ def wait_for(file: Path, process: subprocess.Popen[bytes]) -> None:
         (["--device", "tpu"], "expected auto, cpu, cuda or cuda:N"),
         (["--init", "RUNS/fusion"], "kind 'fused', expected generator"),
         (["--set", "generator.width=7"], "was trained with generator.width = 6, but the config says 7"),
-        (["--resume", "--overwrite"], "exclude each other"),
         (["--extra-images", "RUNS"], "--extra-images is for --stage mse-init"),
         (["--set", "losses={pixel: false, adversarial: false, classification: false}"], "all off"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(change, message, runs, tiny_wider, tiny_set, capsys):
     typed = words("gan", tiny_wider, runs, tiny_set, "mistake")
-    typed += ["--overwrite"] if change[0] != "--resume" else []
-    assert main(typed + [word.replace("RUNS", str(runs)) for word in change]) == 2
+    assert main([*typed, "--overwrite"] + [word.replace("RUNS", str(runs)) for word in change]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error.splitlines()[-1] and error.startswith("tinygan-train: error:")
 
@@ -123,6 +121,18 @@ def test_stage_needs_what_it_needs(tiny_wider, tmp_path, capsys):
 def test_existing_run_is_not_overwritten_by_accident(runs, tiny_wider, tiny_set, capsys):
     assert main(words("mse-init", tiny_wider, runs, tiny_set)) == 2
     assert "holds a run already" in capsys.readouterr().err
+
+
+def test_run_is_not_resumed_on_other_data(runs, tiny_set, tmp_path, capsys, make_wider):
+    other = make_wider(tmp_path / "other")
+    assert main([*words("mse-init", other, runs, tiny_set), "--resume"]) == 2
+    assert f"other settings (first difference: '# data: {other.root}'" in capsys.readouterr().err
+
+
+def test_resume_and_overwrite_exclude_each_other(runs, tiny_wider, tiny_set, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([*words("gan", tiny_wider, runs, tiny_set), "--resume", "--overwrite"])
+    assert "not allowed with argument" in capsys.readouterr().err
 
 
 def test_fusion_refuses_images_that_were_trained_on(runs, tiny_wider, tiny_set, tmp_path, capsys):

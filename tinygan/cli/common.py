@@ -55,6 +55,13 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_output_options(parser: argparse.ArgumentParser, what: str) -> None:
+    """``--resume`` and ``--overwrite``, of which one at most may be given."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--resume", action="store_true", help=f"continue {what} that was cut off")
+    group.add_argument("--overwrite", action="store_true", help=f"replace {what} that is there")
+
+
 def positive_int(text: str) -> int:
     """An argparse type: an integer of at least 1."""
     value = int(text)

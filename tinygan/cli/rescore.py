@@ -14,12 +14,13 @@ from tinygan.cli.common import (
     SOME_SKIPPED,
     Parser,
     add_config_options,
+    add_output_options,
     add_runtime_options,
     make_parser,
     positive_int,
     run_command,
 )
-from tinygan.errors import ConfigError, DataError
+from tinygan.errors import DataError
 
 if TYPE_CHECKING:
     from tinygan.checkpoint import Weights
@@ -44,16 +45,13 @@ def _parser() -> Parser:
     parser.add_argument("--max-rois", type=positive_int, metavar="N", help="proposals judged an image (default: 600)")
     parser.add_argument("--subset", type=Path, metavar="LIST", help="image names, or a *_bbx_gt.txt")
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="write counts and times")
-    parser.add_argument("--resume", action="store_true", help="continue a run that was cut off")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run's results")
+    add_output_options(parser, "a run")
     add_config_options(parser)
     add_runtime_options(parser)
     return parser
 
 
 def _rescore(arguments: argparse.Namespace) -> int:
-    if arguments.resume and arguments.overwrite:
-        raise ConfigError("--resume and --overwrite exclude each other")
     if arguments.report is not None and not arguments.report.absolute().parent.is_dir():
         raise DataError(f"{arguments.report}: no such folder to write the report into")
     from tinygan.formats.files import write_atomically

@@ -13,6 +13,7 @@ from tinygan.cli.common import (
     SOME_SKIPPED,
     Parser,
     add_config_options,
+    add_output_options,
     add_runtime_options,
     make_parser,
     run_command,
@@ -45,8 +46,7 @@ def _parser() -> Parser:
     parser.add_argument("--subset", type=Path, metavar="LIST", help="fusion: hold-out images to fit on")
     parser.add_argument("--max-rois", type=int, default=600, metavar="N", help="fusion: proposals an image")
     parser.add_argument("--seed", type=int, help="of weights and batches")
-    parser.add_argument("--resume", action="store_true", help="continue a run that was cut off")
-    parser.add_argument("--overwrite", action="store_true", help="start again; the earlier run is removed")
+    add_output_options(parser, "a run")
     add_config_options(parser)
     add_runtime_options(parser)
     return parser
@@ -61,10 +61,11 @@ def _train(arguments: argparse.Namespace) -> int:
     recipe = _recipe(arguments)
     options = RuntimeOptions(device=arguments.device, precision=arguments.precision, threads=arguments.threads)
     runtime = Runtime(options)
+    settings = to_yaml(recipe) + _origin(arguments)
     if runtime.is_main:
-        RunFolder(arguments.out, to_yaml(recipe), arguments.resume, arguments.overwrite)
+        RunFolder(arguments.out, settings, arguments.resume, arguments.overwrite)
     runtime.barrier()  # of several processes the first one checks and makes the folder, the others open it
-    folder = RunFolder(arguments.out, to_yaml(recipe), resume=True)
+    folder = RunFolder(arguments.out, settings, resume=True)
     if folder.finished:
         print(f"{folder.path}: this stage is finished already")
         return DONE
@@ -90,11 +91,22 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         raise ConfigError("--stage mse-init starts from scratch; it takes no --init")
     if stage != "fusion" and arguments.subset is not None:
         raise ConfigError("--subset is for --stage fusion; training uses all of WIDER_train but the hold-out")
-    if arguments.resume and arguments.overwrite:
-        raise ConfigError("--resume and --overwrite exclude each other")
     for path in (arguments.data, arguments.init, arguments.extra_images, *arguments.proposals):
         if path is not None and not path.exists():
             raise DataError(f"{path}: no such file or folder")
+
+
+def _origin(arguments: argparse.Namespace) -> str:
+    """What a run was made from, as comments of its config.yaml: a run is resumed on the same inputs only."""
+    paths = {
+        "data": [arguments.data],
+        "proposals": arguments.proposals,
+        "init": [arguments.init] if arguments.init else [],
+        "extra images": [arguments.extra_images] if arguments.extra_images else [],
+        "subset": [arguments.subset] if arguments.subset else [],
+    }
+    lines = [f"# {name}: {' '.join(str(path.resolve()) for path in given)}" for name, given in paths.items() if given]
+    return "\n".join([f"# stage: {arguments.stage}", *lines]) + "\n"
 
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:

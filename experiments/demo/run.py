@@ -13,7 +13,7 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from tinygan.boxes import iou
 from tinygan.cli import evaluate as evaluate_command
 from tinygan.cli import rescore as rescore_command
 from tinygan.cli import train as train_command
+from tinygan.cli.common import SOME_SKIPPED
 from tinygan.detections import Detections, GroundTruth
 from tinygan.formats.files import open_detections
 from tinygan.formats.images import read_image
@@ -32,10 +33,15 @@ from tinygan.formats.wider import load_split
 from tinygan.viz import before_after, save_png
 
 CONFIG = Path(__file__).parent / "demo.yaml"
+COMMANDS = {
+    "tinygan-train": train_command.main,
+    "tinygan-rescore": rescore_command.main,
+    "tinygan-evaluate": evaluate_command.main,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the whole demonstration; returns the first exit code that is not 0."""
+    """Run the whole demonstration; returns 1 if inputs were skipped, else 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("--data", type=Path, help="WIDER FACE root; default: the sample crowd set, made here")
@@ -49,19 +55,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     out: Path = arguments.out if root is None else arguments.out / _folder_name(root, proposals)
     if root is None:
         root, proposals = _sample(out)
-    code = _train(root, proposals, out, arguments.config) or _rescore(root, proposals, out)
-    if code:
-        return code
-    figures, sheet = measure(out / "gan", root, limit=400)
+    codes = [_step(*words) for words in _steps(root, proposals, out, arguments.config)]
+    faithful, _ = measure(out / "mse", root, limit=400)
+    sharpened, sheet = measure(out / "gan", root, limit=400)
     save_png(sheet, out / "sheet.png")
     _picture(root, proposals, out)
-    _table(
-        out,
-        figures,
-        "the sample crowd set (a sample: drawn, not photographed)" if arguments.data is None else str(arguments.data),
-        time.monotonic() - started,
-    )
-    return 0
+    figures = {"bicubic": faithful["bicubic"]}
+    for stage, of_stage in (("mse-init", faithful), ("gan", sharpened)):
+        figures |= {f"{name}, {stage}": of_stage[name] for name in ("G1", "G2")}
+    label = "the sample crowd set (drawn: a sample)" if arguments.data is None else str(arguments.data)
+    _table(out, figures, label, time.monotonic() - started)
+    return max(codes)
 
 
 def _folder_name(root: Path, proposals: Path) -> str:
@@ -78,39 +82,32 @@ def _sample(out: Path) -> tuple[Path, Path]:
     return root, proposals
 
 
-def _train(root: Path, proposals: Path, out: Path, config: str) -> int:
-    common = ["--data", str(root), "--resume"]
-    with_proposals = [*common, "--proposals", str(proposals)]
-    return (
-        _step(train_command.main, "--stage", "mse-init", "--config", config, *common, "--out", str(out / "mse"))
-        or _step(
-            train_command.main, "--stage", "gan", "--config", config, *with_proposals,
-            "--init", str(out / "mse"), "--out", str(out / "gan"),
-        )
-        or _step(
-            train_command.main, "--stage", "fusion", *with_proposals,
-            "--init", str(out / "gan"), "--out", str(out / "fused"),
-        )
-    )  # fmt: skip
-
-
-def _rescore(root: Path, proposals: Path, out: Path) -> int:
+def _steps(root: Path, proposals: Path, out: Path, config: str) -> Iterator[list[str]]:
+    """The five commands of the main job, as words."""
+    train = ["tinygan-train", "--data", str(root), "--resume", "--stage"]
+    detector = ["--proposals", str(proposals)]
     subset = str(root / "wider_face_split" / "wider_face_val_bbx_gt.txt")
-    return _step(
-        rescore_command.main, "--proposals", str(proposals), "--images", str(root / "WIDER_val" / "images"),
-        "--out", str(out / "rescored"), "--checkpoint", str(out / "fused"), "--subset", subset,
-        "--report", str(out / "rescore.json"), "--overwrite",
-    ) or _step(
-        evaluate_command.main, "wider", "--detections", str(out / "rescored"), "--baseline", str(proposals),
-        "--ground-truth", subset, "--json", str(out / "evaluation.json"), "--plot", str(out / "precision_recall.png"),
-    )  # fmt: skip
+    mse, gan, fused, rescored = (str(out / name) for name in ("mse", "gan", "fused", "rescored"))
+    yield [*train, "mse-init", "--config", config, "--out", mse]
+    yield [*train, "gan", "--config", config, *detector, "--init", mse, "--out", gan]
+    yield [*train, "fusion", *detector, "--init", gan, "--out", fused]
+    yield [
+        "tinygan-rescore", *detector, "--images", str(root / "WIDER_val" / "images"), "--subset", subset,
+        "--checkpoint", fused, "--out", rescored, "--report", str(out / "rescore.json"), "--overwrite",
+    ]  # fmt: skip
+    yield [
+        "tinygan-evaluate", "wider", "--detections", rescored, "--baseline", str(proposals), "--ground-truth", subset,
+        "--json", str(out / "evaluation.json"), "--plot", str(out / "precision_recall.png"),
+    ]  # fmt: skip
 
 
-def _step(command: Callable[[Sequence[str]], int], *arguments: str) -> int:
-    """Run a command as a user would, and show what was typed."""
-    name = command.__module__.rpartition(".")[2]
-    print(f"\n$ tinygan-{name} {' '.join(arguments)}", flush=True)
-    return command(arguments)
+def _step(name: str, *arguments: str) -> int:
+    """Run a command as a user would and show what was typed; returns 0, or 1 if inputs were skipped."""
+    print(f"\n$ {name} {' '.join(arguments)}", flush=True)
+    code = COMMANDS[name](arguments)
+    if code > SOME_SKIPPED:
+        raise SystemExit(code)
+    return code
 
 
 def _picture(root: Path, proposals: Path, out: Path) -> None:
@@ -154,7 +151,9 @@ def _table(out: Path, figures: Figures, label: str, seconds: float) -> None:
         before, after = (evaluation[role]["subsets"][name]["ap_exact"] for role in ("baseline", "detections"))
         interval = f"[{change['low']:+.1f}, {change['high']:+.1f}]"
         print(f"  {name:14s} {before:8.3f} {after:8.3f} {change['points']:+8.1f}  {interval}")
-    print(f"  {'super-resolution':14s} {'PSNR dB':>6s} {'SSIM':>8s}   mean over {figures['G2']['patches']:.0f} faces")
+    print(
+        f"  {'super-resolution':14s} {'PSNR dB':>6s} {'SSIM':>8s}   mean over {figures['bicubic']['patches']:.0f} faces"
+    )
     for name, figure in figures.items():
         print(f"  {name:14s} {figure['psnr']:8.2f} {figure['ssim']:8.3f}")
     print("Pictures:", *(str(path) for path in sorted(out.glob("*.png"))), sep="\n  ")

@@ -86,13 +86,14 @@ def test_nan_stops_before_it_is_saved(tmp_path):
 
 
 def test_run_folder_refuses_to_mix_runs(tmp_path):
+    RunFolder(tmp_path / "run", "width: 0\n")  # failed before its first step: nothing to lose
     folder = RunFolder(tmp_path / "run", "width: 1\n")
+    folder.append_metrics({"step": 0})
     with pytest.raises(DataError, match="holds a run already; continue it with --resume"):
         RunFolder(tmp_path / "run", "width: 1\n")
     with pytest.raises(CheckpointError, match="other settings .first difference: 'width: 2'"):
         RunFolder(tmp_path / "run", "width: 2\n", resume=True)
     (tmp_path / "run/mine.txt").write_text("kept")
-    folder.append_metrics({"step": 0})
     RunFolder(tmp_path / "run", "width: 2\n", overwrite=True)
     assert folder.metrics() == [] and (tmp_path / "run/mine.txt").read_text() == "kept"
     (tmp_path / "file").touch()

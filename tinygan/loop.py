@@ -122,11 +122,12 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise DataError(f"{path}: expected a folder for the run, but this is a file")
         config = path / CONFIG_FILE
+        started = any((path / name).exists() for name in (METRICS_FILE, STATE_FILE, FINISHED_FILE))
         if overwrite:
             self._clear()
-        elif config.exists() and not resume:
+        elif started and not resume:
             raise DataError(f"{path}: holds a run already; continue it with --resume or start again with --overwrite")
-        elif config.exists():
+        elif started and config.exists():
             _check_same(config, config_yaml)
         (path / "samples").mkdir(parents=True, exist_ok=True)
         write_atomically(config, config_yaml.encode())

@@ -108,20 +108,23 @@ class Plan:
         files: the proposals.
         file_of: ``{output name: proposal file}``.
         image_of: ``{output name: image on disk}``; images that are missing have no entry.
+        counts: ``{output name: number of proposals}``.
         without_proposals: images on disk without a proposal file.
     """
 
     files: DetectionFiles
     file_of: dict[str, str]
     image_of: dict[str, Path]
+    counts: dict[str, int]
     without_proposals: list[str]
 
 
-def plan_rescoring(proposals: Path, images: Path, subset: Path | None = None) -> Plan:
-    """Match proposal files to images, before anything is computed or written.
+def plan_rescoring(proposals: Path, images: Path, config: RescoreConfig, subset: Path | None = None) -> Plan:
+    """Match proposal files to images and read every one, before anything is computed or written.
 
     Raises:
-        DataError: if a path is absent, a proposal file is malformed, or names are ambiguous.
+        DataError: if a path is absent, a proposal file is malformed or its scores unfit for fusion, or
+            names are ambiguous.
     """
     files = open_detections(proposals)
     on_disk = list_images(images)
@@ -143,7 +146,8 @@ def plan_rescoring(proposals: Path, images: Path, subset: Path | None = None) ->
             f"{proposals}: none of its {len(files)} files belongs to an image below {images}; "
             "proposals are matched to images by event folder and name"
         )
-    return Plan(files, file_of, image_of, sorted(set(image_of) - set(file_of)))
+    counts = {name: _count_proposals(files, file, config) for name, file in file_of.items()}
+    return Plan(files, file_of, image_of, counts, sorted(set(image_of) - set(file_of)))
 
 
 def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWriter) -> Report:
@@ -161,26 +165,25 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
     started = time.monotonic()
     report = Report(without_proposals=plan.without_proposals)
     todo = []
-    for name, file in plan.file_of.items():
-        detections = _read(plan, file, config)
+    for name, count in plan.counts.items():
         report.images += 1
-        report.proposals += len(detections)
+        report.proposals += count
         if name not in plan.image_of:
             report.missing.append(name)
-            _keep(plan, name, writer, report, len(detections))
+            _keep(plan, name, writer, report)
         elif writer.has(name):
             report.resumed += 1
-            _count(report, len(detections), config)
+            _count(report, count, config)
         else:
             todo.append(name)
     judged = 0
     for name, answer in _judge(plan, todo, judge, config):
-        detections = plan.files[plan.file_of[name]].sorted()
         if answer.error is not None:
             log.warning("unreadable: %s", answer.error)
             report.unreadable.append(answer.error)
-            _keep(plan, name, writer, report, len(detections))
+            _keep(plan, name, writer, report)
             continue
+        detections = plan.files[plan.file_of[name]].sorted()
         writer.write(name, fuse_detections(detections, answer, config))
         _count(report, len(detections), config)
         judged += min(len(detections), config.max_rois)
@@ -251,21 +254,21 @@ def _judge(plan: Plan, todo: list[str], judge: Judge, config: RescoreConfig) -> 
         yield answer.name, answer
 
 
-def _read(plan: Plan, file: str, config: RescoreConfig) -> Detections:
-    detections = plan.files[file]
+def _count_proposals(files: DetectionFiles, file: str, config: RescoreConfig) -> int:
+    detections = files[file]
     if config.method != "replace":
         try:
             score_logit(detections.scores)
         except DataError as error:
-            raise DataError(f"{plan.files.describe(file)}: {error}") from error
-    return detections
+            raise DataError(f"{files.describe(file)}: {error}") from error
+    return len(detections)
 
 
-def _keep(plan: Plan, name: str, writer: DetectionWriter, report: Report, count: int) -> None:
+def _keep(plan: Plan, name: str, writer: DetectionWriter, report: Report) -> None:
     """Write proposals as they are."""
     writer.write_text(name, plan.files.text(plan.file_of[name]))
-    report.passed_through += count
-    report.written += count
+    report.passed_through += plan.counts[name]
+    report.written += plan.counts[name]
 
 
 def _count(report: Report, proposals: int, config: RescoreConfig) -> None:

@@ -61,7 +61,7 @@ def _rescore(arguments: argparse.Namespace) -> int:
 
     weights = _weights(arguments.checkpoint)
     config = _config(arguments, weights)
-    plan = plan_rescoring(arguments.proposals, arguments.images, arguments.subset)
+    plan = plan_rescoring(arguments.proposals, arguments.images, config, arguments.subset)
     options = RuntimeOptions(device=arguments.device, precision=arguments.precision, threads=arguments.threads)
     judge = Judge.from_weights(weights, Runtime(options))
     writer = open_output(

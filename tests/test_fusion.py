@@ -3,7 +3,8 @@ import pytest
 from scipy.special import expit, logit
 
 from tinygan.errors import DataError
-from tinygan.fusion import Fusion, FusionConfig, fit_fusion, fuse, impute_face_logits, score_logit
+from tinygan.fusion import Fusion, FusionConfig, fit_fusion, fuse, impute_face_logits, map_scores
+from tinygan.score_map import Evidence, ScoreMap
 
 SCORES = np.array([0.9, 0.5, 0.02])
 FACES = np.array([-1.0, 0.0, 3.0])
@@ -30,21 +31,42 @@ def test_weight_zero_with_fitted_detector_weight_keeps_the_rank():
     assert (np.diff(fused) > 0).all()
 
 
-def test_scores_are_clipped_and_logits_refused():
-    assert score_logit(np.array([0.0, 1.0])) == pytest.approx([logit(1e-6), logit(1 - 1e-6)])
-    with pytest.raises(DataError, match=r"must lie in \[0, 1\], got -2 to 5"):
-        score_logit(np.array([-2.0, 5.0]))
-
-
 def test_fit_recovers_the_weights_that_made_the_labels():
     rng = np.random.default_rng(0)
     scores, faces, sides = rng.uniform(0.02, 0.98, 20000), rng.normal(0, 2, 20000), rng.uniform(8, 64, 20000)
-    true = Fusion(detector=1.2, judge=0.6, size=0.3, bias=-0.5)
+    true = Fusion(detector=1.2, judge=0.6, size=0.3, detector_by_size=-0.2, judge_by_size=0.1, bias=-0.5)
     is_face = (rng.uniform(size=20000) < fuse("logit", true, scores, faces, sides)).astype(float)
-    found = fit_fusion(scores, faces, sides, is_face, FusionConfig(ridge=0.0))
-    assert (found.detector, found.judge, found.size, found.bias) == pytest.approx((1.2, 0.6, 0.3, -0.5), abs=0.1)
+    found = fit_fusion(logit(scores), faces, sides, is_face, FusionConfig(ridge=0.0))
+    assert found.weights == pytest.approx(true.weights, abs=0.1)
     assert found.fitted and Fusion.from_facts(found.to_facts()) == found
-    assert fit_fusion(scores, faces, sides, is_face, FusionConfig(use_size=False)).size == 0
+    blind = fit_fusion(logit(scores), faces, sides, is_face, FusionConfig(use_size=False))
+    assert blind.size == blind.detector_by_size == blind.judge_by_size == 0
+
+
+def test_importance_counts_proposals_more_often():
+    rng = np.random.default_rng(0)
+    odds, faces, sides = rng.normal(0, 2, 200), rng.normal(0, 2, 200), rng.uniform(8, 64, 200)
+    is_face = (rng.uniform(size=200) < 0.5).astype(float)
+    twice = np.concatenate([np.arange(200), np.arange(100)])
+    importance = np.where(np.arange(200) < 100, 2.0, 1.0)
+    weighed = fit_fusion(odds, faces, sides, is_face, FusionConfig(), importance)
+    repeated = fit_fusion(odds[twice], faces[twice], sides[twice], is_face[twice], FusionConfig())
+    assert weighed.weights == pytest.approx(repeated.weights, abs=1e-3)
+
+
+def test_map_brings_scores_to_the_scale_of_the_fit():
+    doubled = ScoreMap(knots=(0.0, 1.0), values=(0.0, 2.0))
+    fused = fuse("logit", Fusion(judge=0.0), SCORES, FACES, SIDES, doubled)
+    assert fused == pytest.approx(expit(2 * logit(SCORES)))
+    assert fuse("logit", Fusion(judge=0.0, usual_map=doubled), SCORES, FACES, SIDES) == pytest.approx(fused)
+    evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
+    assert map_scores(Fusion(), SCORES, FACES, SIDES) is None
+    assert map_scores(Fusion(evidence=evidence), SCORES, FACES, SIDES) is None  # too few
+    found = map_scores(
+        Fusion(evidence=evidence), np.linspace(0.01, 0.99, 600), np.linspace(-3, 3, 600), np.full(600, 16.0)
+    )
+    kept = Fusion(evidence=evidence, usual_map=doubled, fitted=True)
+    assert found is not None and Fusion.from_facts(kept.to_facts()) == kept
 
 
 def test_fit_without_both_classes_is_an_error():

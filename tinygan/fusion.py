@@ -12,14 +12,16 @@ from typing import Any, Literal
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import expit, log_expit, logit
+from scipy.special import expit, log_expit
 
+from tinygan.config import build_config
 from tinygan.detections import FloatArray
 from tinygan.errors import DataError
+from tinygan.score_map import IDENTITY, Evidence, ScoreMap, fit_score_map, score_logit, size_feature
 
 Method = Literal["replace", "product", "logit"]
 METHODS: tuple[Method, ...] = ("replace", "product", "logit")
-EPSILON = 1e-6
+_SAME = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,30 +30,46 @@ class FusionConfig:
 
     Attributes:
         ridge: penalty on the squared weights, which keeps fits on few proposals sane.
-        use_size: let the fit use the logarithm of the face's size.
+        use_size: let the fit use the logarithm of the face's size, alone and times score and face logit.
+        score_map: ``judge``: every detector's scores are first brought to one scale by what the judge says
+            of its proposals (see :mod:`tinygan.score_map`), here and when rescoring; ``none``: used as they are.
     """
 
     ridge: float = 1e-3
     use_size: bool = True
+    score_map: Literal["judge", "none"] = "judge"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fusion:
-    """Weights of logit fusion: detector x logit(s) + judge x c + size x log2(side / 16 px) + bias.
+    """Weights of logit fusion.
+
+    With m the detector's score as log-odds (its logit, or mapped by a score map), c the face logit and
+    z = log2(longer side / 16 px):
+
+        (detector + detector_by_size z) m + (judge + judge_by_size z) c + size z + bias
 
     Attributes:
-        detector: weight of the detector's score in logit space.
-        judge: weight of the face logit c.
-        size: weight of the logarithm of the box's longer side.
+        detector: weight of m.
+        judge: weight of c.
+        size: weight of z.
+        detector_by_size: how the weight of m grows with z.
+        judge_by_size: how the weight of c grows with z.
         bias: constant; shifts scores, never ranks.
         fitted: whether the weights were fitted on labelled proposals.
+        evidence: what c is worth, by which an unknown detector's scores are mapped; ``None``: no map.
+        usual_map: the map of all detectors together that the fit saw, for proposals too few to find their own.
     """
 
     detector: float = 1.0
     judge: float = 0.5
     size: float = 0.0
+    detector_by_size: float = 0.0
+    judge_by_size: float = 0.0
     bias: float = 0.0
     fitted: bool = False
+    evidence: Evidence | None = None
+    usual_map: ScoreMap = IDENTITY
 
     def to_facts(self) -> dict[str, Any]:
         """Plain types, for a checkpoint."""
@@ -60,35 +78,26 @@ class Fusion:
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Fusion:
         """Read back from a checkpoint."""
-        return cls(**facts)
+        return build_config(cls, facts)
+
+    @property
+    def weights(self) -> FloatArray:
+        """All weights, in the order of :func:`fusion_features`, float64 [6]."""
+        return np.array([self.detector, self.judge, self.size, self.detector_by_size, self.judge_by_size, self.bias])
 
 
-def score_logit(scores: FloatArray) -> FloatArray:
-    """Detector scores in logit space; scores are clipped to [1e-6, 1 - 1e-6] first.
-
-    Args:
-        scores: float64 [N], in [0, 1].
-
-    Raises:
-        DataError: if scores lie outside [0, 1], e.g. because they are logits.
-    """
-    if len(scores) and (scores.min() < 0 or scores.max() > 1):
-        raise DataError(
-            f"detector scores must lie in [0, 1], got {scores.min():g} to {scores.max():g}; "
-            "map them there first, e.g. by a sigmoid"
-        )
-    clipped: FloatArray = logit(np.clip(scores, EPSILON, 1 - EPSILON))
-    return clipped
-
-
-def size_feature(sides_px: FloatArray) -> FloatArray:
-    """log2 of a box's longer side over 16 px, kept within [-3, 6]."""
-    feature: FloatArray = np.clip(np.log2(np.maximum(sides_px, 1e-3) / 16.0), -3.0, 6.0)
-    return feature
+def fusion_features(log_odds: FloatArray, face_logits: FloatArray, size: FloatArray) -> FloatArray:
+    """What logit fusion weighs, float64 [N, 6]: m, c, z, m z, c z, 1."""
+    return np.stack([log_odds, face_logits, size, log_odds * size, face_logits * size, np.ones(len(size))], axis=1)
 
 
 def fuse(
-    method: Method, fusion: Fusion, scores: FloatArray, face_logits: FloatArray, sides_px: FloatArray
+    method: Method,
+    fusion: Fusion,
+    scores: FloatArray,
+    face_logits: FloatArray,
+    sides_px: FloatArray,
+    score_map: ScoreMap | None = None,
 ) -> FloatArray:
     """Final scores of judged proposals.
 
@@ -98,9 +107,10 @@ def fuse(
         scores: float64 [N], the detector's, in [0, 1].
         face_logits: float64 [N].
         sides_px: float64 [N], longer side of each box.
+        score_map: brings the detector's scores to the scale ``fusion`` was fitted on; default: its usual map.
 
     Returns:
-        float64 [N] in (0, 1). ``logit`` with judge and size 0 and detector 1 returns ``scores`` itself.
+        float64 [N] in (0, 1). ``logit`` with detector 1, all else 0 and no map returns ``scores`` itself.
     """
     if method == "replace":
         replaced: FloatArray = expit(face_logits)
@@ -108,24 +118,32 @@ def fuse(
     if method == "product":
         product: FloatArray = scores * expit(face_logits)
         return product
-    if (fusion.detector, fusion.judge, fusion.size, fusion.bias) == (1.0, 0.0, 0.0, 0.0):
+    mapping = fusion.usual_map if score_map is None else score_map
+    if tuple(fusion.weights) == _SAME and mapping == IDENTITY:
         same: FloatArray = scores.copy()
         return same
-    fused: FloatArray = expit(_combine(fusion, score_logit(scores), face_logits, size_feature(sides_px)))
+    features = fusion_features(mapping.log_odds(scores), face_logits, size_feature(sides_px))
+    fused: FloatArray = expit(features @ fusion.weights)
     return fused
 
 
 def fit_fusion(
-    scores: FloatArray, face_logits: FloatArray, sides_px: FloatArray, is_face: FloatArray, config: FusionConfig
+    log_odds: FloatArray,
+    face_logits: FloatArray,
+    sides_px: FloatArray,
+    is_face: FloatArray,
+    config: FusionConfig,
+    importance: FloatArray | None = None,
 ) -> Fusion:
     """Fit the weights of logit fusion by logistic regression on labelled proposals.
 
     Args:
-        scores: float64 [N], the detector's, in [0, 1].
+        log_odds: float64 [N], the detector's score in logit space, mapped if there is a map.
         face_logits: float64 [N].
         sides_px: float64 [N], longer side of each box.
         is_face: float64 [N], 1 where IoU >= 0.5 to a face, else 0.
         config: regularisation.
+        importance: float64 [N], how much each proposal counts; default: all the same.
 
     Returns:
         Fitted weights; a negative judge weight is not excluded, as it would show a useless judge.
@@ -138,19 +156,47 @@ def fit_fusion(
             f"fusion needs both faces and non-faces among the hold-out proposals, got {int(is_face.sum())} faces "
             f"in {len(is_face)} proposals; give more images"
         )
-    size = size_feature(sides_px) if config.use_size else np.zeros(len(scores))
-    features = np.stack([score_logit(scores), face_logits, size, np.ones(len(scores))])
-    ridge = config.ridge * np.array([1.0, 1.0, 1.0, 0.0])
+    size = size_feature(sides_px) if config.use_size else np.zeros(len(log_odds))
+    features = fusion_features(log_odds, face_logits, size)
+    ridge = config.ridge * np.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.0])
+    counts = np.ones(len(is_face)) if importance is None else importance
+    share = counts / counts.sum()
 
     def cost(weights: FloatArray) -> tuple[float, FloatArray]:
-        logits = weights @ features
-        loss = -np.mean(is_face * log_expit(logits) + (1 - is_face) * log_expit(-logits))
-        gradient = features @ (expit(logits) - is_face) / len(is_face)
+        odds = features @ weights
+        loss = -(share * (is_face * log_expit(odds) + (1 - is_face) * log_expit(-odds))).sum()
+        gradient = features.T @ (share * (expit(odds) - is_face))
         return float(loss + (ridge * weights**2).sum()), gradient + 2 * ridge * weights
 
-    found = minimize(cost, np.array([1.0, 0.5, 0.0, 0.0]), jac=True, method="L-BFGS-B")
-    detector, judge, side, bias = (float(value) for value in found.x)
-    return Fusion(detector=detector, judge=judge, size=side, bias=bias, fitted=True)
+    start = np.array([1.0, 0.5, 0.0, 0.0, 0.0, 0.0])
+    found = minimize(cost, start, jac=True, method="L-BFGS-B").x.tolist()
+    detector, judge, side, detector_by_size, judge_by_size, bias = found
+    return Fusion(
+        detector=detector,
+        judge=judge,
+        size=side,
+        detector_by_size=detector_by_size,
+        judge_by_size=judge_by_size,
+        bias=bias,
+        fitted=True,
+    )
+
+
+def map_scores(fusion: Fusion, scores: FloatArray, face_logits: FloatArray, sides_px: FloatArray) -> ScoreMap | None:
+    """The score map of one detector, from the judge's view of its proposals.
+
+    Args:
+        fusion: holds what face logits are worth.
+        scores: float64 [N], in [0, 1].
+        face_logits: float64 [N].
+        sides_px: float64 [N], longer side of each box.
+
+    Returns:
+        The map; ``None`` if the fusion has no evidence or there are too few proposals to find one.
+    """
+    if fusion.evidence is None:
+        return None
+    return fit_score_map(scores, fusion.evidence.log_ratio(face_logits, size_feature(sides_px)))
 
 
 def impute_face_logits(scores: FloatArray, judged_scores: FloatArray, judged_logits: FloatArray) -> FloatArray:
@@ -174,8 +220,3 @@ def impute_face_logits(scores: FloatArray, judged_scores: FloatArray, judged_log
     slope, offset = np.polyfit(known, judged_logits, 1)
     imputed: FloatArray = np.minimum(max(slope, 0.0) * own + offset, judged_logits.max())
     return imputed
-
-
-def _combine(fusion: Fusion, score: FloatArray, face: FloatArray, size: FloatArray) -> FloatArray:
-    combined: FloatArray = fusion.detector * score + fusion.judge * face + fusion.size * size + fusion.bias
-    return combined

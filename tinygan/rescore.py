@@ -6,26 +6,29 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
 
 from tinygan.boxes import longer_side
 from tinygan.checkpoint import Weights
-from tinygan.config import to_tree
-from tinygan.detections import Detections
+from tinygan.config import build_config, to_tree
+from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.formats.files import DetectionFiles, DetectionWriter, open_detections, write_atomically
 from tinygan.formats.names import list_images, match_names
 from tinygan.formats.wider import load_subset
-from tinygan.fusion import Fusion, Method, fuse, impute_face_logits, score_logit
+from tinygan.fusion import Fusion, Method, fuse, impute_face_logits, map_scores
 from tinygan.judge import Answer, Judge, Request, judge_images
+from tinygan.score_map import IDENTITY, ScoreMap, score_logit
 
 log = logging.getLogger(__name__)
-MARKER = "rescore.json"
+MARKER, MAP_FILE = "rescore.json", "score_map.json"
+SETTINGS = ("method", "fusion", "score_map", "map_rois", "max_rois")  # a resumed run must have the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,9 @@ class RescoreConfig:
     Attributes:
         method: ``logit``, ``product`` or ``replace``; see :func:`tinygan.fusion.fuse`.
         fusion: weights of ``logit``; those fitted in the checkpoint unless overridden.
+        score_map: ``judge``: the detector's scores are first brought to the scale that the fusion was fitted on,
+            by what the judge says of its proposals (see :mod:`tinygan.score_map`); ``none``: used as they are.
+        map_rois: proposals from which the map is found, of images spread evenly over all.
         max_rois: the best proposals of an image that are judged (the paper: 600).
         batch_size: patches in one forward pass.
         workers: threads that decode and cut.
@@ -42,12 +48,14 @@ class RescoreConfig:
 
     method: Method = "logit"
     fusion: Fusion = field(default_factory=Fusion)
+    score_map: Literal["judge", "none"] = "judge"
+    map_rois: int = 20_000
     max_rois: int = 600
     batch_size: int = 128
     workers: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("max_rois", "batch_size", "workers"):
+        for name in ("map_rois", "max_rois", "batch_size", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
@@ -67,6 +75,7 @@ class Report:
         merged: boxes removed by merging.
         written: boxes written.
         resumed: images found done by an earlier, cut-off run.
+        score_map: how the detector's scores were brought to the fusion's scale.
         seconds: wall time.
         rois_per_second: ``rescored`` of this run over ``seconds``.
     """
@@ -81,6 +90,7 @@ class Report:
     merged: int = 0
     written: int = 0
     resumed: int = 0
+    score_map: str = "none"
     seconds: float = 0.0
     rois_per_second: float = 0.0
 
@@ -176,29 +186,29 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
             _count(report, count, config)
         else:
             todo.append(name)
-    judged = 0
-    for name, answer in _judge(plan, todo, judge, config):
-        if answer.error is not None:
-            log.warning("unreadable: %s", answer.error)
-            report.unreadable.append(answer.error)
-            _keep(plan, name, writer, report)
-            continue
-        detections = plan.files[plan.file_of[name]].sorted()
-        writer.write(name, fuse_detections(detections, answer, config))
-        _count(report, len(detections), config)
-        judged += min(len(detections), config.max_rois)
+    score_map, known = _find_score_map(plan, judge, config, writer, report)
+    judged = sum(len(answer.face_logits) for answer in known.values())
+    for name in todo:
+        if name in known:
+            _finish(plan, name, known[name], score_map, config, writer, report)
+    for answer in _judge(plan, [name for name in todo if name not in known], judge, config, "rescoring"):
+        _finish(plan, answer.name, answer, score_map, config, writer, report)
+        judged += len(answer.face_logits)
     report.seconds = round(time.monotonic() - started, 3)
     report.rois_per_second = round(judged / max(report.seconds, 1e-9), 1)
     return report
 
 
-def fuse_detections(detections: Detections, answer: Answer, config: RescoreConfig) -> Detections:
+def fuse_detections(
+    detections: Detections, answer: Answer, config: RescoreConfig, score_map: ScoreMap | None = None
+) -> Detections:
     """Final scores of one image's proposals.
 
     Args:
         detections: by falling score; the first ``len(answer.face_logits)`` were judged.
         answer: the judgements.
         config: fusion.
+        score_map: of this detector; default: the fusion's usual one, or none if the config says so.
 
     Returns:
         The same boxes with fused scores and columns ``proposal_score`` and ``face_logit`` (imputed for
@@ -208,7 +218,10 @@ def fuse_detections(detections: Detections, answer: Answer, config: RescoreConfi
     rest = detections.scores[judged:]
     imputed = impute_face_logits(rest, detections.scores[:judged], answer.face_logits) if len(rest) else rest
     face_logits = np.concatenate([answer.face_logits, imputed])
-    scores = fuse(config.method, config.fusion, detections.scores, face_logits, longer_side(detections.boxes))
+    if config.score_map == "none":
+        score_map = IDENTITY
+    sides_px = longer_side(detections.boxes)
+    scores = fuse(config.method, config.fusion, detections.scores, face_logits, sides_px, score_map)
     columns = {**detections.fields, "proposal_score": detections.scores, "face_logit": face_logits}
     return Detections(detections.boxes, scores, columns)
 
@@ -243,15 +256,72 @@ def open_output(
     return writer
 
 
-def _judge(plan: Plan, todo: list[str], judge: Judge, config: RescoreConfig) -> Iterator[tuple[str, Answer]]:
+def _find_score_map(
+    plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWriter, report: Report
+) -> tuple[ScoreMap | None, dict[str, Answer]]:
+    """The detector's map, and the answers it was found from; a resumed run takes the one it began with."""
+    if config.method != "logit" or config.score_map == "none" or config.fusion.evidence is None:
+        return None, {}
+    file = writer.folder / MAP_FILE
+    known: dict[str, Answer] = {}
+    if file.is_file():
+        saved = json.loads(file.read_text())
+    else:
+        known = {answer.name: answer for answer in _judge(plan, _sample(plan, config), judge, config, "reading scores")}
+        scores, face_logits, sides_px = _columns(plan, known)
+        found = map_scores(config.fusion, scores, face_logits, sides_px)
+        saved = {"proposals": len(scores), "map": None if found is None else to_tree(found)}
+        write_atomically(file, json.dumps(saved).encode())
+    score_map = None if saved["map"] is None else build_config(ScoreMap, saved["map"])
+    report.score_map = "usual" if score_map is None else f"found from {saved['proposals']} proposals"
+    return score_map, known
+
+
+def _sample(plan: Plan, config: RescoreConfig) -> list[str]:
+    """Images spread evenly over all, with about ``map_rois`` proposals in all."""
+    names = [name for name in plan.counts if name in plan.image_of]
+    total = sum(min(plan.counts[name], config.max_rois) for name in names)
+    return names[:: max(1, -(-total // config.map_rois))]
+
+
+def _columns(plan: Plan, answers: Mapping[str, Answer]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Scores, face logits and sides of all judged proposals."""
+    columns: list[tuple[FloatArray, FloatArray, FloatArray]] = [(np.zeros(0), np.zeros(0), np.zeros(0))]
+    for name, answer in answers.items():
+        best = plan.files[plan.file_of[name]].sorted()[: len(answer.face_logits)]
+        columns.append((best.scores, answer.face_logits, longer_side(best.boxes)))
+    scores, face_logits, sides_px = (np.concatenate(column) for column in zip(*columns, strict=True))
+    return scores, face_logits, sides_px
+
+
+def _judge(plan: Plan, names: list[str], judge: Judge, config: RescoreConfig, task: str) -> Iterator[Answer]:
     def requests() -> Iterator[Request]:
-        for name in todo:
+        for name in names:
             best = plan.files[plan.file_of[name]].sorted()[: config.max_rois]
             yield Request(name, plan.image_of[name], best.boxes)
 
     answers = judge_images(judge, requests(), config.batch_size, config.workers)
-    for answer in tqdm(answers, total=len(todo), desc="rescoring", unit="image", disable=None):
-        yield answer.name, answer
+    yield from tqdm(answers, total=len(names), desc=task, unit="image", disable=None)
+
+
+def _finish(
+    plan: Plan,
+    name: str,
+    answer: Answer,
+    score_map: ScoreMap | None,
+    config: RescoreConfig,
+    writer: DetectionWriter,
+    report: Report,
+) -> None:
+    """Write one image's detections; those of an image that cannot be read as they are."""
+    if answer.error is not None:
+        log.warning("unreadable: %s", answer.error)
+        report.unreadable.append(answer.error)
+        _keep(plan, name, writer, report)
+        return
+    detections = plan.files[plan.file_of[name]].sorted()
+    writer.write(name, fuse_detections(detections, answer, config, score_map))
+    _count(report, len(detections), config)
 
 
 def _count_proposals(files: DetectionFiles, file: str, config: RescoreConfig) -> int:
@@ -282,7 +352,7 @@ def _settings(weights: Weights, config: RescoreConfig, proposals: Path) -> dict[
     digest = hashlib.sha256()
     for name in sorted(weights.tensors):
         digest.update(weights.tensors[name].contiguous().numpy().tobytes())
-    settings = {key: value for key, value in to_tree(config).items() if key in ("method", "fusion", "max_rois")}
+    settings = {key: value for key, value in to_tree(config).items() if key in SETTINGS}
     return {"weights": digest.hexdigest(), **settings, "proposals": str(proposals.resolve())}
 
 
@@ -291,6 +361,7 @@ def _clear(folder: Path) -> None:
     for file in folder.rglob("*.txt"):
         file.unlink()
     (folder / MARKER).unlink()
+    (folder / MAP_FILE).unlink(missing_ok=True)
     for below in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
         if not any(below.iterdir()):
             below.rmdir()

@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.special import logit
 
-from tinygan.checkpoint import Weights, save_weights
+from tinygan.checkpoint import Weights, load_weights, save_weights
 from tinygan.cli.rescore import main
 from tinygan.config import load_config, to_tree
 from tinygan.formats.files import open_detections
 from tinygan.fusion import Fusion
 from tinygan.models.discriminator import Discriminator
 from tinygan.models.generator import Generator
+from tinygan.score_map import Evidence, ScoreMap
 from tinygan.train.recipe import Recipe
 
 IDENTITY = ["--set", "fusion.judge=0", "--set", "fusion.size=0"]
@@ -114,6 +116,42 @@ def test_archive_in_and_out_agrees_with_folders(data, checkpoint, tmp_path):
     assert not (tmp_path / "out.tar.gz.partial").exists()
 
 
+def test_scores_are_mapped_once_and_a_resumed_run_keeps_the_map(data, checkpoint, tmp_path, monkeypatch, capsys):
+    fused = load_weights(checkpoint, ("fused",))
+    evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
+    fusion = Fusion(detector=0.8, judge=0.6, fitted=True, evidence=evidence)
+    mapped = tmp_path / "mapped.safetensors"
+    save_weights(mapped, Weights("fused", fused.config, fused.tensors, {"fusion": fusion.to_facts()}))
+    monkeypatch.setattr("tinygan.score_map.MIN_PROPOSALS", 20)
+    out = tmp_path / "out"
+    assert main(typed(data, mapped, out)) == 0
+    assert "score map: found from 60 proposals" in capsys.readouterr().out
+    first = {name: out_file.scores for name, out_file in open_detections(out).items()}
+    (out / "0--Parade/val_2.txt").unlink()
+    monkeypatch.setattr("tinygan.rescore.map_scores", lambda *columns: pytest.fail("the map was found already"))
+    assert main(typed(data, mapped, out, "--resume")) == 0
+    assert all(np.allclose(first[name], open_detections(out)[name].scores) for name in first)
+    assert main(typed(data, mapped, out, "--set", "score_map=none", "--resume")) == 2
+    assert "written with other settings" in capsys.readouterr().err
+    assert main(typed(data, mapped, out, "--set", "score_map=none", "--overwrite")) == 0
+    assert "score map: none" in capsys.readouterr().out and not (out / "score_map.json").exists()
+    unmapped = open_detections(out)
+    assert not all(np.allclose(first[name], unmapped[name].scores) for name in first)
+
+
+def test_few_proposals_take_the_usual_map(data, checkpoint, tmp_path, capsys):
+    fused = load_weights(checkpoint, ("fused",))
+    evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
+    usual = ScoreMap(knots=(0.0, 1.0), values=(0.0, 2.0))
+    fusion = Fusion(judge=0.0, fitted=True, evidence=evidence, usual_map=usual)
+    mapped = tmp_path / "mapped.safetensors"
+    save_weights(mapped, Weights("fused", fused.config, fused.tensors, {"fusion": fusion.to_facts()}))
+    assert main(typed(data, mapped, tmp_path / "out")) == 0
+    assert "score map: usual" in capsys.readouterr().out
+    before, after = open_detections(data.proposals / "val"), open_detections(tmp_path / "out")
+    assert all(np.allclose(logit(after[name].scores), 2 * logit(before[name].scores), atol=1e-3) for name in before)
+
+
 def test_subset_restricts_what_is_written(data, checkpoint, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("0--Parade/val_1.jpg\n0--Parade/val_3.jpg\n")
@@ -179,8 +217,6 @@ def test_mistakes_are_one_line_and_exit_2(option, value, message, data, checkpoi
 
 
 def test_unfitted_fusion_is_used_with_a_warning(data, checkpoint, tmp_path, caplog):
-    from tinygan.checkpoint import load_weights
-
     fused = load_weights(checkpoint, ("fused",))
     plain = tmp_path / "gan.safetensors"
     save_weights(plain, Weights("gan", fused.config, fused.tensors, {}))

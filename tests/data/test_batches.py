@@ -64,6 +64,18 @@ def test_nothing_to_learn_super_resolution_from_is_an_error():
         BatchSource({PAIRED: stream(32, 0, 1.0)}, CROPS, BatchConfig(), DegradationConfig(), 4, 0)
 
 
-def test_wild_share_is_at_most_half():
-    with pytest.raises(ValueError, match=r"wild must lie in \[0, 0.5\]"):
-        BatchConfig(wild=0.6)
+def test_shares_are_checked():
+    with pytest.raises(ValueError, match=r"wild must lie in \[0, 0.9\]"):
+        BatchConfig(wild=0.95)
+    with pytest.raises(ValueError, match="grey is a share"):
+        BatchConfig(grey=2)
+
+
+def test_colour_changes_channels_and_grey_makes_them_equal():
+    plain = source(brightness=0.0, contrast=0.0).draw(0)
+    tinted = source(brightness=0.0, contrast=0.0, colour=0.2).draw(0)
+    ratio = (tinted.hr / plain.hr.clamp_min(0.2))[plain.hr.amax(dim=(1, 2, 3)) > 0]
+    assert not torch.equal(plain.hr, tinted.hr) and ratio.max() < 1.3
+    grey = source(grey=1.0).draw(0)
+    for picture in (grey.lr, grey.hr, grey.small, grey.medium):
+        assert torch.allclose(picture[:, 0], picture[:, 2], atol=1e-6)

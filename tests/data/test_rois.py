@@ -43,6 +43,14 @@ def test_hardest_negatives_come_first_and_quota_holds():
     assert rois.scores.tolist() == pytest.approx(np.linspace(0.1, 0.9, 10)[:-4:-1].tolist())
 
 
+def test_negatives_scored_like_faces_are_left_out():
+    boxes = np.array([[300.0, 0, 320, 20], [340, 0, 360, 20], [0, 0, 20, 20]])
+    detections = Detections(boxes, np.array([0.95, 0.5, 0.99]))
+    config = RoiConfig(unlabelled_score=0.9, jitters_per_face=0, backgrounds_per_image=0)
+    rois = choose_rois([detections], TRUTH, (900, 900), config, np.random.default_rng(0))
+    assert sorted(zip(rois.labels.tolist(), rois.scores.tolist(), strict=True)) == [(NON_FACE, 0.5), (FACE, 0.99)]
+
+
 def test_jitter_only_around_usable_faces_and_backgrounds_away_from_them():
     config = RoiConfig(jitters_per_face=20, backgrounds_per_image=20)
     rois = choose_rois([], TRUTH, (400, 300), config, np.random.default_rng(0))

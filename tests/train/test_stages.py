@@ -101,6 +101,32 @@ def test_discriminator_is_not_moved_by_the_generator_step(runtime, tiny_options)
     assert all(torch.equal(before[name], value) for name, value in one.discriminator.state_dict().items())
 
 
+def test_generator_waits_for_its_turn(runtime, tiny_options):
+    one = stage("gan", runtime, [*tiny_options, "adversarial_game.discriminator_steps=3"])
+    before = {name: value.clone() for name, value in one.generator.state_dict().items()}
+    rows = train(one, 3, 1e-2)
+    assert ["pixel_g1" in row for row in rows] == [True, False, False]
+    after_one = {name: value.clone() for name, value in one.generator.state_dict().items()}
+    assert any(not torch.equal(before[name], value) for name, value in after_one.items())
+    other = stage("gan", runtime, [*tiny_options, "adversarial_game.discriminator_steps=3"])
+    other.load_state_dict(one.state_dict())
+    assert "pixel_g1" in train(other, 1, 1e-2)[0]
+    one = stage("gan", runtime, [*tiny_options, "adversarial_game.discriminator_steps=3"])
+    one.steps_done, untouched = 1, {name: value.clone() for name, value in one.generator.state_dict().items()}
+    train(one, 2, 1e-2)
+    assert all(torch.equal(untouched[name], value) for name, value in one.generator.state_dict().items())
+
+
+def test_gan_goes_on_from_gan_with_its_discriminator(runtime, tiny_options):
+    one = stage("gan", runtime, tiny_options)
+    train(one, 2, 1e-2)
+    tensors = {f"generator.{name}": value for name, value in one.generator.state_dict().items()}
+    tensors |= {f"discriminator.{name}": value for name, value in one.discriminator.state_dict().items()}
+    again = Gan(one.recipe, runtime, one.held_out, Weights("gan", to_tree(one.recipe), tensors))
+    pairs = zip(one.discriminator.parameters(), again.discriminator.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
 def test_average_follows_the_weights(runtime, tiny_options):
     one = stage("gan", runtime, [*tiny_options, "adversarial_game.ema_decay=0.9"])
     train(one, 5, 1e-2)

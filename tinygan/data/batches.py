@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,20 +21,42 @@ class BatchConfig:
     """What a batch is made of. None of these is stated in the paper.
 
     Attributes:
-        wild: share of wild patches (small and medium crops) in a batch of stage ``gan``; at most one half.
+        wild: share of wild patches (small and medium crops) in a batch of stage ``gan``. Above a half the real/fake
+            game sees few pairs; the judge sees more of what it is for.
         medium: share of the wild patches that go straight to the discriminator; default: as in the data.
         brightness: largest relative change of brightness.
         contrast: largest relative change of contrast.
+        colour: largest relative change of each colour channel.
+        grey: share of patches turned grey.
     """
 
     wild: float = 0.5
     medium: float | None = None
     brightness: float = 0.2
     contrast: float = 0.2
+    colour: float = 0.0
+    grey: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.wild <= 0.5:
-            raise ValueError(f"wild must lie in [0, 0.5], got {self.wild}")
+        if not 0 <= self.wild <= 0.9:
+            raise ValueError(f"wild must lie in [0, 0.9], as super-resolution learns from pairs; got {self.wild}")
+        if not 0 <= self.grey <= 1:
+            raise ValueError(f"grey is a share in [0, 1], got {self.grey}")
+
+
+class _Light(NamedTuple):
+    """How a batch's patches are lit: gain [N, 3, 1, 1], shift [N, 1, 1, 1], is_grey bool [N]."""
+
+    gain: Tensor
+    shift: Tensor
+    is_grey: Tensor
+
+    def apply(self, pixels: ByteArray) -> Tensor:
+        """uint8 [N, S, S, 3] to float32 [N, 3, S, S] in [0, 1], in this light."""
+        picture = to_float(pixels)
+        if self.is_grey.any():
+            picture[self.is_grey] = picture[self.is_grey].mean(dim=1, keepdim=True)
+        return picture.mul_(self.gain).add_(self.shift).clamp_(0, 1)
 
 
 @dataclass(frozen=True)
@@ -157,14 +180,14 @@ class BatchSource:
         lr = np.stack([make_lr(patch, self._degradation, rng) for patch in hr])
         small, small_labels = self._take(SMALL, rng)
         medium, medium_labels = self._take(MEDIUM, rng)
-        gain, shift = self._light(len(hr), rng)
+        light = self._light(len(hr), rng)
         return Batch(
-            lr=_to_tensor(lr, gain, shift),
-            hr=_to_tensor(hr, gain, shift),
+            lr=light.apply(lr),
+            hr=light.apply(hr),
             labels=labels,
-            small=_to_tensor(small, *self._light(len(small), rng)),
+            small=self._light(len(small), rng).apply(small),
             small_labels=small_labels,
-            medium=_to_tensor(medium, *self._light(len(medium), rng)),
+            medium=self._light(len(medium), rng).apply(medium),
             medium_labels=medium_labels,
         )
 
@@ -179,18 +202,16 @@ class BatchSource:
         pixels[mirrored] = pixels[mirrored, :, ::-1]
         return pixels, torch.from_numpy(patches.labels[chosen].astype(np.float32))
 
-    def _light(self, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Gain and shift of each patch; LR and HR of a pair share them."""
-        contrast = 1 + rng.uniform(-1, 1, count) * self._config.contrast
-        shift = rng.uniform(-0.5, 0.5, count) * self._config.brightness + (1 - contrast) * 0.5
-        as_column = [torch.from_numpy(v.astype(np.float32)).view(-1, 1, 1, 1) for v in (contrast, shift)]
-        return as_column[0], as_column[1]
+    def _light(self, count: int, rng: np.random.Generator) -> _Light:
+        """Light of each patch; LR and HR of a pair share it."""
+        contrast = 1 + rng.uniform(-1, 1, (count, 1)) * self._config.contrast
+        shift = rng.uniform(-0.5, 0.5, (count, 1)) * self._config.brightness + (1 - contrast) * 0.5
+        gain = contrast * (1 + rng.uniform(-1, 1, (count, 3)) * self._config.colour)
+        is_grey = rng.random(count) < self._config.grey
+        as_pictures = [torch.from_numpy(value.astype(np.float32))[:, :, None, None] for value in (gain, shift)]
+        return _Light(as_pictures[0], as_pictures[1], torch.from_numpy(is_grey))
 
 
 def to_float(pixels: ByteArray) -> Tensor:
     """uint8 [B, S, S, 3] to float32 [B, 3, S, S] in [0, 1], stored channels-last."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
-
-
-def _to_tensor(pixels: ByteArray, gain: Tensor, shift: Tensor) -> Tensor:
-    return to_float(pixels).mul_(gain).add_(shift).clamp_(0, 1)

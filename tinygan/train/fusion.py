@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +21,11 @@ from tinygan.errors import DataError
 from tinygan.formats.files import open_detections, write_atomically
 from tinygan.formats.names import select_names
 from tinygan.formats.wider import WiderSplit, load_split, load_subset
-from tinygan.fusion import Fusion, fit_fusion
+from tinygan.fusion import Fusion, FusionConfig, fit_fusion, map_scores
 from tinygan.judge import Judge, Request, judge_images
 from tinygan.loop import FINISHED_FILE, RunFolder
 from tinygan.runtime import Runtime
+from tinygan.score_map import IDENTITY, fit_evidence, size_feature
 from tinygan.train.prepare import TrainingInput, match_proposals
 from tinygan.train.recipe import Recipe
 
@@ -32,7 +34,7 @@ FUSION_FILE = "fusion.json"
 
 
 class Labelled(NamedTuple):
-    """Judged hold-out proposals, float64 [N] each."""
+    """Judged hold-out proposals of one detector, float64 [N] each."""
 
     scores: FloatArray
     face_logits: FloatArray
@@ -74,23 +76,47 @@ def train_fusion(
     names = holdout_names(split, weights, subset, init)
     judge = Judge.from_weights(weights, runtime)
     unreadable: list[str] = []
-    labelled = []
+    labelled: dict[str, Labelled] = {}
     for path in data.proposals:
         proposals = match_proposals(open_detections(path), split)
         held_out = {name: proposals[name] for name in names if name in proposals}
         rows = [*_judge_labelled(judge, held_out, split, recipe.rois, batch_size, max_rois, unreadable)]
         if rows:
-            labelled.append(Labelled(*(np.concatenate(column) for column in zip(*rows, strict=True))))
+            labelled[str(path)] = Labelled(*(np.concatenate(column) for column in zip(*rows, strict=True)))
     if not labelled:
         raise DataError(f"{data.proposals[0]}: holds no proposals of the {len(names)} hold-out images")
-    together = Labelled(*(np.concatenate(column) for column in zip(*labelled, strict=True)))
-    fusion = fit_fusion(*together, recipe.fusion)
+    fusion = fit_detectors(list(labelled.values()), recipe.fusion)
     facts = {**weights.facts, "fusion": fusion.to_facts()}
     if runtime.is_main:
-        _report(folder, fusion, together, len(names))
+        _report(folder, fusion, labelled, len(names))
         save_weights(folder.file(WEIGHTS_FILE), Weights("fused", to_tree(recipe), weights.tensors, facts))
         write_atomically(folder.file(FINISHED_FILE), json.dumps({"unreadable": unreadable}).encode())
     return unreadable
+
+
+def fit_detectors(labelled: Sequence[Labelled], config: FusionConfig) -> Fusion:
+    """Fit fusion on the proposals of one detector or more, each of which counts the same.
+
+    With ``score_map: judge`` every detector's scores are mapped as those of an unknown one will be:
+    by the judge, without its labels.
+
+    Raises:
+        DataError: if there are not both faces and non-faces.
+    """
+    together = Labelled(*(np.concatenate(column) for column in zip(*labelled, strict=True)))
+    importance = np.concatenate([np.full(len(one.scores), 1 / len(one.scores)) for one in labelled])
+    basis = Fusion()
+    if config.score_map == "judge" and 0 < together.is_face.sum() < len(together.is_face):
+        detector = np.repeat(np.arange(len(labelled)), [len(one.scores) for one in labelled])
+        size = size_feature(together.sides_px)
+        basis = Fusion(evidence=fit_evidence(together.face_logits, size, together.is_face, detector))
+    usual = map_scores(basis, together.scores, together.face_logits, together.sides_px) or IDENTITY
+    maps = [map_scores(basis, one.scores, one.face_logits, one.sides_px) or usual for one in labelled]
+    log_odds = np.concatenate([found.log_odds(one.scores) for found, one in zip(maps, labelled, strict=True)])
+    fusion = fit_fusion(
+        log_odds, together.face_logits, together.sides_px, together.is_face, config, importance=importance
+    )
+    return replace(fusion, evidence=basis.evidence, usual_map=usual)
 
 
 def holdout_names(split: WiderSplit, weights: Weights, subset: Path | None, init: Path) -> list[str]:
@@ -166,16 +192,13 @@ def _judge_labelled(
         yield Labelled(*(column[counts] for column in columns))
 
 
-def _report(folder: RunFolder, fusion: Fusion, labelled: Labelled, images: int) -> None:
-    summary = {
-        "images": images,
-        "proposals": len(labelled.scores),
-        "faces": int(labelled.is_face.sum()),
-        "fusion": fusion.to_facts(),
-    }
+def _report(folder: RunFolder, fusion: Fusion, labelled: Mapping[str, Labelled], images: int) -> None:
+    counts = {path: {"proposals": len(one.scores), "faces": int(one.is_face.sum())} for path, one in labelled.items()}
+    summary = {"images": images, "detectors": counts, "fusion": fusion.to_facts()}
     write_atomically(folder.file(FUSION_FILE), json.dumps(summary, indent=1).encode())
     log.info(
-        "fusion: %.3f x logit(score) + %.3f x face logit %+.3f x log2(side / 16 px) %+.3f, fitted on %d proposals of "
-        "%d hold-out images",
-        fusion.detector, fusion.judge, fusion.size, fusion.bias, len(labelled.scores), images,
+        "fusion: (%.3f %+.3f z) x log-odds of the score + (%.3f %+.3f z) x face logit %+.3f z %+.3f, "
+        "z = log2(side / 16 px), fitted on %d proposals of %d hold-out images",
+        fusion.detector, fusion.detector_by_size, fusion.judge, fusion.judge_by_size, fusion.size, fusion.bias,
+        sum(len(one.scores) for one in labelled.values()), images,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Stage ``gan``: generator and discriminator train by turns (Bai et al. 2018, Eq. 7-9, k = 1)."""
+"""Stage ``gan``: generator and discriminator train by turns (Bai et al. 2018, Eq. 7-9)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Gan:
         recipe: sizes, losses and schedule.
         runtime: the device.
         held_out: patches to measure and picture.
-        init: weights of stage ``mse-init``.
+        init: weights of stage ``mse-init``, or of an earlier stage ``gan``, whose discriminator goes on too.
     """
 
     def __init__(self, recipe: Recipe, runtime: Runtime, held_out: HeldOut, init: Weights) -> None:
@@ -45,6 +45,9 @@ class Gan:
         self.generator = Generator(recipe.generator)
         load_part(self.generator, init, "generator")
         self.discriminator = Discriminator(recipe.discriminator, recipe.crops.hr_size)
+        if init.kind != "generator":
+            load_part(self.discriminator, init, "discriminator")
+        self.steps_done = 0
         self.generator_optimiser = torch.optim.Adam(self.generator.parameters(), betas=(0.9, 0.999))
         self.discriminator_optimiser = torch.optim.Adam(self.discriminator.parameters(), betas=(0.9, 0.999))
         for network in (self.generator, self.discriminator):
@@ -52,13 +55,16 @@ class Gan:
         self.averages = self._start_averages(recipe.adversarial_game.ema_decay)
 
     def step(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Super-resolve the batch once, then update D, then G."""
+        """Super-resolve the batch once, then update D, then, every k-th time, G."""
         batch = batch.to(self.runtime.device)
-        self.generator.train()
-        with self.runtime.autocast():
+        updates_both = self.steps_done % self.recipe.adversarial_game.discriminator_steps == 0
+        self.generator.train(updates_both)  # for D alone: pictures as they are at test
+        with self.runtime.autocast(), torch.set_grad_enabled(updates_both):
             generated = self.generator(torch.cat([batch.lr, batch.small]))
         terms = self._update_discriminator(batch, generated.refined.detach())
-        terms.update(self._update_generator(batch, generated))
+        if updates_both:
+            terms.update(self._update_generator(batch, generated))
+        self.steps_done += 1
         for average, network in zip(self.averages, (self.generator, self.discriminator), strict=False):
             average.update_parameters(network)
         return terms
@@ -134,15 +140,16 @@ class Gan:
                 group["lr"] = own
 
     def state_dict(self) -> dict[str, Any]:
-        """Networks, optimisers and averages."""
+        """Networks, optimisers, averages, and whose turn it is."""
         self.runtime.average_buffers(self.generator)
         self.runtime.average_buffers(self.discriminator)
-        return {name: part.state_dict() for name, part in self._parts().items()}
+        return {"steps_done": self.steps_done, **{name: part.state_dict() for name, part in self._parts().items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put all back."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
+        self.steps_done = int(state["steps_done"])
 
     def evaluate(self) -> dict[str, float]:
         """PSNR and, per stream, how well the face logit separates held-out faces from non-faces."""
@@ -186,7 +193,7 @@ def train_gan(data: TrainingInput, init: Path, recipe: Recipe, folder: RunFolder
 
     Args:
         data: images and at least one detector's proposals.
-        init: run folder of stage ``mse-init``.
+        init: run folder of stage ``mse-init``, or of stage ``gan`` to train on.
         recipe: sizes must be those of ``init``.
         folder: the run.
         runtime: the device.

@@ -23,14 +23,19 @@ class GanConfig:
         ema_decay: exponential moving average of the generator's and discriminator's weights, which
             is what is saved; 0 switches it off.
         discriminator_rate: the discriminator's learning rate, as a factor on the schedule's.
+        discriminator_steps: k, the discriminator's updates for each of the generator's (1 in the paper). The
+            judge needs many more patches than the generator, whose updates cost the most.
     """
 
     ema_decay: float = 0.0
     discriminator_rate: float = 1.0
+    discriminator_steps: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        if self.discriminator_steps < 1:
+            raise ValueError(f"discriminator_steps must be at least 1, got {self.discriminator_steps}")
 
 
 @dataclass(frozen=True, kw_only=True)

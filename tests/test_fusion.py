@@ -2,9 +2,16 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from tinygan.errors import DataError
-from tinygan.fusion import Fusion, FusionConfig, fit_fusion, fuse, impute_face_logits, map_scores
-from tinygan.score_map import Evidence, ScoreMap
+from tinygan.detector_view import DetectorView, Evidence, ScoreMap
+from tinygan.fusion import (
+    Fusion,
+    FusionConfig,
+    calibrate,
+    fuse,
+    impute_face_logits,
+    search_weights,
+    view_detector,
+)
 
 SCORES = np.array([0.9, 0.5, 0.02])
 FACES = np.array([-1.0, 0.0, 3.0])
@@ -31,53 +38,61 @@ def test_weight_zero_with_fitted_detector_weight_keeps_the_rank():
     assert (np.diff(fused) > 0).all()
 
 
-def test_fit_recovers_the_weights_that_made_the_labels():
-    rng = np.random.default_rng(0)
-    scores, faces, sides = rng.uniform(0.02, 0.98, 20000), rng.normal(0, 2, 20000), rng.uniform(8, 64, 20000)
-    true = Fusion(detector=1.2, judge=0.6, size=0.3, detector_by_size=-0.2, judge_by_size=0.1, bias=-0.5)
-    is_face = (rng.uniform(size=20000) < fuse("logit", true, scores, faces, sides)).astype(float)
-    found = fit_fusion(logit(scores), faces, sides, is_face, FusionConfig(ridge=0.0))
-    assert found.weights == pytest.approx(true.weights, abs=0.1)
-    assert found.fitted and Fusion.from_facts(found.to_facts()) == found
-    blind = fit_fusion(logit(scores), faces, sides, is_face, FusionConfig(use_size=False))
-    assert blind.size == blind.detector_by_size == blind.judge_by_size == 0
-
-
-def test_importance_counts_proposals_more_often():
-    rng = np.random.default_rng(0)
-    odds, faces, sides = rng.normal(0, 2, 200), rng.normal(0, 2, 200), rng.uniform(8, 64, 200)
-    is_face = (rng.uniform(size=200) < 0.5).astype(float)
-    twice = np.concatenate([np.arange(200), np.arange(100)])
-    importance = np.where(np.arange(200) < 100, 2.0, 1.0)
-    weighed = fit_fusion(odds, faces, sides, is_face, FusionConfig(), importance)
-    repeated = fit_fusion(odds[twice], faces[twice], sides[twice], is_face[twice], FusionConfig())
-    assert weighed.weights == pytest.approx(repeated.weights, abs=1e-3)
-
-
-def test_map_brings_scores_to_the_scale_of_the_fit():
+def test_view_brings_scores_to_one_scale_and_only_surprise_counts():
     doubled = ScoreMap(knots=(0.0, 1.0), values=(0.0, 2.0))
-    fused = fuse("logit", Fusion(judge=0.0), SCORES, FACES, SIDES, doubled)
-    assert fused == pytest.approx(expit(2 * logit(SCORES)))
-    assert fuse("logit", Fusion(judge=0.0, usual_map=doubled), SCORES, FACES, SIDES) == pytest.approx(fused)
+    view = DetectorView(score_map=doubled, expected=(0.5, 0.0, 1.0, 0.0, 0.0, 0.0))
+    fused = fuse("logit", Fusion(judge=0.5), SCORES, FACES, SIDES, view)
+    size = np.array([1.0, 0.0, -1.0])
+    assert fused == pytest.approx(expit(2 * logit(SCORES) + 0.5 * (FACES - 0.5 - size)))
+    assert fuse("logit", Fusion(judge=0.5, usual_view=view), SCORES, FACES, SIDES) == pytest.approx(fused)
+
+
+def test_judge_fades_with_size_but_never_turns_against_itself():
+    fading = Fusion(judge=0.5, judge_by_size=-0.5)
+    fused = fuse("logit", fading, np.full(3, 0.5), np.ones(3), np.array([8.0, 16.0, 64.0]))
+    assert logit(fused) == pytest.approx([1.0, 0.5, 0.0])
+
+
+def test_search_finds_the_best_of_the_values():
+    def quality(trial: Fusion) -> float:
+        return -((trial.judge - 0.75) ** 2) - (trial.judge_by_size + 0.2) ** 2 - (trial.size - 0.3) ** 2
+
+    found = search_weights(quality, Fusion(judge=0.0), FusionConfig())
+    assert (found.judge, found.judge_by_size, found.size) == (0.75, -0.2, 0.3)
+    assert search_weights(lambda trial: 0.0, Fusion(judge=0.5), FusionConfig()).judge == 0.5  # ties change nothing
+
+
+def test_calibration_keeps_ranks_and_says_shares():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 4, 20000)
+    is_face = (rng.uniform(size=20000) < expit(0.5 * logits - 1)).astype(float)
+    found = calibrate(Fusion(judge=0.8, judge_by_size=-0.2, size=0.4), logits, is_face)
+    assert (found.detector, found.bias) == pytest.approx((0.5, -1.0), abs=0.05)
+    assert (found.judge, found.judge_by_size, found.size) == pytest.approx((0.4, -0.1, 0.2), abs=0.05)
+
+
+def test_view_needs_evidence_and_facts_come_back():
     evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
-    assert map_scores(Fusion(), SCORES, FACES, SIDES) is None
-    assert map_scores(Fusion(evidence=evidence), SCORES, FACES, SIDES) is None  # too few
-    found = map_scores(
-        Fusion(evidence=evidence), np.linspace(0.01, 0.99, 600), np.linspace(-3, 3, 600), np.full(600, 16.0)
-    )
-    kept = Fusion(evidence=evidence, usual_map=doubled, fitted=True)
-    assert found is not None and Fusion.from_facts(kept.to_facts()) == kept
-
-
-def test_fit_without_both_classes_is_an_error():
-    with pytest.raises(DataError, match="needs both faces and non-faces"):
-        fit_fusion(SCORES, FACES, SIDES, np.ones(3), FusionConfig())
+    assert view_detector(Fusion(), SCORES, FACES, SIDES) is None
+    assert view_detector(Fusion(evidence=evidence), SCORES, FACES, SIDES) is None  # too few
+    columns = np.linspace(0.01, 0.99, 600), np.linspace(-3, 3, 600), np.linspace(8, 64, 600)
+    view = view_detector(Fusion(evidence=evidence), *columns)
+    assert view is not None
+    kept = Fusion(evidence=evidence, usual_view=view, fitted=True)
+    assert Fusion.from_facts(kept.to_facts()) == kept
 
 
 def test_imputed_logits_follow_the_judged_ones():
-    judged = np.linspace(0.5, 0.95, 20)
+    judged, some = np.linspace(0.5, 0.95, 20), np.array([16.0])
     logits = 2 * logit(judged) - 3
-    assert impute_face_logits(np.array([0.1]), judged, logits) == pytest.approx(2 * logit([0.1]) - 3)
-    assert impute_face_logits(np.array([0.1]), judged[:3], logits[:3]) == pytest.approx(logit([0.1]))
-    falling = impute_face_logits(np.array([0.01, 0.02]), judged, -logits)
+    assert impute_face_logits(np.array([0.1]), some, judged, logits) == pytest.approx(2 * logit([0.1]) - 3)
+    assert impute_face_logits(np.array([0.1]), some, judged[:3], logits[:3]) == pytest.approx(logit([0.1]))
+    falling = impute_face_logits(np.array([0.01, 0.02]), np.full(2, 16.0), judged, -logits)
     assert falling[0] == falling[1]  # never a reward for a lower score
+
+
+def test_with_a_view_unjudged_boxes_bring_no_surprise():
+    view = DetectorView(expected=(1.0, 0.5, 0.0, 0.0, 0.0, 0.0))
+    imputed = impute_face_logits(SCORES, SIDES, SCORES[:1], FACES[:1], view)
+    assert imputed == pytest.approx(1 + 0.5 * logit(SCORES))
+    assert fuse("logit", Fusion(judge=0.9), SCORES, imputed, SIDES, view) == pytest.approx(SCORES)

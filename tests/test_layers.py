@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"tinygan.detect", "tinygan.integrations"},
     {"tinygan.train", "tinygan.rescore", "proposals.train"},
     {"tinygan.judge", "tinygan.fusion", "tinygan.loop", "tinygan.evaluate"},
-    {"tinygan.models", "tinygan.losses", "tinygan.data", "tinygan.score_map", "proposals"},
+    {"tinygan.models", "tinygan.losses", "tinygan.data", "tinygan.detector_view", "proposals"},
     {"tinygan.formats", "tinygan.checkpoint", "tinygan.viz"},
     {"tinygan.boxes", "tinygan.config", "tinygan.runtime"},
     {"tinygan.errors", "tinygan.detections"},

@@ -1,13 +1,14 @@
 """The detector's score and the judge's face logit become one score.
 
-Measured on real proposals, replacing the score by the face logit loses precision and adding the
-two in logit space gains it; hence ``logit`` is the default and its weights are fitted.
+Measured on real proposals, replacing the score by the face logit loses precision. Adding the two in logit
+space gains it for small faces, at the cost of large ones; adding the *surprise*, the face logit minus what a
+proposal of this score and size usually gets, gains it for both. Hence ``logit`` is the default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,60 +17,60 @@ from scipy.special import expit, log_expit
 
 from tinygan.config import build_config
 from tinygan.detections import FloatArray
-from tinygan.errors import DataError
-from tinygan.score_map import IDENTITY, Evidence, ScoreMap, fit_score_map, score_logit, size_feature
+from tinygan.detector_view import IDENTITY, PLAIN, DetectorView, Evidence, fit_view, score_logit, size_feature
 
 Method = Literal["replace", "product", "logit"]
 METHODS: tuple[Method, ...] = ("replace", "product", "logit")
-_SAME = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:
-    """How fusion weights are fitted.
+    """How fusion weights are fitted: by coordinate search, for the best mean AP on the hold-out.
 
     Attributes:
-        ridge: penalty on the squared weights, which keeps fits on few proposals sane.
-        use_size: let the fit use the logarithm of the face's size, alone and times score and face logit.
-        score_map: ``judge``: every detector's scores are first brought to one scale by what the judge says
-            of its proposals (see :mod:`tinygan.score_map`), here and when rescoring; ``none``: used as they are.
+        heights_px: AP counts faces of at least these heights in turn, the others are ignored. Like the official
+            subsets they nest, so that large faces count in all of them.
+        judge: values of the judge's weight to try.
+        judge_by_size: values of its slope over size.
+        size: values of the size's weight.
+        sweeps: passes over the three.
     """
 
-    ridge: float = 1e-3
-    use_size: bool = True
-    score_map: Literal["judge", "none"] = "judge"
+    heights_px: tuple[float, ...] = (0.0, 0.0, 24.0, 48.0)
+    judge: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+    judge_by_size: tuple[float, ...] = (0.0, -0.1, -0.2, -0.3, -0.4)
+    size: tuple[float, ...] = (-0.15, 0.0, 0.15, 0.3, 0.45)
+    sweeps: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fusion:
     """Weights of logit fusion.
 
-    With m the detector's score as log-odds (its logit, or mapped by a score map), c the face logit and
-    z = log2(longer side / 16 px):
+    With m the detector's score as log-odds, z = log2(longer side / 16 px), c the face logit and c' what a
+    :class:`~tinygan.detector_view.DetectorView` expects of m and z (0 without a view):
 
-        (detector + detector_by_size z) m + (judge + judge_by_size z) c + size z + bias
+        detector m + max(judge + judge_by_size z, 0) (c - c') + size z + bias
 
     Attributes:
         detector: weight of m.
-        judge: weight of c.
+        judge: weight of c - c' at 16 px.
+        judge_by_size: how that weight grows with z.
         size: weight of z.
-        detector_by_size: how the weight of m grows with z.
-        judge_by_size: how the weight of c grows with z.
         bias: constant; shifts scores, never ranks.
         fitted: whether the weights were fitted on labelled proposals.
-        evidence: what c is worth, by which an unknown detector's scores are mapped; ``None``: no map.
-        usual_map: the map of all detectors together that the fit saw, for proposals too few to find their own.
+        evidence: what c is worth, by which an unknown detector's view is found; ``None``: no view.
+        usual_view: of all detectors together that the fit saw, for proposals too few to find their own.
     """
 
     detector: float = 1.0
     judge: float = 0.5
-    size: float = 0.0
-    detector_by_size: float = 0.0
     judge_by_size: float = 0.0
+    size: float = 0.0
     bias: float = 0.0
     fitted: bool = False
     evidence: Evidence | None = None
-    usual_map: ScoreMap = IDENTITY
+    usual_view: DetectorView = PLAIN
 
     def to_facts(self) -> dict[str, Any]:
         """Plain types, for a checkpoint."""
@@ -81,14 +82,9 @@ class Fusion:
         return build_config(cls, facts)
 
     @property
-    def weights(self) -> FloatArray:
-        """All weights, in the order of :func:`fusion_features`, float64 [6]."""
-        return np.array([self.detector, self.judge, self.size, self.detector_by_size, self.judge_by_size, self.bias])
-
-
-def fusion_features(log_odds: FloatArray, face_logits: FloatArray, size: FloatArray) -> FloatArray:
-    """What logit fusion weighs, float64 [N, 6]: m, c, z, m z, c z, 1."""
-    return np.stack([log_odds, face_logits, size, log_odds * size, face_logits * size, np.ones(len(size))], axis=1)
+    def keeps_scores(self) -> bool:
+        """Whether the final score is the detector's own, by these weights alone."""
+        return (self.detector, self.judge, self.judge_by_size, self.size, self.bias) == (1.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def fuse(
@@ -97,7 +93,7 @@ def fuse(
     scores: FloatArray,
     face_logits: FloatArray,
     sides_px: FloatArray,
-    score_map: ScoreMap | None = None,
+    view: DetectorView | None = None,
 ) -> FloatArray:
     """Final scores of judged proposals.
 
@@ -107,10 +103,10 @@ def fuse(
         scores: float64 [N], the detector's, in [0, 1].
         face_logits: float64 [N].
         sides_px: float64 [N], longer side of each box.
-        score_map: brings the detector's scores to the scale ``fusion`` was fitted on; default: its usual map.
+        view: of the detector; default: the fusion's usual one.
 
     Returns:
-        float64 [N] in (0, 1). ``logit`` with detector 1, all else 0 and no map returns ``scores`` itself.
+        float64 [N] in (0, 1). ``logit`` with detector 1, all else 0 and a plain view returns ``scores`` itself.
     """
     if method == "replace":
         replaced: FloatArray = expit(face_logits)
@@ -118,72 +114,77 @@ def fuse(
     if method == "product":
         product: FloatArray = scores * expit(face_logits)
         return product
-    mapping = fusion.usual_map if score_map is None else score_map
-    if tuple(fusion.weights) == _SAME and mapping == IDENTITY:
+    view = fusion.usual_view if view is None else view
+    if fusion.keeps_scores and view.score_map == IDENTITY:
         same: FloatArray = scores.copy()
         return same
-    features = fusion_features(mapping.log_odds(scores), face_logits, size_feature(sides_px))
-    fused: FloatArray = expit(features @ fusion.weights)
+    fused: FloatArray = expit(fused_logits(fusion, scores, face_logits, sides_px, view))
     return fused
 
 
-def fit_fusion(
-    log_odds: FloatArray,
-    face_logits: FloatArray,
-    sides_px: FloatArray,
-    is_face: FloatArray,
-    config: FusionConfig,
-    importance: FloatArray | None = None,
-) -> Fusion:
-    """Fit the weights of logit fusion by logistic regression on labelled proposals.
+def fused_logits(
+    fusion: Fusion, scores: FloatArray, face_logits: FloatArray, sides_px: FloatArray, view: DetectorView
+) -> FloatArray:
+    """The formula of :class:`Fusion`; float64 [N]."""
+    size = size_feature(sides_px)
+    log_odds = view.score_map.log_odds(scores)
+    surprise = face_logits - view.expected_logits(log_odds, size)
+    judge = np.maximum(fusion.judge + fusion.judge_by_size * size, 0.0)
+    logits: FloatArray = fusion.detector * log_odds + judge * surprise + fusion.size * size + fusion.bias
+    return logits
+
+
+def search_weights(quality: Callable[[Fusion], float], start: Fusion, config: FusionConfig) -> Fusion:
+    """Coordinate search: the best of each weight's values in turn, the others kept; ties keep what was there.
 
     Args:
-        log_odds: float64 [N], the detector's score in logit space, mapped if there is a map.
-        face_logits: float64 [N].
-        sides_px: float64 [N], longer side of each box.
-        is_face: float64 [N], 1 where IoU >= 0.5 to a face, else 0.
-        config: regularisation.
-        importance: float64 [N], how much each proposal counts; default: all the same.
-
-    Returns:
-        Fitted weights; a negative judge weight is not excluded, as it would show a useless judge.
-
-    Raises:
-        DataError: if there are not both faces and non-faces.
+        quality: what to maximise.
+        start: where to begin; its detector weight and bias stay.
+        config: values to try.
     """
-    if not 0 < is_face.sum() < len(is_face):
-        raise DataError(
-            f"fusion needs both faces and non-faces among the hold-out proposals, got {int(is_face.sum())} faces "
-            f"in {len(is_face)} proposals; give more images"
-        )
-    size = size_feature(sides_px) if config.use_size else np.zeros(len(log_odds))
-    features = fusion_features(log_odds, face_logits, size)
-    ridge = config.ridge * np.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.0])
-    counts = np.ones(len(is_face)) if importance is None else importance
-    share = counts / counts.sum()
+    best, highest = start, quality(start)
+    for _ in range(config.sweeps):
+        for name, values in (("judge", config.judge), ("judge_by_size", config.judge_by_size), ("size", config.size)):
+            for value in values:
+                trial = replace(best, **{name: value})  # type: ignore[arg-type]  # a float, as all three
+                found = -np.inf if trial == best else quality(trial)
+                if found > highest:
+                    best, highest = trial, found
+    return best
+
+
+def calibrate(fusion: Fusion, logits: FloatArray, is_face: FloatArray) -> Fusion:
+    """Stretch and shift all weights so that the final score is the share of faces; ranks stay.
+
+    Args:
+        fusion: weights with bias 0.
+        logits: float64 [N], their :func:`fused_logits` on labelled proposals.
+        is_face: float64 [N], 0 or 1.
+    """
 
     def cost(weights: FloatArray) -> tuple[float, FloatArray]:
-        odds = features @ weights
-        loss = -(share * (is_face * log_expit(odds) + (1 - is_face) * log_expit(-odds))).sum()
-        gradient = features.T @ (share * (expit(odds) - is_face))
-        return float(loss + (ridge * weights**2).sum()), gradient + 2 * ridge * weights
+        odds = weights[0] * logits + weights[1]
+        loss = -np.mean(is_face * log_expit(odds) + (1 - is_face) * log_expit(-odds))
+        error = (expit(odds) - is_face) / len(odds)
+        return float(loss), np.array([error @ logits, error.sum()])
 
-    start = np.array([1.0, 0.5, 0.0, 0.0, 0.0, 0.0])
-    found = minimize(cost, start, jac=True, method="L-BFGS-B").x.tolist()
-    detector, judge, side, detector_by_size, judge_by_size, bias = found
-    return Fusion(
-        detector=detector,
-        judge=judge,
-        size=side,
-        detector_by_size=detector_by_size,
-        judge_by_size=judge_by_size,
+    bounds = [(0.05, 5.0), (None, None)]
+    found = minimize(cost, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=bounds).x
+    stretch, bias = float(found[0]), float(found[1])
+    return replace(
+        fusion,
+        detector=stretch * fusion.detector,
+        judge=stretch * fusion.judge,
+        judge_by_size=stretch * fusion.judge_by_size,
+        size=stretch * fusion.size,
         bias=bias,
-        fitted=True,
     )
 
 
-def map_scores(fusion: Fusion, scores: FloatArray, face_logits: FloatArray, sides_px: FloatArray) -> ScoreMap | None:
-    """The score map of one detector, from the judge's view of its proposals.
+def view_detector(
+    fusion: Fusion, scores: FloatArray, face_logits: FloatArray, sides_px: FloatArray
+) -> DetectorView | None:
+    """The view of one detector, from judged proposals.
 
     Args:
         fusion: holds what face logits are worth.
@@ -192,28 +193,38 @@ def map_scores(fusion: Fusion, scores: FloatArray, face_logits: FloatArray, side
         sides_px: float64 [N], longer side of each box.
 
     Returns:
-        The map; ``None`` if the fusion has no evidence or there are too few proposals to find one.
+        The view; ``None`` if the fusion has no evidence or there are too few proposals to find one.
     """
     if fusion.evidence is None:
         return None
-    return fit_score_map(scores, fusion.evidence.log_ratio(face_logits, size_feature(sides_px)))
+    return fit_view(scores, face_logits, size_feature(sides_px), fusion.evidence)
 
 
-def impute_face_logits(scores: FloatArray, judged_scores: FloatArray, judged_logits: FloatArray) -> FloatArray:
-    """Face logits of boxes that were not judged, from the detector's score.
+def impute_face_logits(
+    scores: FloatArray,
+    sides_px: FloatArray,
+    judged_scores: FloatArray,
+    judged_logits: FloatArray,
+    view: DetectorView | None = None,
+) -> FloatArray:
+    """Face logits of boxes that were not judged, so that they do not outrank judged ones merely for that.
 
-    A straight line in logit space through the judged boxes of the same image; without enough of them
-    the detector's own logit. So an unjudged box does not outrank judged ones merely for not being judged.
+    With a view, what it expects of them: no surprise, the score stays. Without, a straight line in logit space
+    through the judged boxes of the same image; without enough of those the detector's own logit.
 
     Args:
         scores: float64 [M], of boxes not judged.
+        sides_px: float64 [M], their longer sides.
         judged_scores: float64 [N].
         judged_logits: float64 [N].
+        view: of the detector.
 
     Returns:
         float64 [M].
     """
     own = score_logit(scores)
+    if view is not None and any(view.expected):
+        return view.expected_logits(view.score_map.log_odds(scores), size_feature(sides_px))
     known = score_logit(judged_scores)
     if len(known) < 8 or np.ptp(known) < 1e-3:
         return own

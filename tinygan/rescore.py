@@ -18,17 +18,17 @@ from tinygan.boxes import longer_side
 from tinygan.checkpoint import Weights
 from tinygan.config import build_config, to_tree
 from tinygan.detections import Detections, FloatArray
+from tinygan.detector_view import PLAIN, DetectorView, score_logit
 from tinygan.errors import DataError
 from tinygan.formats.files import DetectionFiles, DetectionWriter, open_detections, write_atomically
 from tinygan.formats.names import list_images, match_names
 from tinygan.formats.wider import load_subset
-from tinygan.fusion import Fusion, Method, fuse, impute_face_logits, map_scores
+from tinygan.fusion import Fusion, Method, fuse, impute_face_logits, view_detector
 from tinygan.judge import Answer, Judge, Request, judge_images
-from tinygan.score_map import IDENTITY, ScoreMap, score_logit
 
 log = logging.getLogger(__name__)
-MARKER, MAP_FILE = "rescore.json", "score_map.json"
-SETTINGS = ("method", "fusion", "score_map", "map_rois", "max_rois")  # a resumed run must have the same
+MARKER, VIEW_FILE = "rescore.json", "detector_view.json"
+SETTINGS = ("method", "fusion", "view", "view_rois", "max_rois")  # a resumed run must have the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,9 @@ class RescoreConfig:
     Attributes:
         method: ``logit``, ``product`` or ``replace``; see :func:`tinygan.fusion.fuse`.
         fusion: weights of ``logit``; those fitted in the checkpoint unless overridden.
-        score_map: ``judge``: the detector's scores are first brought to the scale that the fusion was fitted on,
-            by what the judge says of its proposals (see :mod:`tinygan.score_map`); ``none``: used as they are.
-        map_rois: proposals from which the map is found, of images spread evenly over all.
+        view: ``judge``: what the judge says of the proposals tells how to read this detector's scores (see
+            :mod:`tinygan.detector_view`); ``none``: scores and face logits are added as they are.
+        view_rois: proposals from which the view is found, of images spread evenly over all.
         max_rois: the best proposals of an image that are judged (the paper: 600).
         batch_size: patches in one forward pass.
         workers: threads that decode and cut.
@@ -48,14 +48,14 @@ class RescoreConfig:
 
     method: Method = "logit"
     fusion: Fusion = field(default_factory=Fusion)
-    score_map: Literal["judge", "none"] = "judge"
-    map_rois: int = 20_000
+    view: Literal["judge", "none"] = "judge"
+    view_rois: int = 20_000
     max_rois: int = 600
     batch_size: int = 128
     workers: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("map_rois", "max_rois", "batch_size", "workers"):
+        for name in ("view_rois", "max_rois", "batch_size", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
@@ -75,7 +75,7 @@ class Report:
         merged: boxes removed by merging.
         written: boxes written.
         resumed: images found done by an earlier, cut-off run.
-        score_map: how the detector's scores were brought to the fusion's scale.
+        view: where the view of the detector came from.
         seconds: wall time.
         rois_per_second: ``rescored`` of this run over ``seconds``.
     """
@@ -90,7 +90,7 @@ class Report:
     merged: int = 0
     written: int = 0
     resumed: int = 0
-    score_map: str = "none"
+    view: str = "none"
     seconds: float = 0.0
     rois_per_second: float = 0.0
 
@@ -186,13 +186,13 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
             _count(report, count, config)
         else:
             todo.append(name)
-    score_map, known = _find_score_map(plan, judge, config, writer, report)
+    view, known = _find_view(plan, judge, config, writer, report)
     judged = sum(len(answer.face_logits) for answer in known.values())
     for name in todo:
         if name in known:
-            _finish(plan, name, known[name], score_map, config, writer, report)
+            _finish(plan, name, known[name], view, config, writer, report)
     for answer in _judge(plan, [name for name in todo if name not in known], judge, config, "rescoring"):
-        _finish(plan, answer.name, answer, score_map, config, writer, report)
+        _finish(plan, answer.name, answer, view, config, writer, report)
         judged += len(answer.face_logits)
     report.seconds = round(time.monotonic() - started, 3)
     report.rois_per_second = round(judged / max(report.seconds, 1e-9), 1)
@@ -200,7 +200,7 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
 
 
 def fuse_detections(
-    detections: Detections, answer: Answer, config: RescoreConfig, score_map: ScoreMap | None = None
+    detections: Detections, answer: Answer, config: RescoreConfig, view: DetectorView | None = None
 ) -> Detections:
     """Final scores of one image's proposals.
 
@@ -208,20 +208,20 @@ def fuse_detections(
         detections: by falling score; the first ``len(answer.face_logits)`` were judged.
         answer: the judgements.
         config: fusion.
-        score_map: of this detector; default: the fusion's usual one, or none if the config says so.
+        view: of this detector; default: the fusion's usual one, or none if the config says so.
 
     Returns:
         The same boxes with fused scores and columns ``proposal_score`` and ``face_logit`` (imputed for
         boxes beyond ``max_rois``).
     """
-    judged = len(answer.face_logits)
-    rest = detections.scores[judged:]
-    imputed = impute_face_logits(rest, detections.scores[:judged], answer.face_logits) if len(rest) else rest
-    face_logits = np.concatenate([answer.face_logits, imputed])
-    if config.score_map == "none":
-        score_map = IDENTITY
-    sides_px = longer_side(detections.boxes)
-    scores = fuse(config.method, config.fusion, detections.scores, face_logits, sides_px, score_map)
+    view = PLAIN if config.view == "none" else view or config.fusion.usual_view
+    sides_px, judged = longer_side(detections.boxes), len(answer.face_logits)
+    face_logits = answer.face_logits
+    if len(detections) > judged:
+        scores, expected = detections.scores, view if config.method == "logit" else None
+        imputed = impute_face_logits(scores[judged:], sides_px[judged:], scores[:judged], face_logits, expected)
+        face_logits = np.concatenate([face_logits, imputed])
+    scores = fuse(config.method, config.fusion, detections.scores, face_logits, sides_px, view)
     columns = {**detections.fields, "proposal_score": detections.scores, "face_logit": face_logits}
     return Detections(detections.boxes, scores, columns)
 
@@ -256,32 +256,32 @@ def open_output(
     return writer
 
 
-def _find_score_map(
+def _find_view(
     plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWriter, report: Report
-) -> tuple[ScoreMap | None, dict[str, Answer]]:
+) -> tuple[DetectorView | None, dict[str, Answer]]:
     """The detector's map, and the answers it was found from; a resumed run takes the one it began with."""
-    if config.method != "logit" or config.score_map == "none" or config.fusion.evidence is None:
+    if config.method != "logit" or config.view == "none" or config.fusion.evidence is None:
         return None, {}
-    file = writer.folder / MAP_FILE
+    file = writer.folder / VIEW_FILE
     known: dict[str, Answer] = {}
     if file.is_file():
         saved = json.loads(file.read_text())
     else:
         known = {answer.name: answer for answer in _judge(plan, _sample(plan, config), judge, config, "reading scores")}
         scores, face_logits, sides_px = _columns(plan, known)
-        found = map_scores(config.fusion, scores, face_logits, sides_px)
-        saved = {"proposals": len(scores), "map": None if found is None else to_tree(found)}
+        found = view_detector(config.fusion, scores, face_logits, sides_px)
+        saved = {"proposals": len(scores), "view": None if found is None else to_tree(found)}
         write_atomically(file, json.dumps(saved).encode())
-    score_map = None if saved["map"] is None else build_config(ScoreMap, saved["map"])
-    report.score_map = "usual" if score_map is None else f"found from {saved['proposals']} proposals"
-    return score_map, known
+    view = None if saved["view"] is None else build_config(DetectorView, saved["view"])
+    report.view = "usual" if view is None else f"found from {saved['proposals']} proposals"
+    return view, known
 
 
 def _sample(plan: Plan, config: RescoreConfig) -> list[str]:
-    """Images spread evenly over all, with about ``map_rois`` proposals in all."""
+    """Images spread evenly over all, with about ``view_rois`` proposals in all."""
     names = [name for name in plan.counts if name in plan.image_of]
     total = sum(min(plan.counts[name], config.max_rois) for name in names)
-    return names[:: max(1, -(-total // config.map_rois))]
+    return names[:: max(1, -(-total // config.view_rois))]
 
 
 def _columns(plan: Plan, answers: Mapping[str, Answer]) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -308,7 +308,7 @@ def _finish(
     plan: Plan,
     name: str,
     answer: Answer,
-    score_map: ScoreMap | None,
+    view: DetectorView | None,
     config: RescoreConfig,
     writer: DetectionWriter,
     report: Report,
@@ -320,7 +320,7 @@ def _finish(
         _keep(plan, name, writer, report)
         return
     detections = plan.files[plan.file_of[name]].sorted()
-    writer.write(name, fuse_detections(detections, answer, config, score_map))
+    writer.write(name, fuse_detections(detections, answer, config, view))
     _count(report, len(detections), config)
 
 
@@ -361,7 +361,7 @@ def _clear(folder: Path) -> None:
     for file in folder.rglob("*.txt"):
         file.unlink()
     (folder / MARKER).unlink()
-    (folder / MAP_FILE).unlink(missing_ok=True)
+    (folder / VIEW_FILE).unlink(missing_ok=True)
     for below in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
         if not any(below.iterdir()):
             below.rmdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -10,7 +11,8 @@ from tinygan.detections import Detections, FloatArray
 from tinygan.evaluate.curves import bootstrap_weights, resampled_ap
 from tinygan.evaluate.wider import WiderResult, evaluate_wider
 from tinygan.formats.names import match_names
-from tinygan.formats.wider_mat import EvaluationTruth
+from tinygan.formats.wider import WiderSplit
+from tinygan.formats.wider_mat import EvaluationTruth, load_evaluation_ground_truth, truth_of_faces
 
 RESAMPLES, SEED, LEVEL = 1000, 0, 0.95
 Row = dict[str, float]
@@ -49,6 +51,15 @@ def compare(pairs: Mapping[str, Pair], truth: EvaluationTruth, names: Sequence[s
         }
         table["pooled"] = {subset: _interval(float(points), drawn) for subset, (points, drawn) in means.items()}
     return table
+
+
+def truth_of(root: Path, split: WiderSplit, names: Sequence[str]) -> EvaluationTruth:
+    """The official subsets of these images where ``eval/`` has them all, else one subset of all valid faces."""
+    if (root / "eval").is_dir():
+        official = load_evaluation_ground_truth(root / "eval")
+        if len(match_names(names, official.names, "images")) == len(names):
+            return official
+    return truth_of_faces({name: split.faces[name] for name in names})
 
 
 def format_table(table: Mapping[str, Mapping[str, Row]]) -> str:

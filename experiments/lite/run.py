@@ -21,14 +21,13 @@ from typing import Any
 from experiments.lite import look
 from experiments.lite.flops import giga_flops
 from experiments.lite.holdout import holdout_gains
-from experiments.lite.report import compare, format_table
+from experiments.lite.report import compare, format_table, truth_of
 from experiments.sr_quality import run as sr_quality
 from tinygan.cli import rescore as rescore_command
 from tinygan.cli import train as train_command
 from tinygan.cli.common import SOME_SKIPPED
 from tinygan.formats.files import open_detections, write_atomically
-from tinygan.formats.wider import load_subset
-from tinygan.formats.wider_mat import load_evaluation_ground_truth
+from tinygan.formats.wider import load_split
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "tinygan-train": train_command.main,
@@ -67,7 +66,7 @@ class Inputs:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the steps in order."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, required=True, help="WIDER FACE root, with eval/ for the report")
+    parser.add_argument("--data", type=Path, required=True, help="WIDER FACE root, official .mat files in eval/")
     parser.add_argument("--proposals", type=Path, nargs="+", required=True, help="two detectors or more")
     parser.add_argument("--extra-images", type=Path, help="further pictures of faces for stage mse-init, such as LFW")
     parser.add_argument("--out", type=Path, default=Path("runs/lite"))
@@ -134,12 +133,15 @@ def _widths(inputs: Inputs) -> None:
 def _report(inputs: Inputs) -> None:
     """WIDER_val: before and after with the shipped fusion, and with the copy on the detector it never saw."""
     subset = inputs.data / "wider_face_split" / "wider_face_val_bbx_gt.txt"
-    truth, names = load_evaluation_ground_truth(inputs.data / "eval"), load_subset(subset)
+    split = load_split(inputs.data, "val")
+    names = list(split.faces)
+    truth = truth_of(inputs.data, split, names)
 
     def after(run: str, path: Path) -> Path:
         out = inputs.run(f"val_{run}_{inputs.detector(path)}")
-        _do("tinygan-rescore", "--proposals", path, "--images", inputs.data / "WIDER_val" / "images", "--subset", subset,
-            "--checkpoint", inputs.run(run), "--out", out, "--report", f"{out}.json", "--overwrite")  # fmt: skip
+        _do("tinygan-rescore", "--proposals", path, "--images", inputs.data / "WIDER_val" / "images",
+            "--subset", subset, "--checkpoint", inputs.run(run), "--out", out, "--report", f"{out}.json",
+            "--overwrite")  # fmt: skip
         return out
 
     def table(run: str, paths: Sequence[Path]) -> dict[str, Any]:

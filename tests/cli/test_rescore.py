@@ -14,11 +14,11 @@ from scipy.special import logit
 from tinygan.checkpoint import Weights, load_weights, save_weights
 from tinygan.cli.rescore import main
 from tinygan.config import load_config, to_tree
+from tinygan.detector_view import DetectorView, Evidence, ScoreMap
 from tinygan.formats.files import open_detections
 from tinygan.fusion import Fusion
 from tinygan.models.discriminator import Discriminator
 from tinygan.models.generator import Generator
-from tinygan.score_map import Evidence, ScoreMap
 from tinygan.train.recipe import Recipe
 
 IDENTITY = ["--set", "fusion.judge=0", "--set", "fusion.size=0"]
@@ -116,38 +116,38 @@ def test_archive_in_and_out_agrees_with_folders(data, checkpoint, tmp_path):
     assert not (tmp_path / "out.tar.gz.partial").exists()
 
 
-def test_scores_are_mapped_once_and_a_resumed_run_keeps_the_map(data, checkpoint, tmp_path, monkeypatch, capsys):
+def test_the_view_is_found_once_and_a_resumed_run_keeps_it(data, checkpoint, tmp_path, monkeypatch, capsys):
     fused = load_weights(checkpoint, ("fused",))
     evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
     fusion = Fusion(detector=0.8, judge=0.6, fitted=True, evidence=evidence)
     mapped = tmp_path / "mapped.safetensors"
     save_weights(mapped, Weights("fused", fused.config, fused.tensors, {"fusion": fusion.to_facts()}))
-    monkeypatch.setattr("tinygan.score_map.MIN_PROPOSALS", 20)
+    monkeypatch.setattr("tinygan.detector_view.MIN_PROPOSALS", 20)
     out = tmp_path / "out"
     assert main(typed(data, mapped, out)) == 0
-    assert "score map: found from 60 proposals" in capsys.readouterr().out
+    assert "view: found from 60 proposals" in capsys.readouterr().out
     first = {name: out_file.scores for name, out_file in open_detections(out).items()}
     (out / "0--Parade/val_2.txt").unlink()
-    monkeypatch.setattr("tinygan.rescore.map_scores", lambda *columns: pytest.fail("the map was found already"))
+    monkeypatch.setattr("tinygan.rescore.view_detector", lambda *columns: pytest.fail("the view was found already"))
     assert main(typed(data, mapped, out, "--resume")) == 0
     assert all(np.allclose(first[name], open_detections(out)[name].scores) for name in first)
-    assert main(typed(data, mapped, out, "--set", "score_map=none", "--resume")) == 2
+    assert main(typed(data, mapped, out, "--set", "view=none", "--resume")) == 2
     assert "written with other settings" in capsys.readouterr().err
-    assert main(typed(data, mapped, out, "--set", "score_map=none", "--overwrite")) == 0
-    assert "score map: none" in capsys.readouterr().out and not (out / "score_map.json").exists()
+    assert main(typed(data, mapped, out, "--set", "view=none", "--overwrite")) == 0
+    assert "view: none" in capsys.readouterr().out and not (out / "detector_view.json").exists()
     unmapped = open_detections(out)
     assert not all(np.allclose(first[name], unmapped[name].scores) for name in first)
 
 
-def test_few_proposals_take_the_usual_map(data, checkpoint, tmp_path, capsys):
+def test_few_proposals_take_the_usual_view(data, checkpoint, tmp_path, capsys):
     fused = load_weights(checkpoint, ("fused",))
     evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
-    usual = ScoreMap(knots=(0.0, 1.0), values=(0.0, 2.0))
-    fusion = Fusion(judge=0.0, fitted=True, evidence=evidence, usual_map=usual)
+    usual = DetectorView(score_map=ScoreMap(knots=(0.0, 1.0), values=(0.0, 2.0)))
+    fusion = Fusion(judge=0.0, fitted=True, evidence=evidence, usual_view=usual)
     mapped = tmp_path / "mapped.safetensors"
     save_weights(mapped, Weights("fused", fused.config, fused.tensors, {"fusion": fusion.to_facts()}))
     assert main(typed(data, mapped, tmp_path / "out")) == 0
-    assert "score map: usual" in capsys.readouterr().out
+    assert "view: usual" in capsys.readouterr().out
     before, after = open_detections(data.proposals / "val"), open_detections(tmp_path / "out")
     assert all(np.allclose(logit(after[name].scores), 2 * logit(before[name].scores), atol=1e-3) for name in before)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,15 +17,17 @@ from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights, name_hash, s
 from tinygan.config import to_tree
 from tinygan.data.rois import RoiConfig
 from tinygan.detections import BoolArray, Detections, FloatArray, GroundTruth
+from tinygan.detector_view import PLAIN, fit_evidence, size_feature
 from tinygan.errors import DataError
+from tinygan.evaluate.wider import evaluate_wider
 from tinygan.formats.files import open_detections, write_atomically
 from tinygan.formats.names import select_names
 from tinygan.formats.wider import WiderSplit, load_split, load_subset
-from tinygan.fusion import Fusion, FusionConfig, fit_fusion, map_scores
+from tinygan.formats.wider_mat import EvaluationTruth, truth_of_faces
+from tinygan.fusion import Fusion, FusionConfig, calibrate, fused_logits, search_weights, view_detector
 from tinygan.judge import Judge, Request, judge_images
 from tinygan.loop import FINISHED_FILE, RunFolder
 from tinygan.runtime import Runtime
-from tinygan.score_map import IDENTITY, fit_evidence, size_feature
 from tinygan.train.prepare import TrainingInput, match_proposals
 from tinygan.train.recipe import Recipe
 
@@ -33,13 +35,15 @@ log = logging.getLogger(__name__)
 FUSION_FILE = "fusion.json"
 
 
-class Labelled(NamedTuple):
-    """Judged hold-out proposals of one detector, float64 [N] each."""
+class Judged(NamedTuple):
+    """One detector's best proposals in one hold-out image, their face logits, float64 [N], and the image's faces."""
 
-    scores: FloatArray
+    detections: Detections
     face_logits: FloatArray
-    sides_px: FloatArray
-    is_face: FloatArray
+    truth: GroundTruth
+
+
+ByImage = Mapping[str, Judged]
 
 
 def train_fusion(
@@ -76,47 +80,100 @@ def train_fusion(
     names = holdout_names(split, weights, subset, init)
     judge = Judge.from_weights(weights, runtime)
     unreadable: list[str] = []
-    labelled: dict[str, Labelled] = {}
+    judged: dict[str, ByImage] = {}
     for path in data.proposals:
-        proposals = match_proposals(open_detections(path), split)
-        held_out = {name: proposals[name] for name in names if name in proposals}
-        rows = [*_judge_labelled(judge, held_out, split, recipe.rois, batch_size, max_rois, unreadable)]
-        if rows:
-            labelled[str(path)] = Labelled(*(np.concatenate(column) for column in zip(*rows, strict=True)))
-    if not labelled:
+        of_detector = judge_proposals(judge, path, split, names, batch_size, max_rois, unreadable)
+        if of_detector:
+            judged[str(path)] = of_detector
+    if not judged:
         raise DataError(f"{data.proposals[0]}: holds no proposals of the {len(names)} hold-out images")
-    fusion = fit_detectors(list(labelled.values()), recipe.fusion)
+    fusion = fit_fusion(list(judged.values()), recipe.rois, recipe.fusion)
     facts = {**weights.facts, "fusion": fusion.to_facts()}
     if runtime.is_main:
-        _report(folder, fusion, labelled, len(names))
+        _report(folder, fusion, judged, len(names))
         save_weights(folder.file(WEIGHTS_FILE), Weights("fused", to_tree(recipe), weights.tensors, facts))
         write_atomically(folder.file(FINISHED_FILE), json.dumps({"unreadable": unreadable}).encode())
     return unreadable
 
 
-def fit_detectors(labelled: Sequence[Labelled], config: FusionConfig) -> Fusion:
-    """Fit fusion on the proposals of one detector or more, each of which counts the same.
+def fit_fusion(detectors: Sequence[ByImage], labels: RoiConfig, config: FusionConfig) -> Fusion:
+    """Fit fusion on judged proposals of one detector or more, each of which counts the same.
 
-    With ``score_map: judge`` every detector's scores are mapped as those of an unknown one will be:
-    by the judge, without its labels.
+    What a face logit is worth is fitted on the labels; every detector's view then without them, as an unknown
+    detector's will be; the weights for the best mean AP; last, the final scores are calibrated.
+
+    Args:
+        detectors: ``{image name: judged proposals}`` of each.
+        labels: ``positive_iou``.
+        config: values to try.
 
     Raises:
         DataError: if there are not both faces and non-faces.
     """
-    together = Labelled(*(np.concatenate(column) for column in zip(*labelled, strict=True)))
-    importance = np.concatenate([np.full(len(one.scores), 1 / len(one.scores)) for one in labelled])
-    basis = Fusion()
-    if config.score_map == "judge" and 0 < together.is_face.sum() < len(together.is_face):
-        detector = np.repeat(np.arange(len(labelled)), [len(one.scores) for one in labelled])
-        size = size_feature(together.sides_px)
-        basis = Fusion(evidence=fit_evidence(together.face_logits, size, together.is_face, detector))
-    usual = map_scores(basis, together.scores, together.face_logits, together.sides_px) or IDENTITY
-    maps = [map_scores(basis, one.scores, one.face_logits, one.sides_px) or usual for one in labelled]
-    log_odds = np.concatenate([found.log_odds(one.scores) for found, one in zip(maps, labelled, strict=True)])
-    fusion = fit_fusion(
-        log_odds, together.face_logits, together.sides_px, together.is_face, config, importance=importance
+    columns = [columns_of(one.values()) for one in detectors]
+    is_face, counts = zip(*(_labels_of(one, labels) for one in detectors), strict=True)
+    pooled = [np.concatenate(column) for column in zip(*columns, strict=True)]
+    kept = np.concatenate(counts)
+    faces = int(np.concatenate(is_face)[kept].sum())
+    if not 0 < faces < kept.sum():
+        raise DataError(
+            f"fusion needs both faces and non-faces among the hold-out proposals, got {faces} faces in "
+            f"{int(kept.sum())} proposals; give more images"
+        )
+    detector = np.repeat(np.arange(len(columns)), [len(column[0]) for column in columns])
+    evidence = fit_evidence(
+        pooled[1][kept], size_feature(pooled[2][kept]), np.concatenate(is_face)[kept], detector[kept]
     )
-    return replace(fusion, evidence=basis.evidence, usual_map=usual)
+    basis = Fusion(judge=0.75, fitted=True, evidence=evidence)
+    usual = view_detector(basis, *pooled) or PLAIN
+    views = [view_detector(basis, *column) or usual for column in columns]
+    truths = [_truth(one, config.heights_px) for one in detectors]
+
+    def quality(trial: Fusion) -> float:
+        aps = []
+        for one, column, view, truth in zip(detectors, columns, views, truths, strict=True):
+            result = evaluate_wider(_rescored(one, fused_logits(trial, *column, view)), truth)
+            aps += [subset.ap_exact for subset in result.subsets.values() if subset.faces]
+        return float(np.mean(aps))
+
+    best = search_weights(quality, basis, config)
+    logits = [fused_logits(best, *column, view) for column, view in zip(columns, views, strict=True)]
+    calibrated = calibrate(best, np.concatenate(logits)[kept], np.concatenate(is_face)[kept])
+    return replace(calibrated, usual_view=usual)
+
+
+def columns_of(judged: Iterable[Judged]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Scores, face logits and longer sides of all proposals, float64 [N] each."""
+    empty = (np.zeros(0), np.zeros(0), np.zeros(0))
+    rows = [(one.detections.scores, one.face_logits, longer_side(one.detections.boxes)) for one in judged]
+    scores, face_logits, sides_px = (np.concatenate(column) for column in zip(empty, *rows, strict=True))
+    return scores, face_logits, sides_px
+
+
+def _labels_of(judged: ByImage, labels: RoiConfig) -> tuple[FloatArray, BoolArray]:
+    found = [label_for_fusion(one.detections.boxes, one.truth, labels) for one in judged.values()]
+    return np.concatenate([is_face for is_face, _ in found]), np.concatenate([counts for _, counts in found])
+
+
+def _truth(judged: ByImage, heights_px: Sequence[float]) -> EvaluationTruth:
+    """Faces of at least each height count in turn."""
+    truth = truth_of_faces({name: one.truth for name, one in judged.items()})
+    (usable,) = truth.subsets.values()
+    height_of = {name: boxes[:, 3] - boxes[:, 1] for name, boxes in truth.faces.items()}
+    subsets = {
+        f"{at}: {least:g} px": {name: usable[name] & (height >= least) for name, height in height_of.items()}
+        for at, least in enumerate(heights_px)
+    }
+    return EvaluationTruth(truth.faces, subsets)
+
+
+def _rescored(judged: ByImage, logits: FloatArray) -> dict[str, Detections]:
+    """The proposals with other scores, float64 [N] in the order of the images."""
+    ends = np.cumsum([len(one.face_logits) for one in judged.values()])
+    parts = np.split(logits, ends[:-1])
+    return {
+        name: Detections(one.detections.boxes, part) for (name, one), part in zip(judged.items(), parts, strict=True)
+    }
 
 
 def holdout_names(split: WiderSplit, weights: Weights, subset: Path | None, init: Path) -> list[str]:
@@ -164,41 +221,46 @@ def label_for_fusion(boxes: FloatArray, truth: GroundTruth, config: RoiConfig) -
     return (hit & usable).astype(np.float64), ~(hit & ~usable)
 
 
-def _judge_labelled(
+def judge_proposals(
     judge: Judge,
-    proposals: Mapping[str, Detections],
+    path: Path,
     split: WiderSplit,
-    config: RoiConfig,
+    names: Sequence[str],
     batch_size: int,
     max_rois: int,
     unreadable: list[str],
-) -> Iterator[Labelled]:
-    best = {name: detections.sorted()[:max_rois] for name, detections in proposals.items()}
+) -> dict[str, Judged]:
+    """One detector's best proposals in these images, judged.
+
+    Args:
+        judge: the networks.
+        path: the detector's proposals.
+        split: images and faces.
+        names: images to judge; those without proposals are left out.
+        batch_size: patches in one forward pass.
+        max_rois: proposals judged of an image.
+        unreadable: gets a line for every image that could not be read.
+    """
+    proposals = match_proposals(open_detections(path), split)
+    best = {name: proposals[name].sorted()[:max_rois] for name in names if name in proposals}
     requests = (Request(name, split.images / name, detections.boxes) for name, detections in best.items())
+    judged = {}
     answers = judge_images(judge, requests, batch_size)
     for answer in tqdm(answers, total=len(best), desc="judging hold-out", unit="image", disable=None):
         if answer.error:
             log.warning("skipped: %s", answer.error)
             unreadable.append(answer.error)
             continue
-        detections = best[answer.name]
-        is_face, counts = label_for_fusion(detections.boxes, split.faces[answer.name], config)
-        columns: Sequence[FloatArray] = (
-            detections.scores,
-            answer.face_logits,
-            longer_side(detections.boxes),
-            is_face,
-        )
-        yield Labelled(*(column[counts] for column in columns))
+        judged[answer.name] = Judged(best[answer.name], answer.face_logits, split.faces[answer.name])
+    return judged
 
 
-def _report(folder: RunFolder, fusion: Fusion, labelled: Mapping[str, Labelled], images: int) -> None:
-    counts = {path: {"proposals": len(one.scores), "faces": int(one.is_face.sum())} for path, one in labelled.items()}
-    summary = {"images": images, "detectors": counts, "fusion": fusion.to_facts()}
+def _report(folder: RunFolder, fusion: Fusion, judged: Mapping[str, ByImage], images: int) -> None:
+    counts = {path: sum(len(one.face_logits) for one in of_detector.values()) for path, of_detector in judged.items()}
+    summary = {"images": images, "proposals": counts, "fusion": fusion.to_facts()}
     write_atomically(folder.file(FUSION_FILE), json.dumps(summary, indent=1).encode())
     log.info(
-        "fusion: (%.3f %+.3f z) x log-odds of the score + (%.3f %+.3f z) x face logit %+.3f z %+.3f, "
+        "fusion: %.3f x log-odds of the score + (%.3f %+.3f z) x surprise of the face logit %+.3f z %+.3f, "
         "z = log2(side / 16 px), fitted on %d proposals of %d hold-out images",
-        fusion.detector, fusion.detector_by_size, fusion.judge, fusion.judge_by_size, fusion.size, fusion.bias,
-        sum(len(one.scores) for one in labelled.values()), images,
+        fusion.detector, fusion.judge, fusion.judge_by_size, fusion.size, fusion.bias, sum(counts.values()), images,
     )  # fmt: skip

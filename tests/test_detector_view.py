@@ -2,16 +2,20 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from tinygan.errors import DataError
-from tinygan.score_map import (
+from tinygan.detector_view import (
     IDENTITY,
+    PLAIN,
+    DetectorView,
+    Evidence,
     ScoreMap,
     certain,
     fit_evidence,
     fit_score_map,
+    fit_view,
     score_logit,
     size_feature,
 )
+from tinygan.errors import DataError
 
 
 def proposals(count: int, shift: float, stretch: float, seed: int = 0):
@@ -72,6 +76,28 @@ def test_evidence_of_one_size_alone():
     is_face, _, _, face_logits = proposals(2000, 0.0, 1.0)
     evidence = fit_evidence(face_logits, np.zeros(2000), is_face, np.zeros(2000, int))
     assert len(evidence.sizes) == 1 and np.isfinite(evidence.log_ratio(face_logits, np.zeros(2000))).all()
+
+
+def test_view_expects_what_scores_and_sizes_tell():
+    rng = np.random.default_rng(0)
+    _, _, scores, noise = proposals(5000, 0.0, 1.0)
+    size = rng.uniform(-1, 3, 5000)
+    evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
+    view = fit_view(scores, noise + 2 * size, size, evidence)
+    assert view is not None
+    surprise = noise + 2 * size - view.expected_logits(view.score_map.log_odds(scores), size)
+    assert abs(surprise.mean()) < 1e-6  # nothing is lifted as a whole
+    for part in (size < 0, size > 2, scores < 0.1, scores > 0.7):
+        assert abs(surprise[part].mean()) < 0.15  # nor by size or by score
+    assert np.corrcoef(surprise, noise)[0, 1] > 0.8
+
+
+def test_plain_view_expects_nothing():
+    assert DetectorView() == PLAIN
+    assert PLAIN.expected_logits(np.array([1.0, -2.0]), np.array([0.0, 1.0])).tolist() == [0.0, 0.0]
+    too_few = np.full(400, 0.5)
+    evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
+    assert fit_view(too_few, too_few, too_few, evidence) is None
 
 
 def test_map_is_checked():

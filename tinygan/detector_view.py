@@ -1,4 +1,4 @@
-"""One scale for all detectors: a monotone map from a detector's score to the log-odds of a face.
+"""How a detector's proposals look to the judge: one scale for all detectors' scores, and what to expect of them.
 
 RetinaFace gives a sure face 0.999, YOLO 0.92, so weights fitted on one do not suit the other. The map of an
 unknown detector is found without labels: the judge's logits of the very proposals that are to be rescored say how
@@ -9,6 +9,11 @@ other detectors), the proposals' likelihood is
     prod_i  P(s_i) L(c_i) + 1 - P(s_i)
 
 which is maximised over monotone piecewise-linear log-odds of P. Labels are the special case L = 0 or infinity.
+
+A view also holds the face logit that a proposal of a given score and size is *expected* to get, a regression over
+the same proposals. What fusion adds to the detector's score is the surprise, the logit minus this expectation: it
+re-orders proposals of about equal score and size, and leaves the detector's own balance of small and large faces
+alone. (The face logit itself lifts small boxes, and easy faces pay for it.)
 """
 
 from __future__ import annotations
@@ -64,6 +69,28 @@ IDENTITY = ScoreMap(knots=(-1.0, 1.0), values=(-1.0, 1.0))
 
 
 @dataclass(frozen=True, kw_only=True)
+class DetectorView:
+    """How one detector's proposals look to the judge.
+
+    Attributes:
+        score_map: from scores to log-odds of a face.
+        expected: weights of the expected face logit on 1, m, z, m z, m^2, z^2, with m the mapped score and
+            z the size feature; all 0: the face logit is used as it is.
+    """
+
+    score_map: ScoreMap = IDENTITY
+    expected: tuple[float, ...] = (0.0,) * 6
+
+    def expected_logits(self, log_odds: FloatArray, size: FloatArray) -> FloatArray:
+        """The face logits that proposals of these mapped scores and sizes usually get, float64 [N]."""
+        logits: FloatArray = _expectation_features(log_odds, size) @ np.array(self.expected)
+        return logits
+
+
+PLAIN = DetectorView()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """What a face logit is worth: its log likelihood ratio, faces over non-faces, at a given size.
 
@@ -108,6 +135,26 @@ def size_feature(sides_px: FloatArray) -> FloatArray:
     """log2 of a box's longer side over 16 px, kept within [-3, 6]."""
     feature: FloatArray = np.clip(np.log2(np.maximum(sides_px, 1e-3) / 16.0), -3.0, 6.0)
     return feature
+
+
+def fit_view(scores: FloatArray, face_logits: FloatArray, size: FloatArray, evidence: Evidence) -> DetectorView | None:
+    """The view of one detector, from judged proposals without labels.
+
+    Args:
+        scores: float64 [N], in [0, 1].
+        face_logits: float64 [N].
+        size: float64 [N], see :func:`size_feature`.
+        evidence: what a face logit is worth.
+
+    Returns:
+        The view; ``None`` for fewer than 500 proposals or a single score, from which none can be found.
+    """
+    score_map = fit_score_map(scores, evidence.log_ratio(face_logits, size))
+    if score_map is None:
+        return None
+    features = _expectation_features(score_map.log_odds(scores), size)
+    weights = np.linalg.lstsq(features, face_logits, rcond=None)[0]
+    return DetectorView(score_map=score_map, expected=tuple(weights.tolist()))
 
 
 def fit_score_map(scores: FloatArray, log_ratios: FloatArray) -> ScoreMap | None:
@@ -182,6 +229,11 @@ def fit_evidence(face_logits: FloatArray, size: FloatArray, is_face: FloatArray,
         sizes.append(float(size[members].mean()))
         offsets.append(float(-np.log(np.mean(np.exp(ratio[members])))))
     return Evidence(judge=float(found[0]), judge_by_size=float(found[1]), sizes=tuple(sizes), offsets=tuple(offsets))
+
+
+def _expectation_features(log_odds: FloatArray, size: FloatArray) -> FloatArray:
+    ones = np.ones(len(size))
+    return np.stack([ones, log_odds, size, log_odds * size, log_odds**2, size**2], axis=1)
 
 
 def _segment_features(logits: FloatArray, knots: FloatArray) -> FloatArray:

@@ -1,0 +1,57 @@
+"""The recipe of the shipped checkpoint, end to end and small; and how its tables are made."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from experiments.lite.report import compare, truth_of
+from experiments.lite.run import main
+from tinygan.detections import Detections, GroundTruth
+from tinygan.formats.wider import load_split
+from tinygan.formats.wider_mat import truth_of_faces
+
+
+def test_compare_by_hand_and_pooled():
+    face, other = [0.0, 0, 20, 20], [50.0, 50, 70, 70]
+    faces = {f"a/{n}.jpg": GroundTruth(np.array([face]), np.zeros(1, bool)) for n in range(4)}
+    truth = truth_of_faces(faces)
+    wrong, right = np.array([0.2, 0.9]), np.array([0.9, 0.2])
+    before, after = (
+        {f"a/{n}": Detections(np.array([face, other]), scores) for n in range(4)} for scores in (wrong, right)
+    )
+    table = compare({"good": (before, after), "same": (before, before)}, truth, list(faces))
+    assert table["good"]["all"]["before"] == pytest.approx(0.5) and table["good"]["all"]["after"] == 1
+    assert table["good"]["all"]["points"] == pytest.approx(50)
+    assert table["same"]["all"] == {"before": 0.5, "after": 0.5, "points": 0.0, "low": 0.0, "high": 0.0}
+    assert table["pooled"]["all"]["points"] == pytest.approx(25)
+    assert table["pooled"]["all"]["low"] == pytest.approx(25)  # every image tells the same
+
+
+def test_without_official_files_all_valid_faces_count(tiny_wider):
+    split = load_split(tiny_wider.root, "val")
+    assert list(truth_of(tiny_wider.root, split, list(split.faces)).subsets) == ["all"]
+
+
+def test_one_command_runs_the_recipe_and_can_be_repeated(tiny_wider, tiny_options, tmp_path, capsys):
+    tree: dict = {}
+    for option in tiny_options:
+        key, _, value = option.partition("=")
+        section, _, name = key.partition(".")
+        tree.setdefault(section, {})[name] = yaml.safe_load(value)
+    config = tmp_path / "tiny.yaml"
+    config.write_text(yaml.safe_dump(tree))
+    second = tmp_path / "second"
+    second.symlink_to(tiny_wider.proposals)
+    words = ["--data", str(tiny_wider.root), "--proposals", str(tiny_wider.proposals), str(second)]
+    words += ["--config", str(config), "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert set(results["widths"]) == {"narrow", "standard", "wide", "shipped, full length"}
+    assert results["val"]["second"]["all"].keys() >= {"before", "after", "points", "low", "high"}
+    assert results["val_unseen"].keys() == {"second"} and results["giga_flops"]["total"] > 0
+    assert (tmp_path / "out/look/hardest.png").is_file() and (tmp_path / "out/sr_quality/sheet.png").is_file()
+    capsys.readouterr()
+    assert main([*words, "--steps", "mse", "gan", "fusion"]) == 0
+    assert capsys.readouterr().out.count("finished already") == 3

@@ -44,7 +44,7 @@ def test_sizes_are_octaves_from_16_px():
     assert size_feature(np.array([16.0, 64.0, 0.0])) == pytest.approx([0.0, 2.0, -3.0])
 
 
-@pytest.mark.parametrize(("shift", "stretch"), [(0.0, 1.0), (1.0, 2.5), (-1.0, 0.6)])
+@pytest.mark.parametrize(("shift", "stretch"), [(0.0, 1.0), (1.0, 2.5), (-1.0, 0.6), (0.0, 12.0)])
 def test_map_of_an_unknown_detector_is_found_without_labels(shift, stretch):
     is_face, odds, scores, face_logits = proposals(20_000, shift, stretch)
     blind = fit_score_map(scores, 2 * face_logits)

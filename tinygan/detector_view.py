@@ -32,8 +32,8 @@ from tinygan.errors import DataError
 IntArray = npt.NDArray[np.int64]
 EPSILON = 1e-6
 MIN_PROPOSALS = 500
-_SEGMENTS, _SMOOTHNESS = 5, 0.02
-_SLOPES = (0.1, 5.0)
+_SEGMENTS, _SMOOTHNESS = 5, 0.01
+_RISE = (0.05, 15.0)  # of the log-odds over a segment
 _CERTAIN = 30.0
 
 
@@ -171,7 +171,7 @@ def fit_score_map(scores: FloatArray, log_ratios: FloatArray) -> ScoreMap | None
     if len(logits) < MIN_PROPOSALS:
         return None
     low, high = np.quantile(logits, [0.02, 0.995])
-    if high - low < 0.1:
+    if high - low < 1e-3:
         return None
     knots = np.linspace(low, high, _SEGMENTS + 1)
     features = _segment_features(logits, knots)
@@ -186,8 +186,8 @@ def fit_score_map(scores: FloatArray, log_ratios: FloatArray) -> ScoreMap | None
         return float(_SMOOTHNESS * (bends**2).sum() - likelihood), gradient
 
     start = np.concatenate([[-1.0], np.ones(_SEGMENTS)])
-    found = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=[(None, None), *[_SLOPES] * _SEGMENTS]).x
-    values = found[0] + np.concatenate([[0.0], np.cumsum(found[1:] * np.diff(knots))])
+    found = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=[(None, None), *[_RISE] * _SEGMENTS]).x
+    values = found[0] + np.concatenate([[0.0], np.cumsum(found[1:])])
     return ScoreMap(knots=tuple(knots.tolist()), values=tuple(values.tolist()))
 
 
@@ -237,8 +237,8 @@ def _expectation_features(log_odds: FloatArray, size: FloatArray) -> FloatArray:
 
 
 def _segment_features(logits: FloatArray, knots: FloatArray) -> FloatArray:
-    """A constant, and how far each logit reaches into each segment; the outer ones are open: float64 [N, K]."""
+    """A constant, and the share of each segment below each logit; the outer ones are open: float64 [N, K]."""
     low = np.concatenate([[-np.inf], knots[1:-1]])
     high = np.concatenate([knots[1:-1], [np.inf]])
-    reach = np.clip(logits[:, None], low, high) - knots[:-1]
+    reach = (np.clip(logits[:, None], low, high) - knots[:-1]) / np.diff(knots)
     return np.concatenate([np.ones((len(logits), 1)), reach], axis=1)

@@ -28,6 +28,7 @@ from tinygan.cli import train as train_command
 from tinygan.cli.common import SOME_SKIPPED
 from tinygan.formats.files import open_detections, write_atomically
 from tinygan.formats.wider import load_split
+from tinygan.loop import FINISHED_FILE, METRICS_FILE
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "tinygan-train": train_command.main,
@@ -38,8 +39,9 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
 SHORT = "gan.epochs=2"
 WIDTHS = {  # discriminators beside the shipped one, whose short run is "unseen"
     "narrow": "[8,32,64,96,128]",
-    "wide": "[32,96,160,224,320]",
+    "wide": "[24,96,144,192,256]",
 }
+RUNS = ("mse", "gan", "gan_unseen", "gan_narrow", "gan_wide")
 STEPS = ("look", "mse", "gan", "fusion", "unseen", "widths", "report")
 
 
@@ -86,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             started = time.monotonic()
             steps[name](inputs)
             inputs.results.setdefault("minutes", {}).setdefault(name, round((time.monotonic() - started) / 60, 1))
+            inputs.results["training"] = {run: found for run in RUNS if (found := _training(inputs.run(run)))}
             write_atomically(results, json.dumps(inputs.results, indent=1).encode())
     return 0
 
@@ -164,6 +167,15 @@ def _report(inputs: Inputs) -> None:
     inputs.results["val_unseen"] = table("fused_unseen", inputs.proposals[-1:])
     _do("experiments.sr_quality.run", "--checkpoint", inputs.run("fused"), "--data", inputs.data,
         "--out", inputs.run("sr_quality"))  # fmt: skip
+
+
+def _training(run: Path) -> dict[str, float] | None:
+    """Length of a finished run and its last figures on the hold-out: PSNR in dB, area under the ROC curve."""
+    if not (run / FINISHED_FILE).is_file():
+        return None
+    rows = [json.loads(line) for line in (run / METRICS_FILE).read_text().splitlines()]
+    figures = {name: round(value, 4) for name, value in rows[-1].items() if name.startswith(("psnr", "auc"))}
+    return {"steps": rows[-1]["step"] + 1, "minutes": round(rows[-1]["seconds"] / 60, 1), **figures}
 
 
 def _train(inputs: Inputs, run: str, proposals: Sequence[Path], settings: Sequence[str]) -> None:

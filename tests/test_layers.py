@@ -107,6 +107,7 @@ def test_only_runtime_knows_the_device():
 
 def test_light_modules_do_not_load_torch():
     light = "tinygan, tinygan.detections, tinygan.boxes, tinygan.formats.wider, tinygan.formats.wider_mat"
-    light += ", tinygan.evaluate.wider, tinygan.evaluate.image_quality, tinygan.cli.evaluate"
+    light += ", tinygan.evaluate.wider, tinygan.evaluate.fddb, tinygan.evaluate.image_quality, tinygan.formats.registry"
+    light += ", tinygan.cli.evaluate, tinygan.cli.convert"
     code = f"import sys, {light}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=ROOT)

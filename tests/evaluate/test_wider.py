@@ -226,7 +226,7 @@ def test_equals_the_official_code_point_by_point(seed: int) -> None:
 def test_crowds_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     detections, truth = crowd(2)
     whole = evaluate_wider(detections, truth).subsets["all"]
-    monkeypatch.setattr("tinygan.evaluate.wider._MAX_PAIRS", 20)
+    monkeypatch.setattr("tinygan.evaluate.claims._MAX_PAIRS", 20)
     parts = evaluate_wider(detections, truth).subsets["all"]
     np.testing.assert_array_equal(whole.outcomes.hits, parts.outcomes.hits)
     np.testing.assert_array_equal(whole.outcomes.counted, parts.outcomes.counted)

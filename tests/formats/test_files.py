@@ -1,23 +1,32 @@
+import io
 import os
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
 
 from tinygan.detections import Detections
 from tinygan.errors import DataError
-from tinygan.formats.files import DetectionWriter, open_detections, write_atomically
+from tinygan.formats.files import (
+    DetectionWriter,
+    ParsedDetections,
+    open_detections,
+    read_wider,
+    write_atomically,
+    write_wider,
+)
 
 ONE = Detections(np.array([[1.0, 2, 3, 4]]), np.array([0.5]))
 
 
 def test_folder_and_archive_hold_the_same(tmp_path):
-    for name in ("out", "out.tar.gz"):
+    for name in ("out", "out.tar.gz", "out.zip"):
         writer = DetectionWriter(tmp_path / name)
         writer.write("event/a.b.jpg", ONE)
         writer.write("event/empty.jpg", Detections.empty())
         writer.close()
-    for name in ("out", "out.tar.gz"):
+    for name in ("out", "out.tar.gz", "out.zip"):
         files = open_detections(tmp_path / name)
         assert sorted(files) == ["event/a.b", "event/empty"]
         assert files["event/a.b"].boxes.tolist() == [[1, 2, 3, 4]] and len(files["event/empty"]) == 0
@@ -37,7 +46,7 @@ def test_absent_empty_and_broken_sources(tmp_path):
     with pytest.raises(DataError, match=r"expected one \.txt an image"):
         open_detections(tmp_path)
     (tmp_path / "x.zip").write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"neither a folder nor a \.tar\.gz"):
+    with pytest.raises(DataError, match=r"x\.zip: expected a readable \.zip"):
         open_detections(tmp_path / "x.zip")
     (tmp_path / "broken.tar.gz").write_bytes(b"nonsense")
     with pytest.raises(DataError, match=r"broken\.tar\.gz: expected a readable \.tar\.gz"):
@@ -77,3 +86,76 @@ def test_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_atomically(file, b"new")
     assert file.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+TWO = {"event/a.b.jpg": ONE, "c": Detections.empty()}
+
+
+@pytest.mark.parametrize("name", ["out", "out.tar.gz", "out.tgz", "out.tar", "out.zip"])
+def test_written_at_once_and_replaced(tmp_path, name):
+    for _ in range(2):
+        write_wider(tmp_path / name, TWO)
+        files = read_wider(tmp_path / name)
+        assert {key: len(files[key]) for key in files} == {"event/a.b": 1, "c": 0}
+        assert files.text("event/a.b") == "event/a.b\n1\n1 2 2 2 0.5\n"
+        assert [p.name for p in tmp_path.iterdir()] == [name]
+    write_wider(tmp_path / name, {"c": ONE})
+    assert list(read_wider(tmp_path / name)) == ["c"]
+
+
+@pytest.mark.parametrize("name", ["out", "out.tar.gz", "out.zip"])
+def test_a_failed_write_leaves_what_was_there(tmp_path, name):
+    write_wider(tmp_path / name, TWO)
+    huge = Detections(np.array([[-1.7e308, 0, 1.7e308, 0]]), np.array([1.0]))
+    with pytest.raises(DataError, match=f"{name}: a box of image 'z' is too large"):
+        write_wider(tmp_path / name, {"event/new": ONE, "z": huge})
+    assert sorted(read_wider(tmp_path / name)) == ["c", "event/a.b"] and [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_folder_with_other_things_is_not_replaced(tmp_path):
+    write_wider(tmp_path / "out", TWO)
+    (tmp_path / "out/event/photo.jpg").write_bytes(b"mine")
+    with pytest.raises(DataError, match=r"out: holds photo\.jpg, which is no \.txt"):
+        write_wider(tmp_path / "out", TWO)
+    assert (tmp_path / "out/event/photo.jpg").read_bytes() == b"mine"
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DataError, match="file: is a file, and a folder is to be written"):
+        write_wider(tmp_path / "file", TWO)
+
+
+@pytest.mark.parametrize("name", ["../a", "/a", "e/../../a", "", " ", "a\nb", "a\0b"])
+def test_names_that_make_no_file(tmp_path, name):
+    with pytest.raises(DataError, match="out: cannot name a file after image"):
+        write_wider(tmp_path / "out", {name: ONE})
+    with pytest.raises(DataError, match="cannot name a file after image"):
+        DetectionWriter(tmp_path / "other").write(name, ONE)
+    assert [p.name for p in tmp_path.rglob("*")] == ["other"]
+
+
+def test_two_images_of_one_file(tmp_path):
+    with pytest.raises(DataError, match=r"images 'a\.jpg' and 'a\.png' would share the file a\.txt"):
+        write_wider(tmp_path / "out", {"a.jpg": ONE, "a.png": ONE})
+
+
+def test_what_macos_adds_to_archives_is_no_detection(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("e/a.txt", "a\n0\n")
+        archive.writestr("__MACOSX/e/._a.txt", b"\0\5\x16")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("./e/a.txt", "./e/._a.txt"):
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+    assert list(read_wider(tmp_path / "a.zip")) == list(read_wider(tmp_path / "a.tar")) == ["e/a"]
+
+
+def test_boxes_beyond_float64_name_their_line(tmp_path):
+    (tmp_path / "a.txt").write_text("a\n2\n1 2 3 4 5\n1e308 0 1e308 1 0.5\n")
+    with pytest.raises(DataError, match=r"a\.txt:4: boxes must be finite"):
+        open_detections(tmp_path)["a"]
+
+
+def test_parsed_detections_have_text_and_place(tmp_path):
+    files = ParsedDetections({"e/a.jpg": ONE}, tmp_path / "d.csv")
+    assert files.text("e/a.jpg") == "e/a\n1\n1 2 2 2 0.5\n" and files.describe("e/a.jpg").endswith(
+        "d.csv, image 'e/a.jpg'"
+    )
+    assert files["e/a.jpg"] is ONE and list(files) == ["e/a.jpg"] and len(files) == 1

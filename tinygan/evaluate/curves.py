@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 IntArray = npt.NDArray[np.int64]
-_CHUNK = 64  # resamples worked on at once: bounds memory
+_CHUNK = 8  # resamples worked on at once: they stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +66,28 @@ class Curve:
     recall: FloatArray
 
 
+@dataclass(frozen=True)
+class Difference:
+    """Exact AP before and after, in [0, 1], with a bootstrap interval of the difference.
+
+    Attributes:
+        before: AP of the baseline.
+        after: AP of the other detections.
+        low: lower end of the interval of ``after - before``.
+        high: upper end.
+    """
+
+    before: float
+    after: float
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float:
+        """``after - before``."""
+        return self.after - self.before
+
+
 def exact_curve(outcomes: Outcomes) -> Curve:
     """The curve with one point for each distinct score, so that the order of equal scores does not matter."""
     ends = _ends_of_ties(outcomes.scores)
@@ -102,6 +124,49 @@ def average_precision(curve: Curve) -> float:
     return float(np.sum(increments * envelope))
 
 
+def exact_ap(outcomes: Outcomes) -> float:
+    """All-point AP of the exact curve; NaN where there is no face to find."""
+    return average_precision(exact_curve(outcomes)) if outcomes.positives else float("nan")
+
+
+def eleven_point_ap(curve: Curve) -> float:
+    """AP of Pascal VOC 2007: the mean of the envelope at recall 0, 0.1, …, 1 (Everingham et al. 2010, Eq. 1).
+
+    Returns:
+        AP in [0, 1]; 0 for a curve without points; NaN if its recall is NaN.
+    """
+    if np.isnan(curve.recall).any():
+        return float("nan")
+    # Recall is compared with tenths as they are in floating point; a shade of tolerance keeps 3 of 10 faces at 0.3.
+    reached = [curve.precision[curve.recall >= tenth / 10 - 1e-12] for tenth in range(11)]
+    return float(np.mean([points.max() if len(points) else 0.0 for points in reached]))
+
+
+def final_recall(outcomes: Outcomes) -> float:
+    """Share of the faces that any detection finds, whatever its score; NaN where there is no face to find."""
+    faces = outcomes.positives
+    return float(outcomes.hits.sum()) / faces if faces else float("nan")
+
+
+def false_positives_at(outcomes: Outcomes, recalls: Sequence[float]) -> list[int | None]:
+    """How many false positives stand above the highest threshold that reaches each recall.
+
+    Args:
+        outcomes: judged detections; equal scores are kept or left out together.
+        recalls: in (0, 1].
+
+    Returns:
+        A count for each recall; None where it is never reached, or there is no face to find.
+    """
+    ends = _ends_of_ties(outcomes.scores)
+    hits = np.cumsum(outcomes.hits)[ends]
+    false: IntArray = np.cumsum(outcomes.counted)[ends] - hits
+    # 0.3 of 10 faces is 3, though 0.3 * 10 is a shade more in floating point.
+    wanted = [np.ceil(recall * outcomes.positives - 1e-9) for recall in recalls]
+    at = [int(np.searchsorted(hits, faces)) for faces in wanted]
+    return [int(false[k]) if k < len(ends) and outcomes.positives else None for k in at]
+
+
 def bootstrap_weights(images: int, resamples: int, seed: int) -> FloatArray:
     """How often each image is drawn when ``images`` of them are drawn with replacement.
 
@@ -134,6 +199,27 @@ def resampled_ap(outcomes: Outcomes, weights: FloatArray) -> FloatArray:
     hits, counted = _steps_by_image(outcomes)
     values = [_ap_of_steps(hits @ part, counted @ part, outcomes.faces @ part) for part in _columns(weights)]
     return np.concatenate([np.zeros(0), *values])
+
+
+def paired_difference(before: Outcomes, after: Outcomes, weights: FloatArray, level: float = 0.95) -> Difference:
+    """The difference in exact AP, with the interval that resampling the images of both alike gives.
+
+    What the two share cancels out.
+
+    Args:
+        before: the baseline.
+        after: other detections of the same I images.
+        weights: float64 [I, R], see :func:`bootstrap_weights`.
+        level: coverage of the interval (percentiles of the resampled differences).
+
+    Returns:
+        The difference; NaN where there is no face to find.
+    """
+    drawn = resampled_ap(after, weights) - resampled_ap(before, weights)
+    drawn = drawn[np.isfinite(drawn)]
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(drawn, tails).tolist() if len(drawn) else (float("nan"), float("nan"))
+    return Difference(exact_ap(before), exact_ap(after), low, high)
 
 
 def _ends_of_ties(scores: FloatArray) -> IntArray:

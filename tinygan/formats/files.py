@@ -1,27 +1,36 @@
-"""Folders and archives of detections: read lazily, written atomically."""
+"""Folders, archives and single files of detections: read lazily, written atomically."""
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+import numpy as np
 
 from tinygan.detections import Detections
 from tinygan.errors import DataError
 from tinygan.formats import wider
 from tinygan.formats.names import stem
 
-ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
+ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
+
+# What tarfile and zipfile raise on damaged archives; RuntimeError: encrypted or an unknown compression.
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)
 
 
 class DetectionFiles(Mapping[str, Detections]):
     """Detections of many images by file name (without ``.txt``), parsed when asked for.
 
     Args:
-        readers: ``{name: function that returns the file's bytes}``.
+        readers: ``{name: function that returns the file's bytes}``, in the official submission format.
         source: the folder or archive, for messages.
     """
 
@@ -30,7 +39,12 @@ class DetectionFiles(Mapping[str, Detections]):
         self.source = source
 
     def __getitem__(self, name: str) -> Detections:
-        return wider.parse_detections(self.text(name), self.describe(name))
+        text = self.text(name)
+        try:
+            with np.errstate(over="ignore"):
+                return wider.parse_detections(text, self.describe(name))
+        except ValueError as error:  # finite numbers whose sum x + w or y + h is not
+            raise DataError(f"{self.describe(name)}{_line_beyond_range(text)}: {error}; got too large a box") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._readers)
@@ -39,41 +53,115 @@ class DetectionFiles(Mapping[str, Detections]):
         return len(self._readers)
 
     def text(self, name: str) -> str:
-        """The file's text as it stands on disk."""
+        """An image's detections in the official submission format; as they stand on disk if they are in it."""
         try:
             return self._readers[name]().decode("utf-8")
         except UnicodeDecodeError as error:
-            raise DataError(f"{self.describe(name)}: expected text in the official submission format") from error
+            raise DataError(
+                f"{self.describe(name)}: expected text in the official submission format, got byte "
+                f"0x{error.object[error.start]:02x} on line {error.object.count(10, 0, error.start) + 1}"
+            ) from error
 
     def describe(self, name: str) -> str:
-        """Where a file lies, for messages."""
+        """Where an image's detections lie, for messages."""
         return f"{self.source}/{name}.txt"
 
 
-def open_detections(path: Path) -> DetectionFiles:
-    """Detections in the official submission format, from a folder or a ``.tar.gz``.
+class ParsedDetections(DetectionFiles):
+    """Detections of many images out of one file, under the names that the file gives them.
 
     Args:
-        path: a folder with one ``.txt`` an image at any depth, or an archive of one.
+        detections: ``{image name: detections}``.
+        source: the file, for messages.
+    """
+
+    def __init__(self, detections: Mapping[str, Detections], source: Path) -> None:
+        super().__init__({}, source)
+        self._detections = detections
+
+    def __getitem__(self, name: str) -> Detections:
+        return self._detections[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._detections)
+
+    def __len__(self) -> int:
+        return len(self._detections)
+
+    def text(self, name: str) -> str:
+        """An image's detections in the official submission format."""
+        return wider.format_detections(stem(name), self[name])
+
+    def describe(self, name: str) -> str:
+        """Where an image's detections lie, for messages."""
+        return f"{self.source}, image '{name}'"
+
+
+def open_detections(path: Path, format: str | None = None, names: Path | None = None) -> DetectionFiles:
+    """Detections of many images in any known format.
+
+    Args:
+        path: a folder or an archive with one ``.txt`` an image at any depth (official submission
+            format), or one file for all images.
+        format: a name in :data:`tinygan.formats.registry.FORMATS`; found out from the content or the
+            file's name if not given.
+        names: for COCO results, a JSON file whose ``images`` turn image ids into names.
 
     Raises:
-        DataError: if the path is absent, is neither, or holds no ``.txt``.
+        DataError: if the path is absent, is of no known format, is malformed or holds no image.
+        ConfigError: if there is no such format.
+        MissingDependency: if the format needs a package that is not installed.
+    """
+    from tinygan.formats.registry import find_format, sniff_format  # the table of formats builds on this module
+
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; expected detections")
+    chosen = find_format(format) if format is not None else sniff_format(path)
+    files = chosen.read(path, names)
+    if not files:
+        raise DataError(f"{path}: expected detections, found none")
+    return files
+
+
+def read_wider(path: Path) -> DetectionFiles:
+    """Detections in the official submission format, from a folder or an archive (see ``ARCHIVE_SUFFIXES``).
+
+    Raises:
+        DataError: if the path is neither, or holds no ``.txt``.
     """
     if path.is_dir():
         files = sorted(p for p in path.rglob("*.txt") if p.is_file())
         readers = {stem(p.relative_to(path).as_posix()): p.read_bytes for p in files}
-    elif path.is_file() and path.name.endswith(ARCHIVE_SUFFIXES):
-        readers = _archive_readers(path)
     else:
-        reason = "neither a folder nor a .tar.gz" if path.exists() else "no such file or folder"
-        raise DataError(f"{path}: {reason}; expected detections in the official submission format")
+        contents = _read_archive(path)
+        readers = {stem(name.removeprefix("./")): _constant(content) for name, content in contents.items()}
     if not readers:
         raise DataError(f"{path}: expected one .txt an image (official submission format), found none")
     return DetectionFiles(readers, path)
 
 
+def write_wider(path: Path, detections: Mapping[str, Detections]) -> None:
+    """Write detections in the official submission format: an archive if its name asks for one, else a folder.
+
+    Nothing appears under the final name before all is written; a folder or archive there is replaced.
+
+    Raises:
+        DataError: if two images would share a file, a name would lie outside the folder, or the folder to
+            replace holds anything but ``.txt``.
+    """
+    files = _files_of(detections, path)
+    contents = (
+        (f"{file}.txt", encode(wider.format_detections(file, _writable(detections[name], name, path)), path))
+        for file, name in files.items()
+    )
+    if DetectionWriter.is_archive_path(path):
+        _write_archive(path, contents)
+    else:
+        _write_folder(path, contents)
+
+
 class DetectionWriter:
-    """Writes one ``.txt`` an image into a folder, or into a folder that becomes a ``.tar.gz`` at the end.
+    """Writes one ``.txt`` an image into a folder, or into a folder that becomes an archive at the end.
 
     Every file is replaced atomically, so a cut-off run leaves whole files only. An archive is built
     beside its final name in ``<name>.partial/`` and appears complete or not at all.
@@ -105,22 +193,18 @@ class DetectionWriter:
         """Write an image's file as it is."""
         file = self._file(name)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, text.encode("utf-8"))
+        write_atomically(file, encode(text, file))
 
     def close(self) -> None:
         """Turn the folder into the archive, if an archive was asked for."""
         if not self.is_archive:
             return
-        mode = "w" if self.path.name.endswith(".tar") else "w:gz"
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with tarfile.open(temporary, mode) as archive:  # type: ignore[call-overload]
-            for file in sorted(self.folder.rglob("*.txt")):
-                archive.add(file, file.relative_to(self.folder).as_posix())
-        os.replace(temporary, self.path)
+        files = sorted(self.folder.rglob("*.txt"))
+        _write_archive(self.path, ((f.relative_to(self.folder).as_posix(), f.read_bytes()) for f in files))
         shutil.rmtree(self.folder)
 
     def _file(self, name: str) -> Path:
-        return self.folder / f"{stem(name)}.txt"
+        return self.folder / f"{_file_of(name, self.folder)}.txt"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -138,17 +222,177 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-def _archive_readers(path: Path) -> dict[str, Callable[[], bytes]]:
-    contents: dict[str, bytes] = {}
+def decode(content: bytes, source: str) -> str:
+    """Text of a file's bytes (UTF-8, with or without byte order mark).
+
+    Raises:
+        DataError: naming ``source:line`` of the first byte that is not UTF-8.
+    """
     try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                handle = archive.extractfile(member) if member.isfile() and member.name.endswith(".txt") else None
-                if handle is not None:
-                    contents[stem(member.name.removeprefix("./"))] = handle.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"{path}: expected a readable .tar.gz: {error}") from error
-    return {name: _constant(content) for name, content in contents.items()}
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{source}:{line}: expected UTF-8 text, got byte 0x{content[error.start]:02x}") from error
+
+
+def encode(text: str, path: Path) -> bytes:
+    """Text as UTF-8.
+
+    Raises:
+        DataError: if it cannot be, as where a name on disk is not UTF-8.
+    """
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        near = text[max(0, error.start - 40) : error.end]
+        raise DataError(f"{path}: cannot be written as UTF-8, as a name is not: {near!a}") from error
+
+
+def read_bytes(path: Path, expected: str) -> bytes:
+    """Content of a file; a :class:`DataError` that says what was expected where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: expected {expected}: {error.strerror}") from error
+
+
+def check_sizes(detections: Detections, name: str, path: Path) -> None:
+    """Refuse boxes whose width or height is beyond float64, as no ``x y w h`` can hold them.
+
+    Raises:
+        DataError: naming the image and the file that was to be written.
+    """
+    with np.errstate(over="ignore"):
+        if not np.isfinite(detections.boxes[:, 2:] - detections.boxes[:, :2]).all():
+            raise DataError(f"{path}: a box of image '{name}' is too large to be written as x y w h")
+
+
+def _writable(detections: Detections, name: str, path: Path) -> Detections:
+    check_sizes(detections, name, path)
+    return detections
+
+
+def _line_beyond_range(text: str) -> str:
+    """``:line`` of the first row whose corner is not finite."""
+    body = text.strip().split("\n", maxsplit=2)[-1]
+    for number, line in enumerate(body.splitlines(), start=3):
+        x, y, width, height, _ = map(float, line.split())
+        if not np.isfinite([x + width, y + height]).all():
+            return f":{number}"
+    return ""
+
+
+def _files_of(names: Iterable[str], path: Path) -> dict[str, str]:
+    """``{file below the folder, without .txt: image name}``."""
+    files: dict[str, str] = {}
+    for name in names:
+        file = _file_of(name, path)
+        if file in files:
+            raise DataError(f"{path}: images '{files[file]}' and '{name}' would share the file {file}.txt; rename one")
+        files[file] = name
+    return files
+
+
+def _file_of(name: str, path: Path) -> str:
+    """An image's file below the folder, without ``.txt``; names that lead out of it are refused."""
+    file = stem(name)
+    parts = PurePosixPath(file).parts
+    outside = not "".join(parts).strip() or file.startswith("/") or ".." in parts
+    if outside or any(ord(character) < 32 for character in file):
+        raise DataError(f"{path}: cannot name a file after image {name!a}; expected a path such as event/a.jpg")
+    return file
+
+
+def _read_archive(path: Path) -> dict[str, bytes]:
+    is_zip = path.name.endswith(".zip") or (not path.name.endswith(ARCHIVE_SUFFIXES) and zipfile.is_zipfile(path))
+    kind = ".zip" if is_zip else ".tar.gz"
+    try:
+        contents = dict(_zip_members(path) if is_zip else _tar_members(path))
+    except _DAMAGED as error:
+        raise DataError(f"{path}: expected a readable {kind}: {error}") from error
+    return {name: content for name, content in contents.items() if not _is_shadow(name, contents)}
+
+
+def _is_shadow(name: str, names: Container[str]) -> bool:
+    """Whether an archive's member is what macOS puts beside a file ``a.txt``: ``._a.txt``."""
+    folder, slash, base = name.rpartition("/")
+    return base.startswith("._") and (f"{folder}{slash}{base[2:]}" in names or name.startswith("__MACOSX/"))
+
+
+def _zip_members(path: Path) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if not member.is_dir() and member.filename.endswith(".txt"):
+                yield member.filename, archive.read(member)
+
+
+def _tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
+    with open(path, "rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    with tarfile.open(path, "r:gz" if compressed else "r:") as archive:
+        for member in archive:
+            handle = archive.extractfile(member) if member.isfile() and member.name.endswith(".txt") else None
+            if handle is not None:
+                yield member.name, handle.read()
+
+
+def _write_archive(path: Path, contents: Iterable[tuple[str, bytes]]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        if path.name.endswith(".zip"):
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name, content in contents:
+                    archive.writestr(name, content)
+        else:
+            _write_tar(temporary, contents, compressed=not path.name.endswith(".tar"))
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write_tar(path: Path, contents: Iterable[tuple[str, bytes]], compressed: bool) -> None:
+    now = int(time.time())
+    with tarfile.open(path, "w:gz") if compressed else tarfile.open(path, "w") as archive:
+        for name, content in contents:
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime = len(content), now
+            archive.addfile(member, io.BytesIO(content))
+
+
+def _write_folder(path: Path, contents: Iterable[tuple[str, bytes]]) -> None:
+    """Write beside ``path``, then swap; a kill between the two renames leaves the old folder as ``.<name>.*.old``."""
+    path = path.resolve()
+    foreign = [p for p in path.rglob("*") if not p.is_dir() and p.suffix != ".txt"] if path.exists() else []
+    if path.is_file() or foreign:
+        got = f"holds {foreign[0].name}, which is no .txt" if foreign else "is a file, and a folder is to be written"
+        raise DataError(f"{path}: {got}; choose another name")
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    try:
+        for name, content in contents:
+            file = temporary / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        temporary.chmod(0o755)
+        _swap(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Put folder ``new`` in the place of ``path``, which is removed."""
+    if not path.exists():
+        new.rename(path)
+        return
+    old = new.with_suffix(".old")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _constant(content: bytes) -> Callable[[], bytes]:

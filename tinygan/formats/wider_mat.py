@@ -119,9 +119,9 @@ def load_mat_ground_truth(folder: Path) -> EvaluationTruth:
             "official eval_tools.zip); or give a *_bbx_gt.txt"
         )
     path = folder / MAT_FILES[0]
-    cells = _read_mat(path, ("event_list", "file_list", "face_bbx_list"))
-    names = _image_names(cells, path)
-    boxes = [_boxes(cell, path) for cell in _images_of(cells, "face_bbx_list", path)]
+    cells = read_mat(path, ("event_list", "file_list", "face_bbx_list"))
+    names = image_names(cells, path)
+    boxes = [boxes_of(cell, path) for cell in images_of(cells, "face_bbx_list", path)]
     if len(boxes) != len(names) or len(set(names)) != len(names):
         raise DataError(f"{path}: file_list names {len(names)} images, face_bbx_list has boxes for {len(boxes)}")
     faces = dict(zip(names, boxes, strict=True))
@@ -134,9 +134,9 @@ _FIX = "copy it again from the official eval_tools.zip"
 
 
 def _read_subset(path: Path, faces: Mapping[str, FloatArray]) -> dict[str, BoolArray]:
-    cells = _read_mat(path, ("event_list", "file_list", "gt_list"))
-    names = _image_names(cells, path)
-    lists = _images_of(cells, "gt_list", path)
+    cells = read_mat(path, ("event_list", "file_list", "gt_list"))
+    names = image_names(cells, path)
+    lists = images_of(cells, "gt_list", path)
     if names != list(faces) or len(lists) != len(names):
         raise DataError(f"{path}: lists other images than {MAT_FILES[0]} ({len(names)}, expected {len(faces)}); {_FIX}")
     members = {}
@@ -149,21 +149,24 @@ def _read_subset(path: Path, faces: Mapping[str, FloatArray]) -> dict[str, BoolA
     return members
 
 
-def _image_names(cells: Mapping[str, Cell], path: Path) -> list[str]:
+def image_names(cells: Mapping[str, Cell], path: Path) -> list[str]:
+    """``event/name.jpg`` of every image, in the official order, from ``event_list`` and ``file_list``."""
     events, files = cells["event_list"], cells["file_list"]
     if not isinstance(events, list) or not isinstance(files, list) or len(events) != len(files):
         raise DataError(f"{path}: expected event_list and file_list to be cell arrays of one length; {_FIX}")
     return [f"{event}/{file}.jpg" for event, group in zip(events, files, strict=True) for file in group]
 
 
-def _images_of(cells: Mapping[str, Cell], key: str, path: Path) -> list[Cell]:
+def images_of(cells: Mapping[str, Cell], key: str, path: Path) -> list[Cell]:
+    """A variable's cell of every image, in the official order."""
     events = cells[key]
     if not isinstance(events, list) or not all(isinstance(event, list) for event in events):
         raise DataError(f"{path}: expected {key} to be a cell array (events) of cell arrays (images); {_FIX}")
     return [image for event in events for image in event]
 
 
-def _boxes(cell: Cell, path: Path) -> FloatArray:
+def boxes_of(cell: Cell, path: Path) -> FloatArray:
+    """Boxes float64 [M, 4], ``x1, y1, x2, y2``, of one image's ``x y w h`` rows."""
     xywh = np.asarray(cell if isinstance(cell, np.ndarray) else np.nan, dtype=np.float64)
     if xywh.size == 0:
         return np.zeros((0, 4))
@@ -172,7 +175,7 @@ def _boxes(cell: Cell, path: Path) -> FloatArray:
     return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
 
 
-def _read_mat(path: Path, keys: tuple[str, ...]) -> dict[str, Cell]:
+def read_mat(path: Path, keys: tuple[str, ...]) -> dict[str, Cell]:
     """The named variables of a v5 or v7.3 file: cells as lists in MATLAB's order, char arrays as strings."""
     from scipy.io import loadmat
 

@@ -1,0 +1,78 @@
+"""``tinygan-convert``: detections from one format into another."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tinygan.cli.common import DONE, Parser, make_parser, run_command
+from tinygan.errors import ConfigError, DataError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(_parser(), _convert, argv)
+
+
+def _parser() -> Parser:
+    parser = make_parser("tinygan-convert", "Turn detections of many images from one format into another.")
+    parser.add_argument("source", type=Path, metavar="IN", help="detections: a folder, an archive or a file")
+    parser.add_argument("--to", required=True, metavar="FORMAT", help="wider, fddb, coco, csv or parquet")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="OUT", help="file to write; for wider a folder, .tar.gz or .zip"
+    )
+    parser.add_argument("--from", dest="format", metavar="FORMAT", help="format of IN (default: found out)")
+    parser.add_argument("--names", type=Path, metavar="COCO.json", help="image names by id, for coco on either side")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT")
+    return parser
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from tinygan.formats.files import open_detections
+    from tinygan.formats.registry import find_format, sniff_name
+
+    source, out = arguments.source, arguments.out
+    target = find_format(arguments.to)
+    if arguments.format is not None:
+        find_format(arguments.format)
+    _check_output(out, arguments.to, source, arguments.overwrite)
+    if not source.exists():
+        raise DataError(f"{source}: no such file or folder; expected detections")
+    given = arguments.format or sniff_name(source)
+    if arguments.names is not None and "coco" not in (given, arguments.to):
+        raise ConfigError(f"--names is for coco, but this is from {given} to {arguments.to}; leave it out")
+    files = open_detections(source, given, arguments.names)
+    detections = {name: files[name] for name in files}
+    target.write(out, detections, arguments.names)
+
+    boxes = sum(map(len, detections.values()))
+    notes = []
+    empty = sum(not len(found) for found in detections.values())
+    if empty and not target.keeps_empty:
+        notes.append(f"images without boxes left out: {empty:,}")
+    fields = sorted({field for found in detections.values() for field in found.fields})
+    if fields and not target.keeps_fields:
+        notes.append(f"columns left out: {', '.join(fields)}")
+    print("; ".join([f"{out}: {given} to {arguments.to}, {len(detections):,} images, {boxes:,} boxes", *notes]))
+    return DONE
+
+
+def _check_output(out: Path, format: str, source: Path, overwrite: bool) -> None:
+    """Refuse what would be lost or misleading, before anything is read."""
+    from tinygan.formats.registry import name_of_suffix
+
+    named = name_of_suffix(out)
+    if named is not None and named != format:
+        raise ConfigError(f"--out {out}: is named like {named}, but --to is {format}; change one of them")
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out {out}: no such folder as {out.parent}; make it first")
+    if not os.path.lexists(out):
+        return
+    if not overwrite:
+        raise DataError(f"{out}: exists already; replace it with --overwrite or choose another --out")
+    if out.is_dir() and (format != "wider" or named == "wider"):
+        raise DataError(f"{out}: is a folder, and a file is to be written; choose another --out")
+    if out.is_dir() and out.resolve() in source.resolve().parents:
+        raise DataError(f"{out}: holds {source}, and would be replaced; choose another --out")

@@ -1,0 +1,181 @@
+"""The table of detection formats, and finding out which one a path is in."""
+
+from __future__ import annotations
+
+import difflib
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tinygan.detections import Detections
+from tinygan.errors import ConfigError, DataError
+from tinygan.formats import coco, fddb, tabular
+from tinygan.formats.files import (
+    ARCHIVE_SUFFIXES,
+    DetectionFiles,
+    ParsedDetections,
+    check_sizes,
+    encode,
+    read_wider,
+    write_atomically,
+    write_wider,
+)
+
+HEAD_BYTES = 4096
+FDDB_LIMIT = 1e100  # the reader takes numbers below it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How detections of many images lie on disk.
+
+    Attributes:
+        sniff: whether a path is in this format, from the path and its first bytes (none of a folder).
+        read: the detections of a path; the second argument is a file of names, for formats that need one.
+        write: writes a path atomically, replacing what is there; the third argument as the second of ``read``.
+        suffixes: endings of names that ask for this format.
+        keeps_fields: whether ``Detections.fields`` are written.
+        keeps_empty: whether images without detections are written.
+    """
+
+    sniff: Callable[[Path, bytes], bool]
+    read: Callable[[Path, Path | None], DetectionFiles]
+    write: Callable[[Path, Mapping[str, Detections], Path | None], None]
+    suffixes: tuple[str, ...]
+    keeps_fields: bool = False
+    keeps_empty: bool = True
+
+
+def find_format(name: str) -> Format:
+    """The format of a name.
+
+    Raises:
+        ConfigError: if there is none, with the nearest name.
+    """
+    if name not in FORMATS:
+        near = difflib.get_close_matches(name, FORMATS, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(f"unknown format '{name}', expected one of {', '.join(FORMATS)}{hint}")
+    return FORMATS[name]
+
+
+def sniff_format(path: Path) -> Format:
+    """The format a path is in: by its content, else by its name.
+
+    Raises:
+        DataError: if it is none of :data:`FORMATS`.
+    """
+    return FORMATS[sniff_name(path)]
+
+
+def sniff_name(path: Path) -> str:
+    """The name of the format a path is in; see :func:`sniff_format`."""
+    head = b""
+    if path.is_file():
+        try:
+            with open(path, "rb") as file:
+                head = file.read(HEAD_BYTES)
+        except OSError as error:
+            raise DataError(f"{path}: expected detections: {error.strerror}") from error
+    for name, known in FORMATS.items():
+        if known.sniff(path, head):
+            return name
+    named = name_of_suffix(path)
+    if named is None:
+        raise DataError(f"{path}: is in no known format of detections; name one of {', '.join(FORMATS)} (--from)")
+    return named
+
+
+def name_of_suffix(path: Path) -> str | None:
+    """The name of the format that a file's ending asks for, if any."""
+    lowered = path.name.lower()
+    return next((name for name, known in FORMATS.items() if lowered.endswith(known.suffixes)), None)
+
+
+def _is_archive(path: Path, head: bytes) -> bool:
+    packed = head[:2] == b"\x1f\x8b" or head[257:262] == b"ustar" or head[:4] == b"PK\x03\x04"
+    return packed or path.name.endswith(ARCHIVE_SUFFIXES) or (head[:2] == b"PK" and zipfile.is_zipfile(path))
+
+
+def _is_wider(path: Path, head: bytes) -> bool:
+    return _is_archive(path, head) or (path.is_dir() and not _is_fddb(path, head))
+
+
+def _is_fddb(path: Path, head: bytes) -> bool:
+    if path.is_dir():
+        return any(path.glob("*fold-*out*.txt"))
+    lines = head.decode("utf-8", "replace").lstrip("\ufeff \r\n").split("\n")
+    count = lines[1].strip() if len(lines) > 1 else ""
+    return count.isascii() and count.isdigit()
+
+
+def _is_csv(path: Path, head: bytes) -> bool:
+    header = head.decode("utf-8-sig", "replace").lstrip().split("\n")[0]
+    return {"image", "score"} <= {name.strip(' \r"').casefold() for name in header.split(",")}
+
+
+def _is_coco(path: Path, head: bytes) -> bool:
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{")
+
+
+def _is_parquet(path: Path, head: bytes) -> bool:
+    return head[:4] == b"PAR1"
+
+
+def _read_wider(path: Path, names: Path | None) -> DetectionFiles:
+    return read_wider(path)
+
+
+def _write_wider(path: Path, detections: Mapping[str, Detections], names: Path | None) -> None:
+    write_wider(path, detections)
+
+
+def _read_fddb(path: Path, names: Path | None) -> DetectionFiles:
+    return ParsedDetections(fddb.load_fddb(path), path)
+
+
+def _write_fddb(path: Path, detections: Mapping[str, Detections], names: Path | None) -> None:
+    for name, found in detections.items():
+        if not name or name != name.strip() or any(ord(character) < 32 for character in name):
+            raise DataError(f"{path}: cannot write image {name!a}; expected a name of one line")
+        check_sizes(found, name, path)
+        if (np.abs(found.boxes) >= FDDB_LIMIT / 2).any() or (np.abs(found.scores) >= FDDB_LIMIT).any():
+            raise DataError(f"{path}: a number of image '{name}' is too large for FDDB's format ({FDDB_LIMIT:g})")
+    write_atomically(path, encode(fddb.format_fddb(detections), path))
+
+
+def _read_csv(path: Path, names: Path | None) -> DetectionFiles:
+    return ParsedDetections(tabular.load_csv(path), path)
+
+
+def _write_csv(path: Path, detections: Mapping[str, Detections], names: Path | None) -> None:
+    tabular.save_csv(path, detections)
+
+
+def _read_coco(path: Path, names: Path | None) -> DetectionFiles:
+    return ParsedDetections(coco.load_results(path, names), path)
+
+
+def _read_parquet(path: Path, names: Path | None) -> DetectionFiles:
+    return ParsedDetections(tabular.load_parquet(path), path)
+
+
+def _write_parquet(path: Path, detections: Mapping[str, Detections], names: Path | None) -> None:
+    tabular.save_parquet(path, detections)
+
+
+FORMATS: dict[str, Format] = {
+    "wider": Format(sniff=_is_wider, read=_read_wider, write=_write_wider, suffixes=ARCHIVE_SUFFIXES),
+    "parquet": Format(
+        sniff=_is_parquet, read=_read_parquet, write=_write_parquet, suffixes=(".parquet", ".pq"), keeps_fields=True
+    ),
+    "coco": Format(
+        sniff=_is_coco, read=_read_coco, write=coco.save_results, suffixes=(".json",), keeps_empty=False
+    ),
+    "csv": Format(sniff=_is_csv, read=_read_csv, write=_write_csv, suffixes=(".csv",), keeps_fields=True),
+    "fddb": Format(sniff=_is_fddb, read=_read_fddb, write=_write_fddb, suffixes=(".txt",)),
+}  # fmt: skip
+"""By name; sniffed in this order: what begins with a mark of its own first, loose text last."""

@@ -8,11 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
+from tinygan.checkpoint import Weights, save_weights
+from tinygan.config import load_config, to_tree
 from tinygan.detections import Detections, GroundTruth
 from tinygan.formats.files import DetectionWriter
 from tinygan.formats.wider import format_ground_truth
+from tinygan.fusion import Fusion
+from tinygan.models.discriminator import Discriminator
+from tinygan.models.generator import Generator
+from tinygan.train.recipe import Recipe
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -82,6 +89,20 @@ def tiny_options() -> list[str]:
 def tiny_set() -> list[str]:
     """The same as ``--set`` options."""
     return [word for setting in TINY for word in ("--set", setting)]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tiny_options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained networks with a fitted fusion: enough to follow every box."""
+    torch.manual_seed(0)
+    recipe = load_config(Recipe, None, [*tiny_options, "discriminator.fc_std=1.0"])
+    tensors = {f"generator.{n}": t for n, t in Generator(recipe.generator).state_dict().items()}
+    discriminator = Discriminator(recipe.discriminator, recipe.crops.hr_size)
+    tensors |= {f"discriminator.{n}": t for n, t in discriminator.state_dict().items()}
+    fusion = Fusion(detector=0.8, judge=0.6, size=0.1, bias=-0.2, fitted=True)
+    path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
+    save_weights(path, Weights("fused", to_tree(recipe), tensors, {"fusion": fusion.to_facts()}))
+    return path
 
 
 def make_tiny_wider(folder: Path, train: int = 12, val: int = 4) -> TinyWider:

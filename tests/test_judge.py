@@ -64,12 +64,12 @@ def test_each_box_gets_its_own_logit(judge, requests):
     together = next(iter(judge_images(judge, [request], 64))).face_logits
     assert len(np.unique(together.round(6))) > 8
     for row in (0, 7, 15):
-        alone = next(iter(judge_images(judge, [Request("x", request.path, request.boxes[row : row + 1])], 64)))
+        alone = next(iter(judge_images(judge, [Request("x", request.image, request.boxes[row : row + 1])], 64)))
         assert alone.face_logits[0] == pytest.approx(together[row], abs=1e-5)
 
 
 def test_unreadable_image_is_an_answer_not_a_crash(judge, requests):
-    requests[2].path.write_bytes(requests[2].path.read_bytes()[:200])
+    requests[2].image.write_bytes(requests[2].image.read_bytes()[:200])
     answers = list(judge_images(judge, requests, 8))
     assert [a.error is not None for a in answers] == [False, False, True, False, False]
     assert "2.png: expected a readable image" in answers[2].error and len(answers[2].face_logits) == 0

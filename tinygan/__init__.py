@@ -13,14 +13,16 @@ __version__ = "0.1.0"
 _HOME = {
     "Detections": "tinygan.detections",
     "GroundTruth": "tinygan.detections",
+    "SecondStage": "tinygan.second_stage",
     "TinyGanError": "tinygan.errors",
 }
 
-__all__ = ["Detections", "GroundTruth", "TinyGanError", "__version__"]
+__all__ = ["Detections", "GroundTruth", "SecondStage", "TinyGanError", "__version__"]
 
 if TYPE_CHECKING:
     from tinygan.detections import Detections, GroundTruth
     from tinygan.errors import TinyGanError
+    from tinygan.second_stage import SecondStage
 
 
 def __getattr__(name: str) -> Any:

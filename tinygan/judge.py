@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -110,12 +111,12 @@ class Request:
 
     Attributes:
         name: any name; it comes back with the answer.
-        path: image file.
+        image: image file, or an RGB picture in memory.
         boxes: float64 [N, 4], pixels of the image.
     """
 
     name: str
-    path: Path
+    image: Path | Image.Image
     boxes: FloatArray
 
 
@@ -188,7 +189,7 @@ def _cut(request: Request, crops: CropConfig) -> _Cut:
     is_small, error = np.zeros(0, np.bool_), None
     try:
         if len(request.boxes):
-            image = read_image(request.path)
+            image = read_image(request.image) if isinstance(request.image, Path) else request.image
             squares = crops.squares(request.boxes, image.width, image.height)
             is_small = longer_side(squares) <= crops.gate_px
             for square, through_generator in zip(squares, is_small, strict=True):

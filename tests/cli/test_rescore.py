@@ -8,34 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from scipy.special import logit
 
 from tinygan.checkpoint import Weights, load_weights, save_weights
 from tinygan.cli.rescore import main
-from tinygan.config import load_config, to_tree
 from tinygan.detector_view import DetectorView, Evidence, ScoreMap
 from tinygan.formats.files import open_detections
 from tinygan.fusion import Fusion
-from tinygan.models.discriminator import Discriminator
-from tinygan.models.generator import Generator
-from tinygan.train.recipe import Recipe
 
 IDENTITY = ["--set", "fusion.judge=0", "--set", "fusion.size=0"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny_options, tmp_path_factory):
-    """Untrained networks with a fitted fusion: enough to follow every box."""
-    torch.manual_seed(0)
-    recipe = load_config(Recipe, None, [*tiny_options, "discriminator.fc_std=1.0"])
-    tensors = {f"generator.{n}": t for n, t in Generator(recipe.generator).state_dict().items()}
-    discriminator = Discriminator(recipe.discriminator, recipe.crops.hr_size)
-    tensors |= {f"discriminator.{n}": t for n, t in discriminator.state_dict().items()}
-    fusion = Fusion(detector=0.8, judge=0.6, size=0.1, bias=-0.2, fitted=True)
-    path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
-    save_weights(path, Weights("fused", to_tree(recipe), tensors, {"fusion": fusion.to_facts()}))
-    return path
 
 
 @pytest.fixture

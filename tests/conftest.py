@@ -49,6 +49,10 @@ TINY = [
     "gan.learning_rate=1e-3",
     "gan.log_every=1",
     "gan.save_every=2",
+    "fusion.judge=[0.0,0.5]",
+    "fusion.judge_by_size=[0.0]",
+    "fusion.size=[0.0]",
+    "fusion.sweeps=1",
 ]
 
 

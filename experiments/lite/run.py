@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,9 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     steps |= {"unseen": _unseen, "widths": _widths, "report": _report}
     for name in STEPS:
         if name in arguments.steps:
-            started = time.monotonic()
             steps[name](inputs)
-            inputs.results.setdefault("minutes", {}).setdefault(name, round((time.monotonic() - started) / 60, 1))
             inputs.results["training"] = {run: found for run in RUNS if (found := _training(inputs.run(run)))}
             write_atomically(results, json.dumps(inputs.results, indent=1).encode())
     return 0

@@ -147,6 +147,15 @@ def test_what_macos_adds_to_archives_is_no_detection(tmp_path):
     assert list(read_wider(tmp_path / "a.zip")) == list(read_wider(tmp_path / "a.tar")) == ["e/a"]
 
 
+def test_a_zip_member_without_a_name_is_passed_over(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("?", b"")
+        archive.writestr("a.txt", "a\n0\n")
+    content = (tmp_path / "a.zip").read_bytes().replace(b"?", b"\0")  # zipfile cuts names off at a NUL
+    (tmp_path / "a.zip").write_bytes(content)
+    assert list(read_wider(tmp_path / "a.zip")) == ["a"]
+
+
 def test_boxes_beyond_float64_name_their_line(tmp_path):
     (tmp_path / "a.txt").write_text("a\n2\n1 2 3 4 5\n1e308 0 1e308 1 0.5\n")
     with pytest.raises(DataError, match=r"a\.txt:4: boxes must be finite"):

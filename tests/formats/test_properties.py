@@ -52,7 +52,7 @@ def assert_same(found: Mapping[str, Detections], expected: Mapping[str, Detectio
         assert back.boxes.shape == item.boxes.shape and np.abs(back.boxes - item.boxes).max(initial=0) < 1e-6
 
 
-@settings(relaxed, max_examples=15)
+@settings(relaxed, max_examples=5)
 @given(st.dictionaries(NAMES, ROWS, min_size=1, max_size=3).filter(lambda images: any(images.values())))
 def test_conversions_round_trip_between_every_pair(images):
     written = {name: detections_of(rows) for name, rows in images.items()}
@@ -164,7 +164,7 @@ def damaged(draw, content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("kind", FILES)
-@settings(relaxed, max_examples=150)
+@settings(relaxed, max_examples=40)
 @given(data=st.data())
 def test_a_damaged_file_parses_or_gives_one_error_that_names_its_place(kind, valid, data):
     content = data.draw(damaged(valid[kind]))

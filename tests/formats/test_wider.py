@@ -132,3 +132,8 @@ def test_real_counts(shared_data):
     train, val = (load_split(shared_data / "widerface", split).faces for split in ("train", "val"))
     assert (len(train), sum(map(len, train.values()))) == (947, 19279)
     assert (len(val), sum(map(len, val.values()))) == (259, 2406)
+
+
+def test_a_box_beyond_all_numbers_names_its_line():
+    with pytest.raises(DataError, match=r"gt\.txt:3: x \+ w or y \+ h is too large"):
+        parse_ground_truth("a.jpg\n1\n1e308 0 1e308 5 0 0 0 0 0 0\n", "gt.txt")

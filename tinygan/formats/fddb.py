@@ -24,7 +24,7 @@ ELLIPSE = "ellipse"
 
 MAX_RADIUS_PX = 100_000
 NO_FOLD = 0
-_LARGEST = 1e100
+LARGEST = 1e100  # numbers are read below it
 _FOLD = re.compile(r"fold-?(\d+)", re.IGNORECASE)
 _TRUTH_ROW = "'major minor theta cx cy 1', six finite numbers"
 _RECTANGLE_ROW = "'x y w h score', five finite numbers"
@@ -314,7 +314,7 @@ def _shortest(value: float) -> str:
     return str(int(value)) if value.is_integer() else repr(value)
 
 
-def _floats(row: str, limit: float = _LARGEST) -> list[float] | None:
+def _floats(row: str, limit: float = LARGEST) -> list[float] | None:
     """The numbers of a row; None if one is not a number, or not below ``limit``: sums of two must be finite too."""
     try:
         values = [float(value) for value in row.split()]

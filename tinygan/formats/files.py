@@ -322,7 +322,7 @@ def _is_shadow(name: str, names: Container[str]) -> bool:
 def _zip_members(path: Path) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
-            if not member.is_dir() and member.filename.endswith(".txt"):
+            if member.filename.endswith(".txt"):
                 yield member.filename, archive.read(member)
 
 

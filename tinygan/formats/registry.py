@@ -25,7 +25,6 @@ from tinygan.formats.files import (
 )
 
 HEAD_BYTES = 4096
-FDDB_LIMIT = 1e100  # the reader takes numbers below it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +141,8 @@ def _write_fddb(path: Path, detections: Mapping[str, Detections], names: Path | 
         if not name or name != name.strip() or any(ord(character) < 32 for character in name):
             raise DataError(f"{path}: cannot write image {name!a}; expected a name of one line")
         check_sizes(found, name, path)
-        if (np.abs(found.boxes) >= FDDB_LIMIT / 2).any() or (np.abs(found.scores) >= FDDB_LIMIT).any():
-            raise DataError(f"{path}: a number of image '{name}' is too large for FDDB's format ({FDDB_LIMIT:g})")
+        if (np.abs(found.boxes) >= fddb.LARGEST / 2).any() or (np.abs(found.scores) >= fddb.LARGEST).any():
+            raise DataError(f"{path}: a number of image '{name}' is too large for FDDB's format ({fddb.LARGEST:g})")
     write_atomically(path, encode(fddb.format_fddb(detections), path))
 
 

@@ -215,6 +215,10 @@ def _parse_faces(lines: list[str], start: int, rows: int, source: str) -> Ground
     values = np.array([row.split() for row in block], dtype=np.float64).reshape(rows, 4 + len(ATTRIBUTES))
     if rows == 1 and not values.any():
         return GroundTruth.empty()
+    with np.errstate(over="ignore"):
+        corners = _to_corners(values[:, :4])
+    for number in np.flatnonzero(~np.isfinite(corners).all(axis=1)):
+        raise DataError(f"{source}:{start + number + 1}: x + w or y + h is too large a number; got '{block[number]}'")
     columns = dict(zip(ATTRIBUTES, values[:, 4:].astype(np.int64).T, strict=True))
     invalid = columns.pop("invalid").astype(np.bool_)
-    return GroundTruth(_to_corners(values[:, :4]), invalid, columns)
+    return GroundTruth(corners, invalid, columns)

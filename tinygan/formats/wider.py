@@ -217,8 +217,8 @@ def _parse_faces(lines: list[str], start: int, rows: int, source: str) -> Ground
         return GroundTruth.empty()
     with np.errstate(over="ignore"):
         corners = _to_corners(values[:, :4])
-    for number in np.flatnonzero(~np.isfinite(corners).all(axis=1)):
-        raise DataError(f"{source}:{start + number + 1}: x + w or y + h is too large a number; got '{block[number]}'")
+    for row in np.flatnonzero(~np.isfinite(corners).all(axis=1)).tolist():
+        raise DataError(f"{source}:{start + row + 1}: x + w or y + h is too large a number; got '{block[row]}'")
     columns = dict(zip(ATTRIBUTES, values[:, 4:].astype(np.int64).T, strict=True))
     invalid = columns.pop("invalid").astype(np.bool_)
     return GroundTruth(corners, invalid, columns)

@@ -53,12 +53,19 @@ def test_judge_fades_with_size_but_never_turns_against_itself():
     assert logit(fused) == pytest.approx([1.0, 0.5, 0.0])
 
 
+def test_judge_counts_half_where_the_detector_is_this_sure():
+    fused = fuse("logit", Fusion(judge=1.0, sure=2.0), expit(np.array([-2.0, 2.0])), np.ones(2), np.full(2, 16.0))
+    assert logit(fused) == pytest.approx([-1.0, 2.5])
+    with pytest.raises(ValueError, match="sure must be above 0"):
+        Fusion(sure=0.0)
+
+
 def test_search_finds_the_best_of_the_values():
     def quality(trial: Fusion) -> float:
-        return -((trial.judge - 0.75) ** 2) - (trial.judge_by_size + 0.2) ** 2 - (trial.size - 0.3) ** 2
+        return -((trial.judge - 0.75) ** 2) - (trial.judge_by_size + 0.2) ** 2 - (trial.size - 0.1) ** 2
 
     found = search_weights(quality, Fusion(judge=0.0), FusionConfig())
-    assert (found.judge, found.judge_by_size, found.size) == (0.75, -0.2, 0.3)
+    assert (found.judge, found.judge_by_size, found.size) == (0.75, -0.2, 0.1)
     assert search_weights(lambda trial: 0.0, Fusion(judge=0.5), FusionConfig()).judge == 0.5  # ties change nothing
 
 

@@ -30,16 +30,18 @@ class FusionConfig:
     Attributes:
         heights_px: AP counts faces of at least these heights in turn, the others are ignored. Like the official
             subsets they nest, so that large faces count in all of them.
+        sure: as of :class:`Fusion`.
         judge: values of the judge's weight to try.
         judge_by_size: values of its slope over size.
-        size: values of the size's weight.
+        size: values of the size's weight. More than a little of it lifts large faces at the cost of small ones.
         sweeps: passes over the three.
     """
 
     heights_px: tuple[float, ...] = (0.0, 0.0, 24.0, 48.0)
-    judge: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+    sure: float = 8.0
+    judge: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     judge_by_size: tuple[float, ...] = (0.0, -0.1, -0.2, -0.3, -0.4)
-    size: tuple[float, ...] = (-0.15, 0.0, 0.15, 0.3, 0.45)
+    size: tuple[float, ...] = (0.0, 0.1)
     sweeps: int = 2
 
 
@@ -50,12 +52,14 @@ class Fusion:
     With m the detector's score as log-odds, z = log2(longer side / 16 px), c the face logit and c' what a
     :class:`~tinygan.detector_view.DetectorView` expects of m and z (0 without a view):
 
-        detector m + max(judge + judge_by_size z, 0) (c - c') + size z + bias
+        detector m + max(judge + judge_by_size z, 0) / (1 + max(m, 0) / sure) (c - c') + size z + bias
 
     Attributes:
         detector: weight of m.
         judge: weight of c - c' at 16 px.
         judge_by_size: how that weight grows with z.
+        sure: log-odds at which the judge's weight is halved: it counts less where the detector is sure.
+            ``None``: it counts the same everywhere.
         size: weight of z.
         bias: constant; shifts scores, never ranks.
         fitted: whether the weights were fitted on labelled proposals.
@@ -66,6 +70,7 @@ class Fusion:
     detector: float = 1.0
     judge: float = 0.5
     judge_by_size: float = 0.0
+    sure: float | None = None
     size: float = 0.0
     bias: float = 0.0
     fitted: bool = False
@@ -80,6 +85,10 @@ class Fusion:
     def from_facts(cls, facts: Mapping[str, Any]) -> Fusion:
         """Read back from a checkpoint."""
         return build_config(cls, facts)
+
+    def __post_init__(self) -> None:
+        if self.sure is not None and self.sure <= 0:
+            raise ValueError(f"sure must be above 0, or null for none; got {self.sure}")
 
     @property
     def keeps_scores(self) -> bool:
@@ -130,6 +139,8 @@ def fused_logits(
     log_odds = view.score_map.log_odds(scores)
     surprise = face_logits - view.expected_logits(log_odds, size)
     judge = np.maximum(fusion.judge + fusion.judge_by_size * size, 0.0)
+    if fusion.sure is not None:
+        judge = judge / (1.0 + np.maximum(log_odds, 0.0) / fusion.sure)
     logits: FloatArray = fusion.detector * log_odds + judge * surprise + fusion.size * size + fusion.bias
     return logits
 

@@ -124,7 +124,7 @@ def fit_fusion(detectors: Sequence[ByImage], labels: RoiConfig, config: FusionCo
     evidence = fit_evidence(
         pooled[1][kept], size_feature(pooled[2][kept]), np.concatenate(is_face)[kept], detector[kept]
     )
-    basis = Fusion(judge=0.75, fitted=True, evidence=evidence)
+    basis = Fusion(judge=0.75, sure=config.sure, fitted=True, evidence=evidence)
     usual = view_detector(basis, *pooled) or PLAIN
     views = [view_detector(basis, *column) or usual for column in columns]
     truths = [_truth(one, config.heights_px) for one in detectors]

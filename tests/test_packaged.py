@@ -1,0 +1,36 @@
+"""The checkpoint that ships: it is there, fits its limits, and rescores without any training."""
+
+import numpy as np
+import pytest
+
+from experiments.lite.flops import giga_flops
+from tinygan.checkpoint import load_weights, packaged_weights
+from tinygan.cli.rescore import main
+from tinygan.formats.files import open_detections
+from tinygan.fusion import Fusion
+
+
+def test_lite_fits_its_limits_and_knows_its_fusion():
+    file = packaged_weights("lite")
+    assert file.stat().st_size <= 8_000_000
+    assert giga_flops(file)["total"] <= 1.5
+    weights = load_weights(file, ("fused",))
+    fusion = Fusion.from_facts(weights.facts["fusion"])
+    assert fusion.fitted and fusion.judge > 0 and fusion.evidence is not None
+    assert len(weights.facts["trained_on"]) > 100  # so that fusion refuses the images it was trained on
+    assert (file.parent / "README.md").is_file()  # the model card
+
+
+def test_rescore_needs_no_checkpoint_of_ones_own(tiny_wider, tmp_path, capsys):
+    images, proposals = tiny_wider.root / "WIDER_val/images", tiny_wider.proposals / "val"
+    assert main(["--proposals", str(proposals), "--images", str(images), "--out", str(tmp_path / "out")]) == 0
+    assert "60 rescored" in capsys.readouterr().out
+    before, after = open_detections(proposals), open_detections(tmp_path / "out")
+    assert any(not np.allclose(before[name].scores, after[name].scores) for name in before)
+
+
+@pytest.mark.parametrize("name", ["lite.safetensors", "huge"])
+def test_an_unknown_name_lists_what_ships(name, tmp_path, capsys):
+    words = ["--proposals", str(tmp_path), "--images", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main([*words, "--checkpoint", name]) == 2
+    assert "this tinygan ships lite" in capsys.readouterr().err

@@ -38,9 +38,9 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
 SHORT = "gan.epochs=2"
 WIDTHS = {  # discriminators beside the shipped one, whose short run is "gan_standard"
     "narrow": "[8,32,64,96,128]",
-    "wide": "[24,96,144,192,256]",
+    "narrowest": "[8,16,32,64,96]",
 }
-RUNS = ("mse", "gan", "gan_standard", "gan_unseen", "gan_narrow", "gan_wide")
+RUNS = ("mse", "gan", "gan_standard", "gan_unseen", "gan_narrow", "gan_narrowest")
 STEPS = ("look", "mse", "gan", "fusion", "unseen", "widths", "report")
 
 
@@ -120,7 +120,12 @@ def _widths(inputs: Inputs) -> None:
     """As short, with other discriminators; every figure on the hold-out."""
     for name, widths in WIDTHS.items():
         _train(inputs, f"gan_{name}", inputs.proposals[:-1], [SHORT, f"discriminator.lite_widths={widths}"])
-    runs = {"narrow": "gan_narrow", "standard": "gan_standard", "wide": "gan_wide", "shipped, full length": "gan"}
+    runs = {
+        "narrowest": "gan_narrowest",
+        "narrow": "gan_narrow",
+        "standard": "gan_standard",
+        "shipped, full length": "gan",
+    }
     inputs.results["widths"] = {
         label: {
             "giga_flops": giga_flops(inputs.run(name)),

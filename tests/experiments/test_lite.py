@@ -48,7 +48,7 @@ def test_one_command_runs_the_recipe_and_can_be_repeated(tiny_wider, tiny_option
     words += ["--config", str(config), "--out", str(tmp_path / "out")]
     assert main(words) == 0
     results = json.loads((tmp_path / "out/results.json").read_text())
-    assert set(results["widths"]) == {"narrow", "standard", "wide", "shipped, full length"}
+    assert set(results["widths"]) == {"narrowest", "narrow", "standard", "shipped, full length"}
     assert results["val"]["second"]["all"].keys() >= {"before", "after", "points", "low", "high"}
     assert results["val_unseen"].keys() == {"second"} and results["giga_flops"]["total"] > 0
     assert (tmp_path / "out/look/hardest.png").is_file() and (tmp_path / "out/sr_quality/sheet.png").is_file()

@@ -3,6 +3,7 @@ import pytest
 from scipy.special import expit, logit
 
 from tinygan.detector_view import DetectorView, Evidence, ScoreMap
+from tinygan.errors import ConfigError
 from tinygan.fusion import (
     Fusion,
     FusionConfig,
@@ -103,3 +104,8 @@ def test_with_a_view_unjudged_boxes_bring_no_surprise():
     imputed = impute_face_logits(SCORES, SIDES, SCORES[:1], FACES[:1], view)
     assert imputed == pytest.approx(1 + 0.5 * logit(SCORES))
     assert fuse("logit", Fusion(judge=0.9), SCORES, imputed, SIDES, view) == pytest.approx(SCORES)
+
+
+def test_facts_that_lack_a_key_are_an_error():
+    with pytest.raises(ConfigError, match="missing 3 required"):
+        Fusion.from_facts({"evidence": {"judge": 1.0}})

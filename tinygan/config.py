@@ -140,7 +140,7 @@ def _build(schema: Any, tree: Mapping[str, Any], prefix: str, origin: str) -> An
         values[key] = _coerce(value, hints[key], f"{prefix}{key}", origin)
     try:
         return schema(**values)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # a value out of range, or a key that has no default
         where = f" [{prefix.rstrip('.')}]" if prefix else ""
         raise ConfigError(f"{origin}{where}: {error}") from error
 

@@ -326,7 +326,7 @@ def _finish(
 
 def _count_proposals(files: DetectionFiles, file: str, config: RescoreConfig) -> int:
     detections = files[file]
-    if config.method != "replace":
+    if config.method != "replace" or len(detections) > config.max_rois:  # unjudged boxes are imputed from scores
         try:
             score_logit(detections.scores)
         except DataError as error:

@@ -133,6 +133,22 @@ def test_few_proposals_take_the_usual_view(data, checkpoint, tmp_path, capsys):
     assert all(np.allclose(logit(after[name].scores), 2 * logit(before[name].scores), atol=1e-3) for name in before)
 
 
+def test_unjudged_boxes_keep_the_mapped_score(data, checkpoint, tmp_path):
+    fused = load_weights(checkpoint, ("fused",))
+    evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
+    usual = DetectorView(expected=(0.5, 0.25, 0.0, 0.0, 0.0, 0.0))
+    fusion = Fusion(judge=0.7, fitted=True, evidence=evidence, usual_view=usual)
+    viewed = tmp_path / "viewed.safetensors"
+    save_weights(viewed, Weights("fused", fused.config, fused.tensors, {"fusion": fusion.to_facts()}))
+    assert main(typed(data, viewed, tmp_path / "out", "--max-rois", "10")) == 0
+    before, after = open_detections(data.proposals / "val"), open_detections(tmp_path / "out")
+    for name in before:
+        first = {tuple(box): score for box, score in zip(before[name].boxes.round(4), before[name].scores, strict=True)}
+        same = [np.isclose(first[tuple(box)], score) for box, score in
+                zip(after[name].boxes.round(4), after[name].scores, strict=True)]  # fmt: skip
+        assert sum(same) == len(before[name]) - 10  # those beyond --max-rois, and no other
+
+
 def test_subset_restricts_what_is_written(data, checkpoint, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("0--Parade/val_1.jpg\n0--Parade/val_3.jpg\n")
@@ -176,7 +192,11 @@ def test_malformed_line_and_scores_outside_0_1_stop_before_writing(data, checkpo
     file.write_text("val_2\n1\n1 2 3 4 7.5\n")
     assert main(typed(data, checkpoint, tmp_path / "out2")) == 2
     assert "val_2.txt: detector scores must lie in [0, 1]" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists() and not (tmp_path / "out2").exists()
+    assert main(typed(data, checkpoint, tmp_path / "out2", "--fusion", "replace", "--max-rois", "1")) == 0
+    file.write_text("val_2\n2\n1 2 3 4 7.5\n1 2 3 4 6.5\n")
+    assert main(typed(data, checkpoint, tmp_path / "out3", "--fusion", "replace", "--max-rois", "1")) == 2
+    assert "val_2.txt: detector scores must lie in [0, 1]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out3").exists()
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,14 @@ def test_shares_are_checked():
         BatchConfig(wild=0.95)
     with pytest.raises(ValueError, match="grey is a share"):
         BatchConfig(grey=2)
+    with pytest.raises(ValueError, match="medium is a share"):
+        BatchConfig(medium=1.5)
+
+
+def test_a_small_batch_keeps_a_pair():
+    streams = {PAIRED: stream(32, 20, 40.0), SMALL: stream(8, 10, 10.0), MEDIUM: stream(32, 30, 20.0)}
+    batch = BatchSource(streams, CROPS, BatchConfig(wild=0.9), DegradationConfig(), 4, 0).draw(0)
+    assert len(batch.lr) == 1 and len(batch.small) + len(batch.medium) == 3
 
 
 def test_colour_changes_channels_and_grey_makes_them_equal():

@@ -51,6 +51,12 @@ def test_negatives_scored_like_faces_are_left_out():
     assert sorted(zip(rois.labels.tolist(), rois.scores.tolist(), strict=True)) == [(NON_FACE, 0.5), (FACE, 0.99)]
 
 
+def test_by_default_no_negative_is_left_out():
+    detections = Detections(np.array([[300.0, 0, 320, 20]]), np.array([1.0]))
+    config = RoiConfig(jitters_per_face=0, backgrounds_per_image=0)
+    assert choose_rois([detections], TRUTH, (900, 900), config, np.random.default_rng(0)).labels.tolist() == [NON_FACE]
+
+
 def test_jitter_only_around_usable_faces_and_backgrounds_away_from_them():
     config = RoiConfig(jitters_per_face=20, backgrounds_per_image=20)
     rois = choose_rois([], TRUTH, (400, 300), config, np.random.default_rng(0))

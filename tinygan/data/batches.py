@@ -40,8 +40,11 @@ class BatchConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.wild <= 0.9:
             raise ValueError(f"wild must lie in [0, 0.9], as super-resolution learns from pairs; got {self.wild}")
-        if not 0 <= self.grey <= 1:
-            raise ValueError(f"grey is a share in [0, 1], got {self.grey}")
+        for name, share in (("grey", self.grey), ("medium", self.medium), ("colour", self.colour)):
+            if share is not None and not 0 <= share <= 1:
+                raise ValueError(f"{name} is a share in [0, 1], got {share}")
+        if not (0 <= self.brightness <= 2 and 0 <= self.contrast <= 1):
+            raise ValueError("brightness must lie in [0, 2] and contrast in [0, 1]")
 
 
 class _Light(NamedTuple):
@@ -167,7 +170,7 @@ class BatchSource:
 
     def _share_out(self, batch_size: int) -> dict[str, int]:
         small, medium = (len(self._streams[name]) if name in self._streams else 0 for name in (SMALL, MEDIUM))
-        wild = round(batch_size * self._config.wild) if small + medium else 0
+        wild = min(round(batch_size * self._config.wild), batch_size - 1) if small + medium else 0
         share = medium / max(small + medium, 1) if self._config.medium is None else self._config.medium
         of_medium = round(wild * share) if medium else 0
         of_small = wild - of_medium if small else 0

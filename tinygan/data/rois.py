@@ -29,7 +29,7 @@ class RoiConfig:
         jitters_per_face: further boxes drawn around every valid face.
         backgrounds_per_image: boxes drawn at random, away from faces.
         unlabelled_score: non-faces that a detector scores this or higher are left out: most of them are faces that
-            the annotators left out, or pictures of faces.
+            the annotators left out, or pictures of faces. ``None``: all are kept.
         min_face_px: faces whose longer side is smaller are ignored.
         holdout: share of the training images kept out of training, by hash of the name.
     """
@@ -41,7 +41,7 @@ class RoiConfig:
     positives_per_image: int = 120
     jitters_per_face: int = 1
     backgrounds_per_image: int = 4
-    unlabelled_score: float = 1.0
+    unlabelled_score: float | None = None
     min_face_px: float = 6.0
     holdout: float = 0.15
 
@@ -121,7 +121,8 @@ def choose_rois(
     for detections in proposals:
         ordered = detections.sorted()
         found = label_boxes(ordered.boxes, truth, config)
-        found[(found == NON_FACE) & (ordered.scores >= config.unlabelled_score)] = IGNORED
+        if config.unlabelled_score is not None:
+            found[(found == NON_FACE) & (ordered.scores >= config.unlabelled_score)] = IGNORED
         keep = _first(found == NON_FACE, config.negatives_per_image) | _first(found == FACE, config.positives_per_image)
         boxes.append(ordered.boxes[keep])
         labels.append(found[keep])

@@ -249,7 +249,8 @@ def judge_proposals(
     for answer in tqdm(answers, total=len(best), desc="judging hold-out", unit="image", disable=None):
         if answer.error:
             log.warning("skipped: %s", answer.error)
-            unreadable.append(answer.error)
+            if answer.error not in unreadable:  # another detector's proposals may have met it
+                unreadable.append(answer.error)
             continue
         judged[answer.name] = Judged(best[answer.name], answer.face_logits, split.faces[answer.name])
     return judged

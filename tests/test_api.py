@@ -7,7 +7,7 @@ import pytest
 
 import tinygan
 
-COMMANDS = ("train", "rescore", "evaluate", "convert")
+COMMANDS = ("train", "rescore", "evaluate", "convert", "propose")
 
 
 def test_public_names_are_these_and_resolve():

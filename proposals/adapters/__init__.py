@@ -1,0 +1,1 @@
+"""Detectors people already have, as proposers."""

@@ -1,0 +1,95 @@
+"""Any Python function that finds faces, as a proposer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from proposals.base import check_image, inside_image
+from tinygan.detections import Detections
+from tinygan.errors import CheckpointError, ConfigError, DataError
+from tinygan.runtime import Runtime
+
+Detector = Callable[[npt.NDArray[np.uint8]], tuple[npt.ArrayLike, npt.ArrayLike]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallableConfig:
+    """Which function, and how many of its boxes.
+
+    Attributes:
+        function: ``package.module:name``; it takes an image, uint8 RGB [H, W, 3], and returns ``boxes, scores``:
+            [N, 4] ``x1, y1, x2, y2`` in pixels with x2/y2 exclusive, and [N], larger is more face-like.
+        keep: best boxes of an image.
+    """
+
+    function: str = ""
+    keep: int = 750
+
+    def __post_init__(self) -> None:
+        module, colon, name = self.function.partition(":")
+        if not (module and colon and name):
+            raise ValueError(f"function is package.module:name (set function=...), got '{self.function}'")
+        if self.keep < 1:
+            raise ValueError(f"keep must be at least 1, got {self.keep}")
+
+
+class CallableProposer:
+    """A function as a proposer; boxes are cut to the image and sorted.
+
+    Args:
+        function: image to ``boxes, scores``, see :class:`CallableConfig`.
+        keep: best boxes of an image.
+        name: of the function, for messages.
+    """
+
+    def __init__(self, function: Detector, keep: int = 750, name: str = "the function") -> None:
+        self._function, self._keep, self._name = function, keep, name
+
+    def propose(self, images: Sequence[Tensor]) -> list[Detections]:
+        """Find faces; see :class:`proposals.base.Proposer`.
+
+        Raises:
+            DataError: if the function returns anything but boxes and scores.
+        """
+        return [self._detect(image) for image in images]
+
+    def _detect(self, image: Tensor) -> Detections:
+        check_image(image)
+        pixels = np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy())
+        answer: Any = self._function(pixels)
+        try:
+            boxes, scores = answer
+            found = Detections(boxes, scores)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{self._name}: expected boxes [N, 4] and scores [N], finite numbers: {error}") from error
+        return inside_image(found, pixels.shape[1], pixels.shape[0], self._keep)
+
+
+def build_callable(config: CallableConfig, weights: Path | None, runtime: Runtime) -> CallableProposer:
+    """Import the function, also from the current folder.
+
+    Raises:
+        ConfigError: if it cannot be imported or called.
+        CheckpointError: if ``weights`` are given, which a function loads itself.
+    """
+    if weights is not None:
+        raise CheckpointError(f"{weights}: proposer 'callable' takes no weights; let {config.function} load them")
+    module, _, name = config.function.partition(":")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        function = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"function {config.function}: cannot be imported: {error}; is it on PYTHONPATH?") from error
+    if not callable(function):
+        raise ConfigError(f"function {config.function}: expected a function, got {type(function).__name__}")
+    return CallableProposer(function, config.keep, config.function)

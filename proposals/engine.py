@@ -1,0 +1,243 @@
+"""Images -> proposals on disk: the engine behind ``tinygan-propose``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from proposals.base import Proposer
+from tinygan.config import to_tree
+from tinygan.errors import DataError
+from tinygan.formats import wider
+from tinygan.formats.files import DetectionWriter, write_atomically
+from tinygan.formats.images import read_image
+from tinygan.formats.names import list_images, match_names, stem
+
+log = logging.getLogger(__name__)
+MARKER = "propose.json"
+
+
+@dataclass
+class Report:
+    """What a run did.
+
+    Attributes:
+        images: images whose proposals were written.
+        missing: names of the subset that are not on disk.
+        unreadable: why each image that could not be decoded was skipped.
+        without_boxes: images in which nothing was found; their files hold no box.
+        boxes: proposals written.
+        resumed: images found done by an earlier, cut-off run.
+        seconds: wall time.
+        ms_per_image: wall time over the images of this run.
+    """
+
+    images: int = 0
+    missing: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    without_boxes: int = 0
+    boxes: int = 0
+    resumed: int = 0
+    seconds: float = 0.0
+    ms_per_image: float = 0.0
+
+    @property
+    def skipped(self) -> list[str]:
+        """A line for every image without proposals."""
+        return [*(f"{name}: not on disk" for name in self.missing), *self.unreadable]
+
+    def to_json(self) -> str:
+        """Counts first, then the names behind them."""
+        counts = {key: len(value) if isinstance(value, list) else value for key, value in asdict(self).items()}
+        names = {f"{key}_images": value for key, value in asdict(self).items() if isinstance(value, list)}
+        return json.dumps({**counts, **names}, indent=1) + "\n"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which images to look at.
+
+    Attributes:
+        image_of: ``{output name: image on disk}``; names are relative to the folder of images.
+        missing: names of the subset that are not on disk.
+    """
+
+    image_of: Mapping[str, Path]
+    missing: list[str]
+
+
+def plan_proposing(images: Path, subset: Path | None = None) -> Plan:
+    """List images before anything is computed or written.
+
+    Raises:
+        DataError: if a path is absent, no image is there, or two images would share one file.
+    """
+    names, missing = list_images(images), []
+    if subset is not None:
+        wanted = list(dict.fromkeys(wider.load_subset(subset)))
+        matched = match_names(wanted, names, str(subset))
+        if not matched:
+            raise DataError(
+                f"{subset}: none of its {len(wanted)} names is among the {len(names)} images below {images}"
+            )
+        found = set(matched.values())
+        names, missing = [name for name in names if name in matched], [name for name in wanted if name not in found]
+    by_file: dict[str, str] = {}
+    for name in names:
+        rival = by_file.setdefault(stem(name), name)
+        if rival != name:
+            raise DataError(f"{images}: '{rival}' and '{name}' would both be written to {stem(name)}.txt; rename one")
+    return Plan({name: images / name for name in names}, missing)
+
+
+def open_output(out: Path, settings: Mapping[str, object], resume: bool, overwrite: bool) -> DetectionWriter:
+    """The writer for ``out``; work that lies there is continued, replaced or refused.
+
+    Args:
+        out: folder or archive.
+        settings: JSON types; a resumed run must have the same.
+        resume: continue what is there.
+        overwrite: replace what is there.
+
+    Raises:
+        DataError: if something is there and neither ``resume`` nor ``overwrite`` is given, if it was not
+            written by this command, or if it was written with other settings.
+    """
+    probe = out.with_name(f"{out.name}.partial") if DetectionWriter.is_archive_path(out) else out
+    marker = probe / MARKER
+    if out.is_file() and not DetectionWriter.is_archive_path(out):
+        raise DataError(f"{out}: expected a folder or a name ending in .tar.gz, but this is a file")
+    if out.is_file() and not overwrite:
+        raise DataError(f"{out}: exists already; replace it with --overwrite or choose another --out")
+    if probe.is_dir() and any(probe.iterdir()):
+        if not marker.is_file():
+            raise DataError(f"{probe}: is not empty and was not written by tinygan-propose; choose another --out")
+        if overwrite:
+            _clear(probe)
+        elif not resume:
+            raise DataError(f"{probe}: holds results already; continue with --resume or replace them with --overwrite")
+        elif json.loads(marker.read_text()) != settings:
+            raise DataError(f"{probe}: was written with other settings; repeat those, or replace it with --overwrite")
+    writer = DetectionWriter(out)
+    write_atomically(marker, json.dumps(settings).encode())
+    return writer
+
+
+def run_settings(proposer: str, config: object, weights: Path | None, images: Path) -> dict[str, object]:
+    """What decides a run's result, as JSON types."""
+    digest = None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()
+    tree = json.loads(json.dumps(to_tree(config)))
+    return {"proposer": proposer, "config": tree, "weights": digest, "images": str(images.resolve())}
+
+
+def propose_all(
+    plan: Plan, proposer: Proposer, writer: DetectionWriter, batch_size: int = 1, workers: int = 2
+) -> Report:
+    """Run a first stage over all images and write one file an image.
+
+    Images are decoded on threads while the network runs; at most ``workers + 2`` of them and one batch wait, so
+    memory does not grow with their number.
+
+    Args:
+        plan: the images.
+        proposer: finds boxes.
+        writer: where they go; images it holds already are left as they are.
+        batch_size: images handed to the proposer at once.
+        workers: threads that decode.
+
+    Returns:
+        What was done.
+    """
+    started = time.monotonic()
+    report = Report(missing=plan.missing)
+    todo = []
+    for name in plan.image_of:
+        if writer.has(name):
+            report.resumed += 1
+            _count(report, _boxes_written(writer, name))
+        else:
+            todo.append(name)
+    batch: list[_Decoded] = []
+    for picture in tqdm(
+        _decode_ahead(plan, todo, workers), total=len(todo), desc="proposing", unit="image", disable=None
+    ):
+        if picture.error is not None:
+            log.warning("unreadable: %s", picture.error)
+            report.unreadable.append(picture.error)
+            continue
+        batch.append(picture)
+        if len(batch) == batch_size:
+            _write(batch, proposer, writer, report)
+            batch = []
+    _write(batch, proposer, writer, report)
+    report.seconds = round(time.monotonic() - started, 3)
+    report.ms_per_image = round(1000 * report.seconds / max(report.images - report.resumed, 1), 1)
+    return report
+
+
+class _Decoded(NamedTuple):
+    """An image, uint8 RGB [3, H, W] (without a pixel if it could not be read), and why it could not."""
+
+    name: str
+    pixels: Tensor
+    error: str | None = None
+
+
+def _decode_ahead(plan: Plan, names: list[str], workers: int) -> Iterator[_Decoded]:
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[_Decoded]] = deque()
+        for name in names:
+            waiting.append(pool.submit(_decode, name, plan.image_of[name]))
+            if len(waiting) >= workers + 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _decode(name: str, path: Path) -> _Decoded:
+    try:
+        return _Decoded(name, torch.from_numpy(np.array(read_image(path))).permute(2, 0, 1))
+    except DataError as error:
+        return _Decoded(name, torch.zeros(3, 0, 0, dtype=torch.uint8), str(error))
+
+
+def _write(batch: list[_Decoded], proposer: Proposer, writer: DetectionWriter, report: Report) -> None:
+    if not batch:
+        return
+    for picture, found in zip(batch, proposer.propose([picture.pixels for picture in batch]), strict=True):
+        writer.write(picture.name, found)
+        _count(report, len(found))
+
+
+def _count(report: Report, boxes: int) -> None:
+    report.images += 1
+    report.boxes += boxes
+    report.without_boxes += boxes == 0
+
+
+def _boxes_written(writer: DetectionWriter, name: str) -> int:
+    file = writer.folder / f"{stem(name)}.txt"
+    return len(wider.parse_detections(wider.read_text(file, "proposals"), str(file)))
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run wrote, and nothing else."""
+    for file in folder.rglob("*.txt"):
+        file.unlink()
+    (folder / MARKER).unlink()
+    for below in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        if not any(below.iterdir()):
+            below.rmdir()

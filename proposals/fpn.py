@@ -1,0 +1,76 @@
+"""The parts between a backbone and the heads: a feature pyramid and a context module.
+
+Attributes bear the names of the common PyTorch RetinaFace, so that its checkpoints load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def activation(negative_slope: float) -> nn.Module:
+    """ReLU, or leaky ReLU where the slope is not 0."""
+    return nn.LeakyReLU(negative_slope, inplace=True) if negative_slope else nn.ReLU(inplace=True)
+
+
+def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    """A convolution that keeps the size (over its stride) and a batch normalisation."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+    return [conv, nn.BatchNorm2d(outputs)]
+
+
+class FeaturePyramid(nn.Module):
+    """Top-down pyramid of three levels (Lin et al. 2017, with BN and an activation after every conv).
+
+    Unlike torchvision's ``FeaturePyramidNetwork``, a level is smoothed before it is handed down, and the top level
+    not at all.
+
+    Args:
+        inputs: channels of the three maps, fine to coarse.
+        channels: channels of each output.
+        negative_slope: of the activations; 0 is ReLU.
+    """
+
+    def __init__(self, inputs: Sequence[int], channels: int, negative_slope: float) -> None:
+        super().__init__()
+
+        def block(count: int, kernel: int) -> nn.Sequential:
+            return nn.Sequential(*conv_bn(count, channels, kernel), activation(negative_slope))
+
+        self.output1, self.output2, self.output3 = (block(count, 1) for count in inputs)
+        self.merge1, self.merge2 = block(channels, 3), block(channels, 3)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Three maps [B, C_i, H_i, W_i], fine to coarse, to three [B, channels, H_i, W_i]."""
+        fine, middle, coarse = self.output1(maps[0]), self.output2(maps[1]), self.output3(maps[2])
+        middle = self.merge2(middle + F.interpolate(coarse, size=middle.shape[-2:], mode="nearest"))
+        fine = self.merge1(fine + F.interpolate(middle, size=fine.shape[-2:], mode="nearest"))
+        return [fine, middle, coarse]
+
+
+class ContextModule(nn.Module):
+    """Fields of view of 3, 5 and 7 side by side, by stacked 3x3 convs (SSH, Najibi et al. 2017, Figure 4).
+
+    Args:
+        channels: in and out; a multiple of 4.
+        negative_slope: of the inner activations; 0 is ReLU.
+    """
+
+    def __init__(self, channels: int, negative_slope: float) -> None:
+        super().__init__()
+        half, quarter = channels // 2, channels // 4
+        self.conv3X3 = nn.Sequential(*conv_bn(channels, half))
+        self.conv5X5_1 = nn.Sequential(*conv_bn(channels, quarter), activation(negative_slope))
+        self.conv5X5_2 = nn.Sequential(*conv_bn(quarter, quarter))
+        self.conv7X7_2 = nn.Sequential(*conv_bn(quarter, quarter), activation(negative_slope))
+        self.conv7x7_3 = nn.Sequential(*conv_bn(quarter, quarter))
+
+    def forward(self, level: Tensor) -> Tensor:
+        """[B, channels, H, W] to the same shape."""
+        shared = self.conv5X5_1(level)
+        wide = self.conv7x7_3(self.conv7X7_2(shared))
+        return F.relu(torch.cat([self.conv3X3(level), self.conv5X5_2(shared), wide], dim=1))

@@ -1,0 +1,38 @@
+"""``tinygan-propose`` as a user types it."""
+
+from pathlib import Path
+
+import pytest
+
+from tinygan.cli.propose import main
+from tinygan.formats.files import open_detections
+from tinygan.formats.wider import load_split
+
+
+def typed(tiny_wider, out: Path, *more: str) -> list[str]:
+    return ["--images", str(tiny_wider.root / "WIDER_val/images"), "--out", str(out), "--device", "cpu", *more]
+
+
+@pytest.mark.parametrize("suffix", ["", ".tar.gz"])
+def test_real_weights_write_a_file_an_image(shared_data, tiny_wider, tmp_path, suffix, capsys):
+    out = tmp_path / f"found{suffix}"
+    weights = str(shared_data / "weights/retinaface_mobilenet025.pth")
+    assert main(typed(tiny_wider, out, "--weights", weights)) == 0
+    assert "4 images" in capsys.readouterr().out
+    assert len(open_detections(out)) == len(load_split(tiny_wider.root, "val").faces) == 4
+    assert main(typed(tiny_wider, out, "--weights", weights)) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "needs trained weights; give their file with --weights"),
+        (("--weights", "nowhere.pth"), "nowhere.pth"),
+        (("--proposer", "retinafce"), "did you mean 'retinaface'"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(tiny_wider, tmp_path, words, message, capsys):
+    assert main(typed(tiny_wider, tmp_path / "out", *words)) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and len(error.splitlines()) == 1 and not (tmp_path / "out").exists()

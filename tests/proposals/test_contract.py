@@ -1,0 +1,129 @@
+"""What every proposer in the table promises (see ``proposals.base.Proposer``), with random weights."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from proposals import PROPOSERS, Entry, build_proposer, find_proposer
+from tinygan.config import load_config
+from tinygan.errors import ConfigError
+
+# Random weights score everything near 0.5, and boxes reach beyond the image: nothing is dropped unseen.
+OVERRIDES = {
+    "callable": ["function=tests_contract_function:detect"],
+}
+BUILDS = [(name, ()) for name in PROPOSERS] + [("retinaface", ("backbone=resnet50",))]
+FACES = 40  # of the function
+
+
+def detect(image):
+    """A detector with boxes beyond every border, some wholly outside, in no order."""
+    height, width = image.shape[:2]
+    rng = np.random.default_rng(int(image.sum()))
+    corner = rng.uniform(-0.2, 1.1, (FACES, 2)) * (width, height)
+    return np.concatenate([corner, corner + rng.uniform(1, 30, (FACES, 2))], axis=1), rng.uniform(0, 1, FACES)
+
+
+@pytest.fixture(scope="module", params=BUILDS, ids=lambda build: "-".join([build[0], *build[1]]))
+def proposer(request, runtime):
+    name, more = request.param
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "tests_contract_function", types.SimpleNamespace(detect=detect))
+        config = load_config(find_proposer(name).config_type(), None, [*OVERRIDES.get(name, []), *more])
+        torch.manual_seed(0)
+        yield build_proposer(name, config, None, runtime)
+
+
+def check(found, image):
+    """Rows that fit together, inside the image, by falling score."""
+    height, width = image.shape[1:]
+    assert found.boxes.dtype == found.scores.dtype == np.float64
+    assert (found.boxes[:, :2] >= 0).all()
+    assert (found.boxes[:, 2:] <= (width, height)).all()
+    assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
+    assert (np.diff(found.scores) <= 0).all()
+    assert all(len(column) == len(found) for column in found.fields.values())
+
+
+def same(first, second):
+    columns = first.fields.keys() == second.fields.keys()
+    rows = np.array_equal(first.boxes, second.boxes) and np.array_equal(first.scores, second.scores)
+    return columns and rows and all(np.array_equal(first.fields[n], second.fields[n]) for n in first.fields)
+
+
+def test_no_image_no_answer(proposer):
+    assert proposer.propose([]) == []
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 1500), (900, 2), (33, 65), (64, 64)])
+def test_any_size(proposer, noise, height, width):
+    image = noise(height, width)
+    (found,) = proposer.propose([image])
+    check(found, image)
+
+
+def test_boxes_are_found_inside_the_image(proposer, noise):
+    image = noise(96, 160)
+    (found,) = proposer.propose([image])
+    check(found, image)
+    assert len(found) > 5  # or the checks above check nothing
+    assert (found.boxes[:, :2] == 0).any() or (found.boxes[:, 2:] == (160, 96)).any()  # some were cut
+
+
+def test_grey_image_and_one_colour(proposer, noise):
+    grey = noise(70, 90)[:1].expand(3, -1, -1)  # three equal channels, one memory
+    flat = torch.zeros(3, 40, 50, dtype=torch.uint8)
+    for image, found in zip([grey, flat], proposer.propose([grey, flat]), strict=True):
+        check(found, image)
+
+
+def test_batch_equals_single_in_any_order(proposer, noise):
+    images = [noise(64, 96, seed=1), noise(50, 40, seed=2), noise(64, 96, seed=3)]
+    together, singly = proposer.propose(images), [proposer.propose([image])[0] for image in images]
+    backwards = proposer.propose(images[::-1])[::-1]
+    assert len(together) == 3
+    assert all(same(a, b) and same(a, c) for a, b, c in zip(together, singly, backwards, strict=True))
+    assert not same(together[0], together[2])
+
+
+def test_same_image_same_boxes_and_image_untouched(proposer, noise):
+    image = noise(80, 80)
+    before = image.clone()
+    first, second = proposer.propose([image]), proposer.propose([image.permute(1, 2, 0).contiguous().permute(2, 0, 1)])
+    assert same(first[0], second[0]), "the layout in memory does not matter"
+    assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        torch.zeros(3, 8, 8),
+        torch.zeros(1, 8, 8, dtype=torch.uint8),
+        torch.zeros(8, 8, 3, dtype=torch.uint8),
+        torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+        torch.zeros(3, 0, 8, dtype=torch.uint8),
+    ],
+    ids=["float", "one channel", "channels last", "batch", "no pixel"],
+)
+def test_other_tensors_are_refused(proposer, image):
+    with pytest.raises(ValueError, match=r"expected a uint8 RGB image \[3, H, W\], got"):
+        proposer.propose([image])
+
+
+def test_unknown_name_lists_what_there_is():
+    with pytest.raises(ConfigError, match="'retinafce': no such first stage; did you mean 'retinaface'"):
+        find_proposer("retinafce")
+
+
+def test_config_of_another_proposer_is_refused(runtime):
+    with pytest.raises(TypeError, match="expected a RetinaFaceConfig, got dict"):
+        build_proposer("retinaface", {}, None, runtime)
+
+
+def test_every_row_of_the_table_resolves():
+    for entry in PROPOSERS.values():
+        assert isinstance(entry, Entry)
+        assert entry.config_type().__doc__

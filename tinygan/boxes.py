@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
-from tinygan.detections import FloatArray
+from tinygan.detections import BoolArray, FloatArray
+
+IntArray = npt.NDArray[np.int64]
 
 
 def area(boxes: FloatArray) -> FloatArray:
@@ -79,3 +82,90 @@ def square_crops(boxes: FloatArray, context: float) -> FloatArray:
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = np.maximum(longer_side(boxes) * context, 1.0)[:, None] / 2
     return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def to_frames(boxes: FloatArray, anchors: FloatArray) -> FloatArray:
+    """Boxes as seen from others: the origin at an anchor's centre, its longer side (at least 1 px) as the unit.
+
+    Args:
+        boxes: float64 [N, 4], pixels.
+        anchors: float64 [N, 4], pixels.
+
+    Returns:
+        float64 [N, 4], ``x1, y1, x2, y2`` in units.
+    """
+    centre, unit = _frames(anchors)
+    framed: FloatArray = (boxes - centre) / unit
+    return framed
+
+
+def from_frames(framed: FloatArray, anchors: FloatArray) -> FloatArray:
+    """The inverse of :func:`to_frames`: float64 [N, 4], pixels."""
+    centre, unit = _frames(anchors)
+    boxes: FloatArray = framed * unit + centre
+    return boxes
+
+
+def approach(boxes: FloatArray, goals: FloatArray, move: FloatArray, resize: FloatArray) -> FloatArray:
+    """Boxes on their way to others: centres straight, width and height by their logarithms.
+
+    Args:
+        boxes: float64 [N, 4].
+        goals: float64 [N, 4]; where one is NaN, or a box has no area, the box stays.
+        move: float64 [N], share of the centre's way.
+        resize: float64 [N], share of the size's way.
+
+    Returns:
+        float64 [N, 4]; a box with both shares 0 is exactly where it was.
+    """
+    goes = np.isfinite(goals).all(axis=1) & (area(boxes) > 0) & (area(goals) > 0) & ((move != 0) | (resize != 0))
+    (centre, size), (goal, wanted) = _centre_and_size(boxes[goes]), _centre_and_size(goals[goes])
+    centre = centre + move[goes, None] * (goal - centre)
+    size = size * (wanted / size) ** resize[goes, None]
+    moved = boxes.copy()
+    moved[goes] = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
+    return moved
+
+
+def merge(
+    boxes: FloatArray, scores: FloatArray, threshold: float, leads: BoolArray | None = None
+) -> tuple[IntArray, FloatArray]:
+    """Boxes that tell of the same face become one: greedy suppression with box voting (Gidaris & Komodakis 2015).
+
+    By falling score, every box takes in the lower-scored ones that overlap it, and moves to their weighted mean.
+
+    Memory grows with the number of boxes, not with its square.
+
+    Args:
+        boxes: float64 [N, 4].
+        scores: float64 [N], not negative: the weights.
+        threshold: boxes with this IoU or more are one.
+        leads: bool [N], boxes that may take in others; default: all.
+
+    Returns:
+        Positions int64 [K] of the boxes kept, in their order, and float64 [K, 4], where they lie now; a box that took
+        in no other is where it was.
+    """
+    merged, free = boxes.copy(), np.ones(len(boxes), np.bool_)
+    by_score = np.argsort(-scores, kind="stable")
+    for at, lead in enumerate(by_score):
+        if not free[lead] or (leads is not None and not leads[lead]):
+            continue
+        rest = by_score[at + 1 :]
+        rest = rest[free[rest]]
+        taken = rest[iou(boxes[lead : lead + 1], boxes[rest])[0] >= threshold]
+        if len(taken):
+            free[taken] = False
+            group = np.append(taken, lead)
+            merged[lead] = np.average(boxes[group], axis=0, weights=np.maximum(scores[group], 1e-9))
+    kept = np.flatnonzero(free)
+    return kept, merged[kept]
+
+
+def _frames(anchors: FloatArray) -> tuple[FloatArray, FloatArray]:
+    centre = np.tile((anchors[:, :2] + anchors[:, 2:]) / 2, 2)
+    return centre, np.maximum(longer_side(anchors), 1.0)[:, None]
+
+
+def _centre_and_size(boxes: FloatArray) -> tuple[FloatArray, FloatArray]:
+    return (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]

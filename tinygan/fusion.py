@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
+from tinygan.boxes import approach, longer_side
 from tinygan.config import build_config
 from tinygan.detections import FloatArray
 from tinygan.detector_view import IDENTITY, PLAIN, DetectorView, Evidence, fit_view, score_logit, size_feature
@@ -34,7 +35,12 @@ class FusionConfig:
         judge: values of the judge's weight to try.
         judge_by_size: values of its slope over size.
         size: values of the size's weight. More than a little of it lifts large faces at the cost of small ones.
-        sweeps: passes over the three.
+        move: values of the share of the way that a box's centre moves to that of the face the judge sees.
+        resize: values of the same for its width and height.
+        fade: how both fade with size, as of :class:`Fusion`.
+        merge_iou: values of the overlap at which two boxes are one; ``None``: none are merged.
+        looks: as of :class:`Fusion`, if the judge has the third head.
+        sweeps: passes over all of them.
     """
 
     heights_px: tuple[float, ...] = (0.0, 0.0, 24.0, 48.0)
@@ -42,7 +48,17 @@ class FusionConfig:
     judge: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     judge_by_size: tuple[float, ...] = (0.0, -0.1, -0.2, -0.3, -0.4)
     size: tuple[float, ...] = (0.0, 0.1)
+    move: tuple[float, ...] = (0.0, 0.5, 0.75, 1.0)
+    resize: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
+    fade: float = 0.3
+    merge_iou: tuple[float | None, ...] = (None, 0.5, 0.6, 0.7)
+    looks: int = 1
     sweeps: int = 2
+
+    def values(self) -> dict[str, tuple[float | None, ...]]:
+        """What to try of each of :class:`Fusion`'s weights, in this order."""
+        names = ("judge", "judge_by_size", "move", "resize", "merge_iou", "size")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +70,10 @@ class Fusion:
 
         detector m + max(judge + judge_by_size z, 0) / (1 + max(m, 0) / sure) (c - c') + size z + bias
 
+    The judge's third head says where the face lies. A box's centre goes ``move clip(1 - fade z, 0, 1)`` of the way
+    there, its width and height (their logarithms) ``resize`` as much; the judge knows better where a face is, the
+    detector how large it is drawn. Boxes that then overlap by ``merge_iou`` become one (:func:`tinygan.boxes.merge`).
+
     Attributes:
         detector: weight of m.
         judge: weight of c - c' at 16 px.
@@ -62,6 +82,11 @@ class Fusion:
             ``None``: it counts the same everywhere.
         size: weight of z.
         bias: constant; shifts scores, never ranks.
+        move: share of a centre's way at 16 px and below.
+        resize: the same of width and height. With both 0 boxes stay where the detector put them, as in the paper.
+        fade: how both shares fade with z.
+        merge_iou: ``None``: no boxes are merged.
+        looks: how often the judge looks; from the second time on, at where it found the face the time before.
         fitted: whether the weights were fitted on labelled proposals.
         evidence: what c is worth, by which an unknown detector's view is found; ``None``: no view.
         usual_view: of all detectors together that the fit saw, for proposals too few to find their own.
@@ -73,6 +98,11 @@ class Fusion:
     sure: float | None = None
     size: float = 0.0
     bias: float = 0.0
+    move: float = 0.0
+    resize: float = 0.0
+    fade: float = 0.0
+    merge_iou: float | None = None
+    looks: int = 1
     fitted: bool = False
     evidence: Evidence | None = None
     usual_view: DetectorView = PLAIN
@@ -89,6 +119,12 @@ class Fusion:
     def __post_init__(self) -> None:
         if self.sure is not None and self.sure <= 0:
             raise ValueError(f"sure must be above 0, or null for none; got {self.sure}")
+        if not (0 <= self.move <= 1 and 0 <= self.resize <= 1):
+            raise ValueError(f"move and resize are shares in [0, 1], got {self.move} and {self.resize}")
+        if self.looks < 1:
+            raise ValueError(f"looks must be at least 1, got {self.looks}")
+        if self.merge_iou is not None and not 0 < self.merge_iou <= 1:
+            raise ValueError(f"merge_iou must lie in (0, 1], or be null for none; got {self.merge_iou}")
 
     @property
     def keeps_scores(self) -> bool:
@@ -145,6 +181,21 @@ def fused_logits(
     return logits
 
 
+def move_boxes(fusion: Fusion, boxes: FloatArray, found: FloatArray) -> FloatArray:
+    """Boxes on their way from where the detector put them to where the judge found the face.
+
+    Args:
+        fusion: how far.
+        boxes: float64 [N, 4], the detector's.
+        found: float64 [N, 4], the judge's; boxes with NaN stay.
+
+    Returns:
+        float64 [N, 4].
+    """
+    fading = np.clip(1.0 - fusion.fade * size_feature(longer_side(boxes)), 0.0, 1.0)
+    return approach(boxes, found, fusion.move * fading, fusion.resize * fading)
+
+
 def search_weights(quality: Callable[[Fusion], float], start: Fusion, config: FusionConfig) -> Fusion:
     """Coordinate search: the best of each weight's values in turn, the others kept; ties keep what was there.
 
@@ -155,9 +206,9 @@ def search_weights(quality: Callable[[Fusion], float], start: Fusion, config: Fu
     """
     best, highest = start, quality(start)
     for _ in range(config.sweeps):
-        for name, values in (("judge", config.judge), ("judge_by_size", config.judge_by_size), ("size", config.size)):
+        for name, values in config.values().items():
             for value in values:
-                trial = replace(best, **{name: value})  # type: ignore[arg-type]  # a float, as all three
+                trial = replace(best, **{name: value})  # type: ignore[arg-type]  # as its own list says
                 found = -np.inf if trial == best else quality(trial)
                 if found > highest:
                     best, highest = trial, found

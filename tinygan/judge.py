@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tinygan.boxes import longer_side
+from tinygan.boxes import approach, from_frames, longer_side
 from tinygan.checkpoint import Weights
 from tinygan.config import build_config
 from tinygan.data.batches import to_float
-from tinygan.data.crops import ByteArray, CropConfig, cut_patch
+from tinygan.data.crops import ByteArray, CropConfig, cut_patch, inside_image
 from tinygan.detections import BoolArray, FloatArray
 from tinygan.errors import CheckpointError, DataError
 from tinygan.formats.images import read_image
@@ -27,12 +27,27 @@ from tinygan.models.discriminator import Discriminator, DiscriminatorConfig
 from tinygan.models.generator import Generator, GeneratorConfig
 from tinygan.runtime import Runtime
 
+LOOK_RESIZE = 0.5  # share of the way to the size it found at which the judge looks again
 
-class Logits(NamedTuple):
-    """Judgements of N patches, float64 [N] each: face or not, real or generated."""
+
+class Verdicts(NamedTuple):
+    """Judgements of N patches.
+
+    Attributes:
+        face: float64 [N], logit of face or not.
+        real: float64 [N], logit of real or generated.
+        boxes: float64 [N, 4], where the face lies, in the frame of :func:`tinygan.boxes.to_frames`; NaN from networks
+            without that head.
+    """
 
     face: FloatArray
     real: FloatArray
+    boxes: FloatArray
+
+    @classmethod
+    def empty(cls, count: int) -> Verdicts:
+        """To be filled."""
+        return cls(np.zeros(count), np.zeros(count), np.full((count, 4), np.nan))
 
 
 class Judge:
@@ -47,6 +62,8 @@ class Judge:
 
     def __init__(self, generator: Generator, discriminator: Discriminator, crops: CropConfig, runtime: Runtime) -> None:
         self.crops, self._runtime = crops, runtime
+        self.sees_wide = discriminator.wide_features is not None
+        self.finds_boxes = discriminator.fc_box is not None
         self._generator = fold_batch_norm(generator)
         self._discriminator = fold_batch_norm(discriminator)
         for network in (self._generator, self._discriminator):
@@ -62,30 +79,38 @@ class Judge:
         crops = build_config(CropConfig, weights.config["crops"])
         generator = load_generator(weights)
         settings = build_config(DiscriminatorConfig, weights.config["discriminator"])
-        discriminator = Discriminator(replace(settings, weights="none"), crops.hr_size)
+        discriminator = Discriminator(replace(settings, weights="none"), crops.hr_size, crops.wide_size)
         load_part(discriminator, weights, "discriminator")
         return cls(generator, discriminator, crops, runtime)
 
     @torch.inference_mode()
-    def judge(self, small: ByteArray, large: ByteArray) -> tuple[Logits, Logits]:
+    def judge(self, small: ByteArray, large: ByteArray, wide: ByteArray | None = None) -> tuple[Verdicts, Verdicts]:
         """Judge crops of both routes.
 
         Args:
             small: uint8 [N, s, s, 3], for the generator.
             large: uint8 [M, S, S, 3], for the discriminator.
+            wide: uint8 [N + M, W, W, 3], the surroundings of ``small``, then those of ``large``; only if the judge
+                ``sees_wide``.
 
         Returns:
-            Logits of ``small`` and of ``large``.
+            Verdicts on ``small`` and on ``large``.
         """
         pictures = [] if not len(large) else [self._load(large)]
         with self._runtime.autocast():
             if len(small):
                 pictures.insert(0, self._generator(self._load(small)).refined.float())
             if not pictures:
-                return _logits(np.zeros((2, 0)), 0)
-            verdict = self._discriminator(torch.cat(pictures))
-        rows = torch.stack([verdict.face_logit, verdict.real_logit]).double().cpu().numpy()
-        return _logits(rows, len(small))
+                return Verdicts.empty(0), Verdicts.empty(0)
+            around = None if wide is None or not self.sees_wide else self._load(wide)
+            verdict = self._discriminator(torch.cat(pictures), around)
+        found = Verdicts.empty(len(small) + len(large))
+        found.face[:] = verdict.face_logit.float().cpu().numpy()
+        found.real[:] = verdict.real_logit.float().cpu().numpy()
+        if verdict.box is not None:
+            found.boxes[:] = verdict.box.float().cpu().numpy()
+        cut = len(small)
+        return Verdicts(*(part[:cut] for part in found)), Verdicts(*(part[cut:] for part in found))
 
     @torch.inference_mode()
     def super_resolve(self, small: ByteArray) -> tuple[ByteArray, ByteArray]:
@@ -128,27 +153,43 @@ class Answer:
         name: the request's.
         face_logits: float64 [N].
         real_logits: float64 [N].
-        error: why the image could not be read; the logits are empty then.
+        boxes: float64 [N, 4], where the face lies by the third head, pixels of the image; NaN without that head.
+        error: why the image could not be read; the arrays are empty then.
     """
 
     name: str
     face_logits: FloatArray
     real_logits: FloatArray
+    boxes: FloatArray
     error: str | None = None
 
 
 @dataclass(frozen=True)
-class _Cut:
-    """Patches of one image; ``is_small`` [N] tells which route each box took."""
+class Cut:
+    """Patches of one image.
+
+    Attributes:
+        name: the request's.
+        small: uint8 [N, s, s, 3], of boxes for the generator.
+        large: uint8 [M, S, S, 3], of the others.
+        wide: uint8 [N + M, W, W, 3], surroundings of ``small``, then of ``large``; [0, W, W, 3] if not asked for.
+        is_small: bool, which route each box took, in the order of the request.
+        anchors: float64 [N + M, 4], the boxes, cut to the image, in the order of the request.
+        error: why the image could not be read.
+    """
 
     name: str
     small: ByteArray
     large: ByteArray
+    wide: ByteArray
     is_small: BoolArray
+    anchors: FloatArray
     error: str | None = None
 
 
-def judge_images(judge: Judge, requests: Iterable[Request], batch_size: int, workers: int = 2) -> Iterator[Answer]:
+def judge_images(
+    judge: Judge, requests: Iterable[Request], batch_size: int, workers: int = 2, looks: int = 1
+) -> Iterator[Answer]:
     """Judge the boxes of many images; answers come in the order of the requests.
 
     Images are decoded and cut on threads while the networks run, patches of many images fill one
@@ -159,9 +200,13 @@ def judge_images(judge: Judge, requests: Iterable[Request], batch_size: int, wor
         requests: images and boxes; read lazily.
         batch_size: patches in one forward pass.
         workers: threads that decode and cut.
+        looks: with 2, a judge that finds boxes looks again, at crops centred where it found the faces; the
+            last look counts.
     """
-    group: list[_Cut] = []
-    for cut in _cut_ahead(requests, judge.crops, workers):
+    if looks > 1 and judge.finds_boxes:
+        requests = _closer(judge, requests, batch_size, workers, looks - 1)
+    group: list[Cut] = []
+    for cut in cut_ahead(requests, judge.crops, judge.sees_wide, workers):
         group.append(cut)
         if sum(len(waiting.is_small) for waiting in group) >= 4 * batch_size:
             yield from _judge_group(judge, group, batch_size)
@@ -169,57 +214,92 @@ def judge_images(judge: Judge, requests: Iterable[Request], batch_size: int, wor
     yield from _judge_group(judge, group, batch_size)
 
 
-def _cut_ahead(requests: Iterable[Request], crops: CropConfig, workers: int) -> Iterator[_Cut]:
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[_Cut]] = deque()
+def _closer(judge: Judge, requests: Iterable[Request], batch_size: int, workers: int, looks: int) -> Iterator[Request]:
+    """The same requests, the boxes moved to where the judge found the faces."""
+    asked: deque[Request] = deque()
+
+    def remember() -> Iterator[Request]:
         for request in requests:
-            waiting.append(pool.submit(_cut, request, crops))
+            asked.append(request)
+            yield request
+
+    for answer in judge_images(judge, remember(), batch_size, workers, looks):
+        request = asked.popleft()
+        if answer.error is None:
+            every = np.ones(len(request.boxes))
+            request = replace(request, boxes=approach(request.boxes, answer.boxes, every, LOOK_RESIZE * every))
+        yield request
+
+
+def cut_ahead(requests: Iterable[Request], crops: CropConfig, wide: bool, workers: int) -> Iterator[Cut]:
+    """Decode and cut on threads; at most ``workers + 2`` images wait.
+
+    Args:
+        requests: images and boxes; read lazily.
+        crops: patch sizes and routing.
+        wide: whether to cut the surroundings too.
+        workers: threads.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Cut]] = deque()
+        for request in requests:
+            waiting.append(pool.submit(_cut, request, crops, wide))
             if len(waiting) >= workers + 2:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _cut(request: Request, crops: CropConfig) -> _Cut:
+def _cut(request: Request, crops: CropConfig, wide: bool) -> Cut:
     def stack(patches: list[ByteArray], size: int) -> ByteArray:
         return np.stack(patches) if patches else np.zeros((0, size, size, 3), np.uint8)
 
     small: list[ByteArray] = []
     large: list[ByteArray] = []
-    is_small, error = np.zeros(0, np.bool_), None
+    around: list[ByteArray] = []
+    is_small, anchors, error = np.zeros(0, np.bool_), np.zeros((0, 4)), None
     try:
         if len(request.boxes):
             image = read_image(request.image) if isinstance(request.image, Path) else request.image
+            anchors = inside_image(request.boxes, image.width, image.height)
             squares = crops.squares(request.boxes, image.width, image.height)
             is_small = longer_side(squares) <= crops.gate_px
             for square, through_generator in zip(squares, is_small, strict=True):
                 size = crops.lr_size if through_generator else crops.hr_size
                 (small if through_generator else large).append(cut_patch(image, square, size))
+            if wide:
+                squares = crops.wide_squares(request.boxes, image.width, image.height)
+                order = np.concatenate([np.flatnonzero(is_small), np.flatnonzero(~is_small)])
+                around = [cut_patch(image, squares[row], crops.wide_size) for row in order]
     except DataError as problem:
         error = str(problem)
-    return _Cut(request.name, stack(small, crops.lr_size), stack(large, crops.hr_size), is_small, error)
+    sizes = (crops.lr_size, crops.hr_size, crops.wide_size)
+    stacks = (stack(patches, size) for patches, size in zip((small, large, around), sizes, strict=True))
+    return Cut(request.name, *stacks, is_small, anchors, error)
 
 
-def _judge_group(judge: Judge, group: list[_Cut], batch_size: int) -> Iterator[Answer]:
+def _judge_group(judge: Judge, group: list[Cut], batch_size: int) -> Iterator[Answer]:
     if not group:
         return
     small, large = (np.concatenate(parts) for parts in ([c.small for c in group], [c.large for c in group]))
-    total = len(small) + len(large)
-    passes = max(1, -(-total // batch_size))
-    parts = [
-        judge.judge(few, many)
-        for few, many in zip(np.array_split(small, passes), np.array_split(large, passes), strict=True)
-    ]
-    of_small, of_large = (Logits(*map(np.concatenate, zip(*side, strict=True))) for side in zip(*parts, strict=True))
+    wide = None
+    if judge.sees_wide:  # all surroundings of small crops, then all of large ones
+        wide = np.concatenate([c.wide[: len(c.small)] for c in group] + [c.wide[len(c.small) :] for c in group])
+    passes = max(1, -(-(len(small) + len(large)) // batch_size))
+    parts = []
+    for few, many in zip(*(np.array_split(np.arange(len(rows)), passes) for rows in (small, large)), strict=True):
+        around = None if wide is None else wide[np.concatenate([few, many + len(small)])]
+        parts.append(judge.judge(small[few], large[many], around))
+    of_small, of_large = (Verdicts(*map(np.concatenate, zip(*side, strict=True))) for side in zip(*parts, strict=True))
     at_small = at_large = 0
     for cut in group:
-        here = Logits(np.zeros(len(cut.is_small)), np.zeros(len(cut.is_small)))
+        here = Verdicts.empty(len(cut.is_small))
         next_small, next_large = at_small + len(cut.small), at_large + len(cut.large)
         for mine, smalls, larges in zip(here, of_small, of_large, strict=True):
             mine[cut.is_small] = smalls[at_small:next_small]
             mine[~cut.is_small] = larges[at_large:next_large]
         at_small, at_large = next_small, next_large
-        yield Answer(cut.name, here.face, here.real, cut.error)
+        yield Answer(cut.name, here.face, here.real, from_frames(here.boxes, cut.anchors), cut.error)
 
 
 def load_generator(weights: Weights) -> Generator:
@@ -266,7 +346,3 @@ def to_bytes(pictures: Tensor) -> ByteArray:
     scaled = pictures.detach().float().clamp(0, 1).mul(255).round().byte()
     array: ByteArray = scaled.permute(0, 2, 3, 1).cpu().numpy()
     return array
-
-
-def _logits(rows: FloatArray, cut: int) -> tuple[Logits, Logits]:
-    return Logits(rows[0, :cut], rows[1, :cut]), Logits(rows[0, cut:], rows[1, cut:])

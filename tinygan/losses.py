@@ -10,6 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 from torch.nn import functional
+from torchvision.ops import generalized_box_iou_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,3 +104,18 @@ def classification_loss(face_logit: Tensor, labels: Tensor) -> Tensor:
     if not len(labels):
         return face_logit.float().sum()
     return functional.binary_cross_entropy_with_logits(face_logit.float(), labels)
+
+
+def box_loss(boxes: Tensor, targets: Tensor) -> Tensor:
+    """1 - generalised IoU (Rezatofighi et al. 2019), averaged over boxes. Not in the paper.
+
+    Args:
+        boxes: float [B, 4], ``x1, y1, x2, y2``, as predicted.
+        targets: float [B, 4], the faces.
+
+    Returns:
+        Scalar; 0 for an empty batch.
+    """
+    if not len(boxes):
+        return boxes.float().sum()
+    return generalized_box_iou_loss(boxes.float(), targets.float(), reduction="mean")

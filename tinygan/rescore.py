@@ -7,14 +7,14 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
 
-from tinygan.boxes import longer_side
+from tinygan.boxes import longer_side, merge
 from tinygan.checkpoint import Weights
 from tinygan.config import build_config, to_tree
 from tinygan.detections import Detections, FloatArray
@@ -23,12 +23,12 @@ from tinygan.errors import DataError
 from tinygan.formats.files import DetectionFiles, DetectionWriter, open_detections, write_atomically
 from tinygan.formats.names import list_images, match_names
 from tinygan.formats.wider import load_subset
-from tinygan.fusion import Fusion, Method, fuse, impute_face_logits, view_detector
+from tinygan.fusion import Fusion, Method, fuse, impute_face_logits, move_boxes, view_detector
 from tinygan.judge import Answer, Judge, Request, judge_images
 
 log = logging.getLogger(__name__)
 MARKER, VIEW_FILE = "rescore.json", "detector_view.json"
-SETTINGS = ("method", "fusion", "view", "view_rois", "max_rois")  # a resumed run must have the same
+SETTINGS = ("method", "fusion", "view", "view_rois", "boxes", "max_rois")  # a resumed run must have the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,7 @@ class RescoreConfig:
         view: ``judge``: what the judge says of the proposals tells how to read this detector's scores (see
             :mod:`tinygan.detector_view`); ``none``: scores and face logits are added as they are.
         view_rois: proposals from which the view is found, of images spread evenly over all.
+        boxes: whether boxes may move and merge; without, each stays where the detector put it, as in the paper.
         max_rois: the best proposals of an image that are judged (the paper: 600).
         batch_size: patches in one forward pass.
         workers: threads that decode and cut.
@@ -50,9 +51,15 @@ class RescoreConfig:
     fusion: Fusion = field(default_factory=Fusion)
     view: Literal["judge", "none"] = "judge"
     view_rois: int = 20_000
+    boxes: bool = True
     max_rois: int = 600
     batch_size: int = 128
     workers: int = 2
+
+    @property
+    def looks(self) -> int:
+        """How often the judge looks; once at boxes that stay where they are."""
+        return self.fusion.looks if self.boxes else 1
 
     def __post_init__(self) -> None:
         for name in ("view_rois", "max_rois", "batch_size", "workers"):
@@ -183,7 +190,7 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
             _keep(plan, name, writer, report)
         elif writer.has(name):
             report.resumed += 1
-            _count(report, count, config)
+            _count(report, count, writer.count(name), config)
         else:
             todo.append(name)
     view, known = _find_view(plan, judge, config, writer, report)
@@ -211,19 +218,32 @@ def fuse_detections(
         view: of this detector; default: the fusion's usual one, or none if the config says so.
 
     Returns:
-        The same boxes with fused scores and columns ``proposal_score`` and ``face_logit`` (imputed for
-        boxes beyond ``max_rois``).
+        The boxes, moved and merged, with fused scores and columns ``proposal_box`` (where the detector put each),
+        ``proposal_score`` and ``face_logit`` (imputed for boxes beyond ``max_rois``).
     """
     view = PLAIN if config.view == "none" else view or config.fusion.usual_view
     sides_px, judged = longer_side(detections.boxes), len(answer.face_logits)
-    face_logits = answer.face_logits
+    face_logits, found = answer.face_logits, answer.boxes
     if len(detections) > judged:
         scores, expected = detections.scores, view if config.method == "logit" else None
         imputed = impute_face_logits(scores[judged:], sides_px[judged:], scores[:judged], face_logits, expected)
         face_logits = np.concatenate([face_logits, imputed])
+        found = np.concatenate([found, np.full((len(imputed), 4), np.nan)])
     scores = fuse(config.method, config.fusion, detections.scores, face_logits, sides_px, view)
-    columns = {**detections.fields, "proposal_score": detections.scores, "face_logit": face_logits}
-    return Detections(detections.boxes, scores, columns)
+    columns = {
+        **detections.fields,
+        "proposal_box": detections.boxes,
+        "proposal_score": detections.scores,
+        "face_logit": face_logits,
+    }
+    if not config.boxes:
+        return Detections(detections.boxes, scores, columns)
+    moved = Detections(move_boxes(config.fusion, detections.boxes, found), scores, columns)
+    if config.fusion.merge_iou is None:
+        return moved
+    leads = np.arange(len(moved)) < judged
+    kept, boxes = merge(moved.boxes, scores, config.fusion.merge_iou, leads)
+    return replace(moved[kept], boxes=boxes)
 
 
 def open_output(
@@ -300,7 +320,7 @@ def _judge(plan: Plan, names: list[str], judge: Judge, config: RescoreConfig, ta
             best = plan.files[plan.file_of[name]].sorted()[: config.max_rois]
             yield Request(name, plan.image_of[name], best.boxes)
 
-    answers = judge_images(judge, requests(), config.batch_size, config.workers)
+    answers = judge_images(judge, requests(), config.batch_size, config.workers, config.looks)
     yield from tqdm(answers, total=len(names), desc=task, unit="image", disable=None)
 
 
@@ -320,8 +340,9 @@ def _finish(
         _keep(plan, name, writer, report)
         return
     detections = plan.files[plan.file_of[name]].sorted()
-    writer.write(name, fuse_detections(detections, answer, config, view))
-    _count(report, len(detections), config)
+    final = fuse_detections(detections, answer, config, view)
+    writer.write(name, final)
+    _count(report, len(detections), len(final), config)
 
 
 def _count_proposals(files: DetectionFiles, file: str, config: RescoreConfig) -> int:
@@ -341,11 +362,12 @@ def _keep(plan: Plan, name: str, writer: DetectionWriter, report: Report) -> Non
     report.written += plan.counts[name]
 
 
-def _count(report: Report, proposals: int, config: RescoreConfig) -> None:
+def _count(report: Report, proposals: int, written: int, config: RescoreConfig) -> None:
     judged = min(proposals, config.max_rois)
     report.rescored += judged
     report.passed_through += proposals - judged
-    report.written += proposals
+    report.written += written
+    report.merged += proposals - written
 
 
 def _settings(weights: Weights, config: RescoreConfig, proposals: Path) -> dict[str, object]:

@@ -36,6 +36,7 @@ class SecondStage:
     Args:
         checkpoint: ``lite``, which ships, or a run folder or file of stage ``fusion`` or ``gan``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        boxes: whether boxes may move to where the judge finds the face, and merge; without, they only get new scores.
         max_rois: proposals of an image that are judged, the best ones; the others keep their place.
         batch_size: patches in one forward pass.
 
@@ -44,12 +45,18 @@ class SecondStage:
     """
 
     def __init__(
-        self, checkpoint: str | Path = "lite", *, device: str = "auto", max_rois: int = 600, batch_size: int = 128
+        self,
+        checkpoint: str | Path = "lite",
+        *,
+        device: str = "auto",
+        boxes: bool = True,
+        max_rois: int = 600,
+        batch_size: int = 128,
     ) -> None:
         path = Path(checkpoint)
         weights = load_weights(path if path.exists() else packaged_weights(str(checkpoint)), ("fused", "gan"))
         fusion = Fusion.from_facts(weights.facts["fusion"]) if "fusion" in weights.facts else Fusion()
-        self._config = RescoreConfig(fusion=fusion, max_rois=max_rois, batch_size=batch_size)
+        self._config = RescoreConfig(fusion=fusion, boxes=boxes, max_rois=max_rois, batch_size=batch_size)
         self._judge = Judge.from_weights(weights, Runtime(RuntimeOptions(device=device)))
         self._view: DetectorView | None = None
 
@@ -64,7 +71,8 @@ class SecondStage:
             scores: [N], in [0, 1]; not with detections.
 
         Returns:
-            The same boxes by falling new score, with columns ``proposal_score`` and ``face_logit``.
+            The boxes by falling new score, with columns ``proposal_box``, ``proposal_score`` and ``face_logit``. Those
+            that came to overlap as one are merged.
 
         Raises:
             DataError: if the image cannot be read, or shapes or scores are unfit.
@@ -118,7 +126,7 @@ class SecondStage:
             Request(str(number), _picture(image), found.boxes[: self._config.max_rois])
             for number, (image, found) in enumerate(zip(images, ordered, strict=True))
         )
-        answers = list(judge_images(self._judge, requests, self._config.batch_size))
+        answers = list(judge_images(self._judge, requests, self._config.batch_size, looks=self._config.looks))
         for answer in answers:
             if answer.error is not None:
                 raise DataError(answer.error)

@@ -18,7 +18,7 @@ def sources(tmp_path):
         Image.fromarray(rng.integers(0, 255, (100, 120, 3), dtype=np.uint8)).save(path)
         paths.append(path)
     boxes = np.array([[10.0, 10, 14, 15], [40, 40, 50, 52], [30, 30, 60, 70]])  # crops of 10, 24 and 80 px
-    return [PatchSource(path, Rois(boxes, np.array([1, 0, 1]), np.ones(3))) for path in paths]
+    return [PatchSource(path, Rois(boxes, np.array([1, 0, 1]), np.ones(3), boxes)) for path in paths]
 
 
 def test_streams_are_divided_by_crop_side():

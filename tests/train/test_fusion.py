@@ -25,7 +25,7 @@ def judged_images(knows: float, seed: int, top: float = 1.0, count: int = 60) ->
         scores = top * expit(rng.normal(np.where(is_face, 1.0, -1.0), 1.5))
         face_logits = rng.normal(np.where(is_face, knows, -knows), 1.0) + 2 * np.log2(sides[:, 0] / 16)
         truth = GroundTruth(boxes[is_face], np.zeros(is_face.sum(), bool))
-        images[f"{seed}/{number}"] = Judged(Detections(boxes, scores), face_logits, truth)
+        images[f"{seed}/{number}"] = Judged(Detections(boxes, scores), face_logits, np.full((24, 4), np.nan), truth)
     return images
 
 

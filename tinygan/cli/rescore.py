@@ -42,6 +42,7 @@ def _parser() -> Parser:
     parser.add_argument("--out", required=True, type=Path, metavar="OUT", help="folder or .tar.gz to write")
     parser.add_argument("--checkpoint", default="lite", metavar="PATH|lite", help="run folder, file, or lite")
     parser.add_argument("--fusion", choices=["replace", "product", "logit"], help="default: logit")
+    parser.add_argument("--no-boxes", action="store_true", help="leave every box where the detector put it")
     parser.add_argument("--max-rois", type=positive_int, metavar="N", help="proposals judged an image (default: 600)")
     parser.add_argument("--subset", type=Path, metavar="LIST", help="image names, or a *_bbx_gt.txt")
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="write counts and times")
@@ -92,6 +93,7 @@ def _config(arguments: argparse.Namespace, weights: Weights) -> RescoreConfig:
         ("method", arguments.fusion),
         ("max_rois", arguments.max_rois),
         ("batch_size", arguments.batch_size),
+        ("boxes", False if arguments.no_boxes else None),
     ):
         if value is not None:
             overrides.append(f"{key}={value}")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tinygan.runtime import Runtime
     from tinygan.train.recipe import Recipe
 
-STAGES = ("mse-init", "gan", "fusion")
+STAGES = ("mse-init", "gan", "judge", "fusion")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = make_parser("tinygan-train", "Train the generator (mse-init), then the GAN (gan), then fit fusion.")
+    parser = make_parser("tinygan-train", "Train by stages: generator (mse-init), GAN (gan), judge (judge), fusion.")
     parser.add_argument("--stage", required=True, choices=STAGES)
     parser.add_argument("--data", required=True, type=Path, metavar="ROOT", help="WIDER FACE root with WIDER_train/")
     parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="run folder to write")
@@ -118,7 +118,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     overrides = list(arguments.overrides)
     if arguments.seed is not None:
         overrides.append(f"seed={arguments.seed}")
-    section = {"mse-init": "mse_init", "gan": "gan"}.get(arguments.stage)
+    section = {"mse-init": "mse_init", "gan": "gan", "judge": "judge"}.get(arguments.stage)
     if arguments.batch_size is not None and section is not None:
         overrides.append(f"{section}.batch_size={arguments.batch_size}")
     if arguments.config is not None or arguments.init is None:
@@ -146,6 +146,10 @@ def _run_stage(arguments: argparse.Namespace, recipe: Recipe, folder: RunFolder,
         from tinygan.train.gan import train_gan
 
         return train_gan(data, arguments.init, recipe, folder, runtime)
+    if arguments.stage == "judge":
+        from tinygan.train.judge import train_judge
+
+        return train_judge(data, arguments.init, recipe, folder, runtime)
     from tinygan.train.fusion import train_fusion
 
     return train_fusion(

@@ -47,7 +47,7 @@ class BatchConfig:
             raise ValueError("brightness must lie in [0, 2] and contrast in [0, 1]")
 
 
-class _Light(NamedTuple):
+class Light(NamedTuple):
     """How a batch's patches are lit: gain [N, 3, 1, 1], shift [N, 1, 1, 1], is_grey bool [N]."""
 
     gain: Tensor
@@ -183,14 +183,14 @@ class BatchSource:
         lr = np.stack([make_lr(patch, self._degradation, rng) for patch in hr])
         small, small_labels = self._take(SMALL, rng)
         medium, medium_labels = self._take(MEDIUM, rng)
-        light = self._light(len(hr), rng)
+        light = draw_light(self._config, len(hr), rng)
         return Batch(
             lr=light.apply(lr),
             hr=light.apply(hr),
             labels=labels,
-            small=self._light(len(small), rng).apply(small),
+            small=draw_light(self._config, len(small), rng).apply(small),
             small_labels=small_labels,
-            medium=self._light(len(medium), rng).apply(medium),
+            medium=draw_light(self._config, len(medium), rng).apply(medium),
             medium_labels=medium_labels,
         )
 
@@ -205,14 +205,15 @@ class BatchSource:
         pixels[mirrored] = pixels[mirrored, :, ::-1]
         return pixels, torch.from_numpy(patches.labels[chosen].astype(np.float32))
 
-    def _light(self, count: int, rng: np.random.Generator) -> _Light:
-        """Light of each patch; LR and HR of a pair share it."""
-        contrast = 1 + rng.uniform(-1, 1, (count, 1)) * self._config.contrast
-        shift = rng.uniform(-0.5, 0.5, (count, 1)) * self._config.brightness + (1 - contrast) * 0.5
-        gain = contrast * (1 + rng.uniform(-1, 1, (count, 3)) * self._config.colour)
-        is_grey = rng.random(count) < self._config.grey
-        as_pictures = [torch.from_numpy(value.astype(np.float32))[:, :, None, None] for value in (gain, shift)]
-        return _Light(as_pictures[0], as_pictures[1], torch.from_numpy(is_grey))
+
+def draw_light(config: BatchConfig, count: int, rng: np.random.Generator) -> Light:
+    """Light of each patch; the pictures of a pair share it."""
+    contrast = 1 + rng.uniform(-1, 1, (count, 1)) * config.contrast
+    shift = rng.uniform(-0.5, 0.5, (count, 1)) * config.brightness + (1 - contrast) * 0.5
+    gain = contrast * (1 + rng.uniform(-1, 1, (count, 3)) * config.colour)
+    is_grey = rng.random(count) < config.grey
+    as_pictures = [torch.from_numpy(value.astype(np.float32))[:, :, None, None] for value in (gain, shift)]
+    return Light(as_pictures[0], as_pictures[1], torch.from_numpy(is_grey))
 
 
 def to_float(pixels: ByteArray) -> Tensor:

@@ -26,11 +26,16 @@ class CropConfig:
         context: side of the square crop, as a factor on the box's longer side. Not stated in the paper.
         route_px: crops up to this many source pixels go through the generator; larger ones are
             resized to ``hr_size`` and go straight to the discriminator. Default: 1.5 x ``lr_size``.
+        wide_context: side of a second crop around the same box, which shows a judge with ``wide_widths`` (see
+            :class:`~tinygan.models.discriminator.DiscriminatorConfig`) the surroundings. Not in the paper.
+        wide_size: side of its patch in pixels.
     """
 
     lr_size: int = 16
     context: float = 2.0
     route_px: float | None = None
+    wide_context: float = 4.0
+    wide_size: int = 48
 
     def __post_init__(self) -> None:
         if self.lr_size < 4:
@@ -39,6 +44,10 @@ class CropConfig:
             raise ValueError(f"context must lie in [0.5, 8], got {self.context}")
         if self.route_px is not None and self.route_px < 0:
             raise ValueError(f"route_px must not be negative, got {self.route_px}")
+        if not 0.5 <= self.wide_context <= 16:
+            raise ValueError(f"wide_context must lie in [0.5, 16], got {self.wide_context}")
+        if self.wide_size < 16:
+            raise ValueError(f"wide_size must be at least 16 px, got {self.wide_size}")
 
     @property
     def hr_size(self) -> int:
@@ -55,8 +64,11 @@ class CropConfig:
 
         Boxes are cut to the image first, so that a wild box cannot ask for an unbounded crop.
         """
-        inside = clip(np.sort(boxes.reshape(-1, 2, 2), axis=1).reshape(-1, 4), width_px, height_px)
-        return square_crops(inside, self.context)
+        return square_crops(inside_image(boxes, width_px, height_px), self.context)
+
+    def wide_squares(self, boxes: FloatArray, width_px: int, height_px: int) -> FloatArray:
+        """The same with ``wide_context``."""
+        return square_crops(inside_image(boxes, width_px, height_px), self.wide_context)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +86,11 @@ class DegradationConfig:
     blur_px: float = 2.0
     noise: float = 6.0
     jpeg_quality: int = 40
+
+
+def inside_image(boxes: FloatArray, width_px: float, height_px: float) -> FloatArray:
+    """Boxes with their corners in order, cut to the image; shape [N, 4] is kept."""
+    return clip(np.sort(boxes.reshape(-1, 2, 2), axis=1).reshape(-1, 4), width_px, height_px)
 
 
 def cut_patch(image: Image.Image, square: FloatArray, size_px: int) -> ByteArray:

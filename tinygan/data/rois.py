@@ -62,11 +62,13 @@ class Rois:
         boxes: float64 [N, 4], ``x1, y1, x2, y2`` in pixels.
         labels: int64 [N], ``FACE`` or ``NON_FACE``.
         scores: float64 [N], the detector's; 1 for jittered truth, 0 for drawn background.
+        targets: float64 [N, 4], the face that overlaps each most, in pixels; NaN where none does.
     """
 
     boxes: FloatArray
     labels: IntArray
     scores: FloatArray
+    targets: FloatArray
 
 
 def in_holdout(name: str, share: float) -> bool:
@@ -136,7 +138,37 @@ def choose_rois(
         boxes.append(candidates[keep])
         labels.append(np.full(keep.sum(), label, dtype=np.int64))
         scores.append(np.full(keep.sum(), float(label)))
-    return Rois(np.concatenate(boxes), np.concatenate(labels), np.concatenate(scores))
+    chosen = np.concatenate(boxes)
+    return Rois(chosen, np.concatenate(labels), np.concatenate(scores), nearest_faces(chosen, truth, config))
+
+
+def shift_rois(rois: Rois, truth: GroundTruth, config: RoiConfig, spread: float, rng: np.random.Generator) -> Rois:
+    """Copies of the regions that touch a face, moved and scaled at random and labelled anew.
+
+    Args:
+        rois: regions of an image.
+        truth: its faces.
+        config: thresholds.
+        spread: standard deviation of the move, in sides, and of the logarithm of the scale.
+        rng: source of both.
+    """
+    near = np.isfinite(rois.targets[:, 0])
+    boxes = _jitter(rois.boxes[near], rng, spread, spread)
+    labels = label_boxes(boxes, truth, config)
+    kept = labels != IGNORED
+    targets = nearest_faces(boxes, truth, config)
+    return Rois(boxes[kept], labels[kept], rois.scores[near][kept], targets[kept])
+
+
+def nearest_faces(boxes: FloatArray, truth: GroundTruth, config: RoiConfig) -> FloatArray:
+    """The usable face that overlaps each box most, float64 [N, 4]; NaN where none does."""
+    faces = truth.boxes[_targets(truth, config)]
+    if not len(faces) or not len(boxes):
+        return np.full((len(boxes), 4), np.nan)
+    overlaps = iou(boxes, faces)
+    nearest = faces[overlaps.argmax(axis=1)].astype(np.float64)
+    nearest[overlaps.max(axis=1) <= 0] = np.nan
+    return nearest
 
 
 def split_holdout(names: Iterable[str], share: float) -> tuple[list[str], list[str]]:
@@ -164,11 +196,11 @@ def _first(mask: BoolArray, count: int) -> BoolArray:
     return first
 
 
-def _jitter(boxes: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Boxes moved by about 8 % of their side and scaled by about 12 %."""
+def _jitter(boxes: FloatArray, rng: np.random.Generator, move: float = 0.08, scale: float = 0.12) -> FloatArray:
+    """Boxes moved by about ``move`` of their side and scaled by about ``scale``."""
     size = boxes[:, 2:] - boxes[:, :2]
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + rng.normal(0, 0.08, (len(boxes), 2)) * size
-    half = size * np.exp(rng.normal(0, 0.12, (len(boxes), 2))) / 2
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + rng.normal(0, move, (len(boxes), 2)) * size
+    half = size * np.exp(rng.normal(0, scale, (len(boxes), 2))) / 2
     return np.concatenate([centre - half, centre + half], axis=1)
 
 

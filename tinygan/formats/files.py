@@ -185,6 +185,10 @@ class DetectionWriter:
         """Whether this image's file was written already (by an earlier, cut-off run)."""
         return self._file(name).is_file()
 
+    def count(self, name: str) -> int:
+        """How many boxes an image was written with."""
+        return int(self._file(name).read_text().splitlines()[1])
+
     def write(self, name: str, detections: Detections) -> None:
         """Write an image's detections, by falling score."""
         self.write_text(name, wider.format_detections(stem(name), detections))

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import expit
 from tqdm import tqdm
 
-from tinygan.boxes import iou, longer_side
+from tinygan.boxes import iou, longer_side, merge
 from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights, name_hash, save_weights
 from tinygan.config import to_tree
 from tinygan.data.rois import RoiConfig
@@ -24,7 +25,7 @@ from tinygan.formats.files import open_detections, write_atomically
 from tinygan.formats.names import select_names
 from tinygan.formats.wider import WiderSplit, load_split, load_subset
 from tinygan.formats.wider_mat import EvaluationTruth, truth_of_faces
-from tinygan.fusion import Fusion, FusionConfig, calibrate, fused_logits, search_weights, view_detector
+from tinygan.fusion import Fusion, FusionConfig, calibrate, fused_logits, move_boxes, search_weights, view_detector
 from tinygan.judge import Judge, Request, judge_images
 from tinygan.loop import FINISHED_FILE, RunFolder
 from tinygan.runtime import Runtime
@@ -36,10 +37,18 @@ FUSION_FILE = "fusion.json"
 
 
 class Judged(NamedTuple):
-    """One detector's best proposals in one hold-out image, their face logits, float64 [N], and the image's faces."""
+    """One detector's best proposals in one hold-out image.
+
+    Attributes:
+        detections: the proposals.
+        face_logits: float64 [N].
+        boxes: float64 [N, 4], where the judge says the faces lie; NaN if it has no such head.
+        truth: the image's faces.
+    """
 
     detections: Detections
     face_logits: FloatArray
+    boxes: FloatArray
     truth: GroundTruth
 
 
@@ -82,7 +91,9 @@ def train_fusion(
     unreadable: list[str] = []
     judged: dict[str, ByImage] = {}
     for path in data.proposals:
-        of_detector = judge_proposals(judge, path, split, names, batch_size, max_rois, unreadable)
+        of_detector = judge_proposals(
+            judge, path, split, names, batch_size, max_rois, unreadable, looks=recipe.fusion.looks
+        )
         if of_detector:
             judged[str(path)] = of_detector
     if not judged:
@@ -110,8 +121,13 @@ def fit_fusion(detectors: Sequence[ByImage], labels: RoiConfig, config: FusionCo
     Raises:
         DataError: if there are not both faces and non-faces.
     """
+    if not any(np.isfinite(judged.boxes).any() for one in detectors for judged in one.values()):
+        config = replace(
+            config, move=(0.0,), resize=(0.0,), fade=(0.0,), merge_iou=(None,)
+        )  # a judge without third head
     columns = [columns_of(one.values()) for one in detectors]
-    is_face, counts = zip(*(_labels_of(one, labels) for one in detectors), strict=True)
+    moving = Fusion(move=_middle(config.move), resize=_middle(config.resize), fade=config.fade, looks=config.looks)
+    is_face, counts = zip(*(_labels_of(one, labels, moving) for one in detectors), strict=True)
     pooled = [np.concatenate(column) for column in zip(*columns, strict=True)]
     kept = np.concatenate(counts)
     faces = int(np.concatenate(is_face)[kept].sum())
@@ -124,7 +140,7 @@ def fit_fusion(detectors: Sequence[ByImage], labels: RoiConfig, config: FusionCo
     evidence = fit_evidence(
         pooled[1][kept], size_feature(pooled[2][kept]), np.concatenate(is_face)[kept], detector[kept]
     )
-    basis = Fusion(judge=0.75, sure=config.sure, fitted=True, evidence=evidence)
+    basis = replace(moving, judge=0.75, sure=config.sure, fitted=True, evidence=evidence)
     usual = view_detector(basis, *pooled) or PLAIN
     views = [view_detector(basis, *column) or usual for column in columns]
     truths = [_truth(one, config.heights_px) for one in detectors]
@@ -132,7 +148,7 @@ def fit_fusion(detectors: Sequence[ByImage], labels: RoiConfig, config: FusionCo
     def quality(trial: Fusion) -> float:
         aps = []
         for one, column, view, truth in zip(detectors, columns, views, truths, strict=True):
-            result = evaluate_wider(_rescored(one, fused_logits(trial, *column, view)), truth)
+            result = evaluate_wider(rescored(one, trial, fused_logits(trial, *column, view)), truth)
             aps += [subset.ap_exact for subset in result.subsets.values() if subset.faces]
         return float(np.mean(aps))
 
@@ -150,9 +166,16 @@ def columns_of(judged: Iterable[Judged]) -> tuple[FloatArray, FloatArray, FloatA
     return scores, face_logits, sides_px
 
 
-def _labels_of(judged: ByImage, labels: RoiConfig) -> tuple[FloatArray, BoolArray]:
-    found = [label_for_fusion(one.detections.boxes, one.truth, labels) for one in judged.values()]
+def _labels_of(judged: ByImage, labels: RoiConfig, fusion: Fusion) -> tuple[FloatArray, BoolArray]:
+    """Labels of the boxes where this fusion moves them."""
+    moved = [(move_boxes(fusion, one.detections.boxes, one.boxes), one.truth) for one in judged.values()]
+    found = [label_for_fusion(boxes, truth, labels) for boxes, truth in moved]
     return np.concatenate([is_face for is_face, _ in found]), np.concatenate([counts for _, counts in found])
+
+
+def _middle(values: Sequence[float]) -> float:
+    """Where a search begins."""
+    return sorted(values)[len(values) // 2]
 
 
 def _truth(judged: ByImage, heights_px: Sequence[float]) -> EvaluationTruth:
@@ -167,13 +190,25 @@ def _truth(judged: ByImage, heights_px: Sequence[float]) -> EvaluationTruth:
     return EvaluationTruth(truth.faces, subsets)
 
 
-def _rescored(judged: ByImage, logits: FloatArray) -> dict[str, Detections]:
-    """The proposals with other scores, float64 [N] in the order of the images."""
+def rescored(judged: ByImage, fusion: Fusion, logits: FloatArray) -> dict[str, Detections]:
+    """The detections that fusion makes of one detector's proposals.
+
+    Args:
+        judged: by image.
+        fusion: how boxes move and merge.
+        logits: float64 [N], the fused logits in the order of the images.
+    """
     ends = np.cumsum([len(one.face_logits) for one in judged.values()])
     parts = np.split(logits, ends[:-1])
-    return {
-        name: Detections(one.detections.boxes, part) for (name, one), part in zip(judged.items(), parts, strict=True)
-    }
+    return {name: _move_and_merge(one, fusion, part) for (name, one), part in zip(judged.items(), parts, strict=True)}
+
+
+def _move_and_merge(judged: Judged, fusion: Fusion, logits: FloatArray) -> Detections:
+    boxes = move_boxes(fusion, judged.detections.boxes, judged.boxes)
+    if fusion.merge_iou is None:
+        return Detections(boxes, logits)
+    kept, merged = merge(boxes, expit(logits), fusion.merge_iou)
+    return Detections(merged, logits[kept])
 
 
 def holdout_names(split: WiderSplit, weights: Weights, subset: Path | None, init: Path) -> list[str]:
@@ -229,6 +264,7 @@ def judge_proposals(
     batch_size: int,
     max_rois: int,
     unreadable: list[str],
+    looks: int = 1,
 ) -> dict[str, Judged]:
     """One detector's best proposals in these images, judged.
 
@@ -240,19 +276,20 @@ def judge_proposals(
         batch_size: patches in one forward pass.
         max_rois: proposals judged of an image.
         unreadable: gets a line for every image that could not be read.
+        looks: how often the judge looks at a box.
     """
     proposals = match_proposals(open_detections(path), split)
     best = {name: proposals[name].sorted()[:max_rois] for name in names if name in proposals}
     requests = (Request(name, split.images / name, detections.boxes) for name, detections in best.items())
     judged = {}
-    answers = judge_images(judge, requests, batch_size)
+    answers = judge_images(judge, requests, batch_size, looks=looks)
     for answer in tqdm(answers, total=len(best), desc="judging hold-out", unit="image", disable=None):
         if answer.error:
             log.warning("skipped: %s", answer.error)
             if answer.error not in unreadable:  # another detector's proposals may have met it
                 unreadable.append(answer.error)
             continue
-        judged[answer.name] = Judged(best[answer.name], answer.face_logits, split.faces[answer.name])
+        judged[answer.name] = Judged(best[answer.name], answer.face_logits, answer.boxes, split.faces[answer.name])
     return judged
 
 
@@ -262,6 +299,8 @@ def _report(folder: RunFolder, fusion: Fusion, judged: Mapping[str, ByImage], im
     write_atomically(folder.file(FUSION_FILE), json.dumps(summary, indent=1).encode())
     log.info(
         "fusion: %.3f x log-odds of the score + (%.3f %+.3f z) x surprise of the face logit %+.3f z %+.3f, "
+        "boxes move %.2f and resize %.2f of the way, fading by %.2f z, and merge at IoU %s; "
         "z = log2(side / 16 px), fitted on %d proposals of %d hold-out images",
-        fusion.detector, fusion.judge, fusion.judge_by_size, fusion.size, fusion.bias, sum(counts.values()), images,
+        fusion.detector, fusion.judge, fusion.judge_by_size, fusion.size, fusion.bias,
+        fusion.move, fusion.resize, fusion.fade, fusion.merge_iou, sum(counts.values()), images,
     )  # fmt: skip

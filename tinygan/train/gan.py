@@ -206,7 +206,7 @@ def train_gan(data: TrainingInput, init: Path, recipe: Recipe, folder: RunFolder
     """
     check_trainable(recipe)
     weights = load_weights(init, ("generator", "gan"))
-    _check_fits(weights, recipe, init)
+    check_fits(weights, recipe, init)
     prepared = prepare(data, recipe, folder.file("patches"), runtime)
     seed_everything(recipe.seed)
     stage = Gan(recipe, runtime, HeldOut(prepared.holdout, recipe), weights)
@@ -226,7 +226,12 @@ def train_gan(data: TrainingInput, init: Path, recipe: Recipe, folder: RunFolder
     return prepared.unreadable
 
 
-def _check_fits(weights: Weights, recipe: Recipe, init: Path) -> None:
+def check_fits(weights: Weights, recipe: Recipe, init: Path) -> None:
+    """Refuse a checkpoint whose generator and patches are not those of the recipe.
+
+    Raises:
+        CheckpointError: with the first key that differs.
+    """
     before = {
         "generator": build_config(GeneratorConfig, weights.config["generator"]),
         "crops": build_config(CropConfig, weights.config["crops"]),
@@ -234,7 +239,7 @@ def _check_fits(weights: Weights, recipe: Recipe, init: Path) -> None:
     for section, old in before.items():
         new = getattr(recipe, section)
         for key, value in vars(old).items():
-            if getattr(new, key) != value and key != "route_px":
+            if getattr(new, key) != value and key not in ("route_px", "wide_context", "wide_size"):
                 raise CheckpointError(
                     f"{init}: was trained with {section}.{key} = {value}, but the config says {getattr(new, key)}; "
                     "use the config it was trained with"

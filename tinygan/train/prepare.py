@@ -111,11 +111,25 @@ def match_proposals(files: DetectionFiles, split: WiderSplit) -> dict[str, Detec
     return {image: files[file] for image, file in matched.items()}
 
 
-def _source(name: str, split: WiderSplit, proposals: Sequence[Mapping[str, Detections]], recipe: Recipe) -> PatchSource:
-    path = split.images / name
-    rng = np.random.default_rng([recipe.seed, *hashlib.md5(name.encode(), usedforsecurity=False).digest()])
+def image_rng(name: str, recipe: Recipe) -> np.random.Generator:
+    """Source of an image's jitter, whatever the other images are."""
+    return np.random.default_rng([recipe.seed, *hashlib.md5(name.encode(), usedforsecurity=False).digest()])
+
+
+def image_rois(
+    name: str,
+    split: WiderSplit,
+    proposals: Sequence[Mapping[str, Detections]],
+    recipe: Recipe,
+    rng: np.random.Generator,
+) -> Rois:
+    """The regions of interest of one image; reads no more than its header."""
     of_image = [by_name[name] for by_name in proposals if name in by_name]
-    return PatchSource(path, _choose(of_image, split.faces[name], path, recipe, rng))
+    return _choose(of_image, split.faces[name], split.images / name, recipe, rng)
+
+
+def _source(name: str, split: WiderSplit, proposals: Sequence[Mapping[str, Detections]], recipe: Recipe) -> PatchSource:
+    return PatchSource(split.images / name, image_rois(name, split, proposals, recipe, image_rng(name, recipe)))
 
 
 def _choose(

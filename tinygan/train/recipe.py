@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tinygan.data.batches import BatchConfig
 from tinygan.data.crops import CropConfig, DegradationConfig
@@ -39,6 +39,44 @@ class GanConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgeTraining:
+    """Settings of stage ``judge`` beside its schedule.
+
+    Attributes:
+        widths: filters of ``vgg_lite``'s five stages, none fewer than in stage ``gan``; ``None``: as there.
+        wide_widths: filters of the tower for the surroundings; none: no such tower.
+        box: whether there is the third head.
+        box_weight: weight of its loss.
+        box_iou: proposals that overlap a face by this much teach it where the face lies.
+        shift: every region that touches a face comes once more, moved and scaled by about this share of its side.
+        weight_decay: of AdamW.
+        ema_decay: exponential moving average of the weights, which is what is saved; 0 switches it off.
+    """
+
+    widths: tuple[int, ...] | None = None
+    wide_widths: tuple[int, ...] = ()
+    box: bool = True
+    box_weight: float = 1.0
+    box_iou: float = 0.35
+    shift: float = 0.15
+    weight_decay: float = 0.01
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.box_iou < 1:
+            raise ValueError(f"box_iou must lie in (0, 1), got {self.box_iou}")
+        if min(self.box_weight, self.shift, self.weight_decay) < 0:
+            raise ValueError("box_weight, shift and weight_decay must not be negative")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+
+    def form(self, discriminator: DiscriminatorConfig) -> DiscriminatorConfig:
+        """The discriminator of stage ``gan``, grown."""
+        widths = discriminator.lite_widths if self.widths is None else self.widths
+        return replace(discriminator, lite_widths=widths, wide_widths=self.wide_widths, box=self.box)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The whole configuration of training; the defaults are preset ``paper``.
 
@@ -54,6 +92,8 @@ class Recipe:
         mse_init: schedule of stage ``mse-init``.
         gan: schedule of stage ``gan``.
         adversarial_game: further settings of stage ``gan``.
+        judge: schedule of stage ``judge``.
+        judge_training: further settings of stage ``judge``.
         fusion: how fusion is fitted.
     """
 
@@ -68,6 +108,8 @@ class Recipe:
     mse_init: LoopConfig = field(default_factory=LoopConfig)
     gan: LoopConfig = field(default_factory=LoopConfig)
     adversarial_game: GanConfig = field(default_factory=GanConfig)
+    judge: LoopConfig = field(default_factory=LoopConfig)
+    judge_training: JudgeTraining = field(default_factory=JudgeTraining)
     fusion: FusionConfig = field(default_factory=FusionConfig)
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import Any
+from typing import Any, Protocol
 
 from tinygan.checkpoint import name_hash
 from tinygan.errors import ConfigError
 from tinygan.formats.files import write_atomically
 from tinygan.loop import FINISHED_FILE, LoopConfig, RunFolder
 from tinygan.runtime import Runtime
-from tinygan.train.prepare import TrainingData
 
 HOLDOUT_FILE = "holdout.txt"
 
@@ -27,12 +26,28 @@ def stage_batch_size(config: LoopConfig, runtime: Runtime) -> int:
     return config.batch_size // runtime.world_size
 
 
-def trained_facts(prepared: TrainingData) -> dict[str, Any]:
+class Prepared(Protocol):
+    """What a stage trained on."""
+
+    @property
+    def training_names(self) -> list[str]:
+        """Images trained on."""
+
+    @property
+    def holdout_names(self) -> list[str]:
+        """Images kept out."""
+
+    @property
+    def unreadable(self) -> list[str]:
+        """A line for every image that could not be read."""
+
+
+def trained_facts(prepared: Prepared) -> dict[str, Any]:
     """What a checkpoint remembers of its training images, so that fusion can refuse them."""
     return {"trained_on": sorted(name_hash(name) for name in prepared.training_names)}
 
 
-def finish(folder: RunFolder, prepared: TrainingData) -> None:
+def finish(folder: RunFolder, prepared: Prepared) -> None:
     """List the hold-out, mark the run finished, and remove its patches."""
     write_atomically(folder.file(HOLDOUT_FILE), "".join(f"{name}\n" for name in prepared.holdout_names).encode())
     summary = {"training_images": len(prepared.training_names), "unreadable": prepared.unreadable}

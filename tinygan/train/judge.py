@@ -1,0 +1,203 @@
+"""Stage ``judge``: the generator rests, the discriminator learns its task: is it a face, and where exactly.
+
+Not in the paper. The discriminator of stage ``gan`` may grow here (more filters, a tower for the surroundings, the
+third head), and its label follows what becomes of a proposal: one that the third head moves onto a face is a face.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights, save_weights
+from tinygan.config import to_tree
+from tinygan.data.batches import to_float
+from tinygan.data.patches import MEDIUM, PAIRED, SMALL, stream_of
+from tinygan.data.rois import FACE
+from tinygan.detections import FloatArray
+from tinygan.judge import load_generator
+from tinygan.loop import RunFolder, run_loop
+from tinygan.losses import box_loss, classification_loss
+from tinygan.models.discriminator import Discriminator, grow
+from tinygan.runtime import Runtime, seed_everything
+from tinygan.train.gan import check_fits
+from tinygan.train.prepare import TrainingInput
+from tinygan.train.recipe import Recipe
+from tinygan.train.regions import RegionBatch, Regions, RegionSource, prepare_regions
+from tinygan.train.samples import roc_area
+from tinygan.train.stage import finish, stage_batch_size, trained_facts
+from tinygan.viz import save_png, sr_sheet
+
+MEASURED, PICTURED = 4000, 8
+
+
+class JudgeStage:
+    """The discriminator and its optimiser.
+
+    Args:
+        recipe: sizes, losses and schedule; ``recipe.discriminator`` is the grown form.
+        runtime: the device.
+        held_out: regions to measure and picture.
+        trained: state dict of the discriminator to start from.
+    """
+
+    def __init__(self, recipe: Recipe, runtime: Runtime, held_out: Regions, trained: Mapping[str, Tensor]) -> None:
+        self.recipe, self.runtime, self.held_out = recipe, runtime, held_out
+        crops, settings = recipe.crops, recipe.judge_training
+        self.discriminator = Discriminator(
+            replace(recipe.discriminator, weights="none"), crops.hr_size, crops.wide_size
+        )
+        grow(self.discriminator, trained)
+        runtime.place(self.discriminator)
+        self.optimiser = torch.optim.AdamW(self.discriminator.parameters(), weight_decay=settings.weight_decay)
+        self.average: AveragedModel | None = None
+        if settings.ema_decay:
+            average = get_ema_multi_avg_fn(settings.ema_decay)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(self.discriminator, multi_avg_fn=average, use_buffers=True)
+
+    def step(self, batch: RegionBatch) -> Mapping[str, Tensor]:
+        """One update of the discriminator on its face logit and its box."""
+        batch, settings = batch.to(self.runtime.device), self.recipe.judge_training
+        self.discriminator.train()
+        with self.runtime.autocast():
+            verdict = self.discriminator(batch.hr, batch.wide)
+        labels, terms = batch.labels, {}
+        if verdict.box is not None:
+            before, after = _ious(batch.boxes, batch.targets), _ious(verdict.box.detach(), batch.targets)
+            teaches = before >= settings.box_iou
+            terms["box"] = box_loss(verdict.box[teaches], batch.targets[teaches])
+            labels = (torch.maximum(before, after) >= self.recipe.rois.positive_iou).float()
+        terms["classification"] = classification_loss(verdict.face_logit, labels)
+        loss = terms["classification"] + settings.box_weight * terms.get("box", torch.zeros(()))
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.runtime.average_gradients(self.discriminator)
+        self.optimiser.step()
+        if self.average is not None:
+            self.average.update_parameters(self.discriminator)
+        with torch.no_grad():
+            terms["accuracy_face"] = ((verdict.face_logit > 0) == (labels > 0.5)).float().mean()
+            terms["share_of_faces"] = labels.mean()
+        return terms
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the optimiser's rate."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+
+    def state_dict(self) -> dict[str, Any]:
+        """Discriminator, optimiser and average."""
+        self.runtime.average_buffers(self.discriminator)
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put all back."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def evaluate(self) -> dict[str, float]:
+        """On held-out proposals: area under the ROC curve by size, and their mean IoU to the face before and after."""
+        regions, figures = self.held_out, {}
+        rows = np.arange(len(regions))[:: max(1, -(-len(regions) // MEASURED))]
+        if not len(rows):
+            return {}
+        face_logits, boxes = self._answers(rows)
+        before, after = _iou_rows(regions.boxes[rows], regions.targets[rows]), None
+        labels = regions.labels[rows]
+        if boxes is not None:
+            after = _iou_rows(boxes, regions.targets[rows])
+            near = before >= self.recipe.judge_training.box_iou
+            figures = {"iou_before": float(before[near].mean()), "iou_after": float(after[near].mean())}
+        streams = np.array([stream_of(side, self.recipe.crops) for side in regions.sides_px[rows]])
+        for stream in (SMALL, MEDIUM, PAIRED):
+            area = roc_area(face_logits[streams == stream], labels[streams == stream])
+            if area is not None:
+                figures[f"auc_{stream}"] = area
+        return figures
+
+    def draw_samples(self, path: Path) -> None:
+        """A sheet of held-out faces: the crop, its surroundings, and the crop moved to where the third head says."""
+        faces = np.flatnonzero(self.held_out.labels == FACE)
+        rows = faces[:: max(1, len(faces) // PICTURED)][:PICTURED]
+        save_png(sr_sheet([{"crop": self.held_out.hr[row], "wide": self.held_out.wide[row]} for row in rows]), path)
+
+    def final_network(self) -> Discriminator:
+        """The network to save: the average where it is kept."""
+        network = self.discriminator if self.average is None else self.average.module
+        assert isinstance(network, Discriminator)
+        return network
+
+    @torch.no_grad()
+    def _answers(self, rows: FloatArray) -> tuple[FloatArray, FloatArray | None]:
+        network = copy.deepcopy(self.final_network()).eval()
+        logits, boxes = [], []
+        for part in np.array_split(rows, max(1, len(rows) // 200)):
+            pictures = (to_float(np.array(stack[part])) for stack in (self.held_out.hr, self.held_out.wide))
+            with self.runtime.autocast():
+                verdict = network(*(picture.to(self.runtime.device) for picture in pictures))
+            logits.append(verdict.face_logit.float().cpu().double().numpy())
+            boxes.append(None if verdict.box is None else verdict.box.cpu().double().numpy())
+        found = None if boxes[0] is None else np.concatenate(boxes)
+        return np.concatenate(logits), found
+
+    def _parts(self) -> dict[str, Any]:
+        named: dict[str, Any] = {"discriminator": self.discriminator, "optimiser": self.optimiser}
+        return named if self.average is None else {**named, "average": self.average}
+
+
+def train_judge(data: TrainingInput, init: Path, recipe: Recipe, folder: RunFolder, runtime: Runtime) -> list[str]:
+    """Run the stage to its end; the folder then holds ``model.safetensors`` of kind ``gan``.
+
+    Args:
+        data: images and at least one detector's proposals.
+        init: run folder of stage ``gan``, or of stage ``judge`` to train on.
+        recipe: sizes must be those of ``init``, but for the discriminator, which may grow.
+        folder: the run.
+        runtime: the device.
+
+    Returns:
+        A line for every image that could not be read.
+
+    Raises:
+        CheckpointError: if ``init`` is of another kind, or its networks do not fit.
+    """
+    weights = load_weights(init, ("gan", "fused"))
+    check_fits(weights, recipe, init)
+    recipe = replace(recipe, discriminator=recipe.judge_training.form(recipe.discriminator))
+    generator = load_generator(weights)
+    runtime.place(generator)
+    prepared = prepare_regions(data, recipe, generator, folder.file("patches"), runtime)
+    seed_everything(recipe.seed)
+    stage = JudgeStage(recipe, runtime, prepared.holdout, weights.part("discriminator"))
+    batch_size = stage_batch_size(recipe.judge, runtime)
+    batches = RegionSource(prepared.training, recipe.batches, batch_size, recipe.seed, runtime.rank)
+    run_loop(stage, batches.draw, recipe.judge, folder, runtime)
+    if runtime.is_main:
+        tensors = {name: value for name, value in weights.tensors.items() if name.startswith("generator.")}
+        tensors |= {f"discriminator.{name}": value for name, value in stage.final_network().state_dict().items()}
+        facts = trained_facts(prepared)
+        facts["trained_on"] = sorted({*facts["trained_on"], *weights.facts.get("trained_on", [])})
+        save_weights(folder.file(WEIGHTS_FILE), Weights("gan", to_tree(recipe), tensors, facts))
+        finish(folder, prepared)
+    return prepared.unreadable
+
+
+def _ious(boxes: Tensor, targets: Tensor) -> Tensor:
+    """IoU of each box with its own target, [B]; 0 where there is none (NaN)."""
+    low, high = torch.maximum(boxes[:, :2], targets[:, :2]), torch.minimum(boxes[:, 2:], targets[:, 2:])
+    shared = (high - low).clamp_min(0).prod(dim=1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1) + (targets[:, 2:] - targets[:, :2]).prod(dim=1)
+    return (shared / (areas - shared)).nan_to_num(0.0)
+
+
+def _iou_rows(boxes: FloatArray, targets: FloatArray) -> FloatArray:
+    ious: FloatArray = _ious(torch.from_numpy(boxes), torch.from_numpy(targets)).numpy()
+    return ious

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +50,15 @@ TINY = [
     "gan.learning_rate=1e-3",
     "gan.log_every=1",
     "gan.save_every=2",
+    "judge.epochs=2",
+    "judge.patches_per_epoch=32",
+    "judge.batch_size=8",
+    "judge.learning_rate=1e-3",
+    "judge.log_every=1",
+    "judge.save_every=2",
+    "judge_training.widths=[4,6,8,8,12]",
+    "judge_training.wide_widths=[4,4,4,4,8]",
+    "judge_training.ema_decay=0.5",
     "fusion.judge=[0.0,0.5]",
     "fusion.judge_by_size=[0.0]",
     "fusion.size=[0.0]",
@@ -105,6 +115,25 @@ def checkpoint(tiny_options: list[str], tmp_path_factory: pytest.TempPathFactory
     tensors |= {f"discriminator.{n}": t for n, t in discriminator.state_dict().items()}
     fusion = Fusion(detector=0.8, judge=0.6, size=0.1, bias=-0.2, fitted=True)
     path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
+    save_weights(path, Weights("fused", to_tree(recipe), tensors, {"fusion": fusion.to_facts()}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finding_checkpoint(tiny_options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained networks with all three heads: every face lies half a side to the right of where the box is."""
+    torch.manual_seed(0)
+    recipe = load_config(Recipe, None, [*tiny_options, "discriminator.fc_std=1.0"])
+    recipe = replace(recipe, discriminator=recipe.judge_training.form(recipe.discriminator))
+    tensors = {f"generator.{n}": t for n, t in Generator(recipe.generator).state_dict().items()}
+    discriminator = Discriminator(recipe.discriminator, recipe.crops.hr_size, recipe.crops.wide_size)
+    assert discriminator.fc_box is not None
+    with torch.no_grad():
+        discriminator.fc_box.weight.zero_()
+        discriminator.fc_box.bias.copy_(torch.tensor([0.5, 0.0, 0.0, 0.0]))
+    tensors |= {f"discriminator.{n}": t for n, t in discriminator.state_dict().items()}
+    fusion = Fusion(judge=0.6, move=1.0, merge_iou=0.6, looks=2, fitted=True)
+    path = tmp_path_factory.mktemp("finding") / "model.safetensors"
     save_weights(path, Weights("fused", to_tree(recipe), tensors, {"fusion": fusion.to_facts()}))
     return path
 

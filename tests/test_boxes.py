@@ -4,7 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tinygan.boxes import area, clip, intersection, iou, longer_side, square_crops
+from tinygan.boxes import (
+    approach,
+    area,
+    clip,
+    from_frames,
+    intersection,
+    iou,
+    longer_side,
+    merge,
+    square_crops,
+    to_frames,
+)
 
 A = np.array([[0.0, 0, 10, 10], [20, 20, 20, 30]])
 B = np.array([[5.0, 0, 15, 10], [100, 100, 110, 110], [0, 0, 10, 10]])
@@ -33,3 +44,42 @@ def test_iou_lies_in_0_1_and_is_symmetric(first, second):
     overlap = iou(first, second)
     assert (overlap >= 0).all() and (overlap <= 1 + 1e-9).all()
     assert np.allclose(overlap, iou(second, first).T)
+
+
+def test_frames_have_their_origin_in_the_middle_and_the_longer_side_as_unit():
+    anchors = np.array([[10.0, 20, 30, 60]])
+    assert to_frames(anchors, anchors).tolist() == [[-0.25, -0.5, 0.25, 0.5]]
+    assert to_frames(np.array([[60.0, 40, 100, 80]]), anchors).tolist() == [[1, 0, 2, 1]]
+    boxes = np.random.default_rng(0).uniform(-50, 50, (9, 4))
+    assert from_frames(to_frames(boxes, boxes[::-1]), boxes[::-1]) == pytest.approx(boxes)
+    assert np.isfinite(to_frames(boxes, np.full((9, 4), 7.0))).all()  # an anchor of no size
+
+
+def test_boxes_approach_their_goals_by_centre_and_size():
+    boxes, goals = np.array([[0.0, 0, 10, 10]]), np.array([[20.0, 0, 60, 10]])  # centre 5 -> 40, width 10 -> 40
+    half = np.array([0.5])
+    assert approach(boxes, goals, half, 0 * half).tolist() == [[17.5, 0, 27.5, 10]]
+    assert approach(boxes, goals, 0 * half, half) == pytest.approx(np.array([[-5.0, 0, 15, 10]]))
+    assert approach(boxes, goals, 2 * half, 2 * half) == pytest.approx(goals)
+    odd = np.array([[0.1, 0.2, 0.7, 0.9]])
+    assert np.array_equal(approach(odd, goals, 0 * half, 0 * half), odd)
+    assert np.array_equal(approach(odd, np.full((1, 4), np.nan), half, half), odd)
+    flat = np.array([[5.0, 5, 5, 9]])
+    assert np.array_equal(approach(flat, goals, half, half), flat)
+
+
+def test_overlapping_boxes_become_their_weighted_mean():
+    boxes = np.array([[100.0, 0, 110, 10], [2, 0, 12, 10], [0, 0, 10, 10], [50, 50, 60, 60]])
+    kept, merged = merge(boxes, np.array([0.1, 0.2, 0.6, 0.5]), 0.6)
+    assert kept.tolist() == [0, 2, 3]
+    assert merged.tolist() == [[100, 0, 110, 10], [0.5, 0, 10.5, 10], [50, 50, 60, 60]]
+    kept, merged = merge(boxes, np.array([0.1, 0.2, 0.6, 0.5]), 0.7)  # they overlap by 2 / 3
+    assert kept.tolist() == [0, 1, 2, 3] and np.array_equal(merged, boxes)
+
+
+def test_only_leads_take_others_in():
+    boxes = np.array([[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10]])
+    kept, _ = merge(boxes, np.array([0.9, 0.8, 0.7]), 0.5, np.array([False, True, False]))
+    assert kept.tolist() == [0, 1]
+    kept, merged = merge(np.zeros((0, 4)), np.zeros(0), 0.5)
+    assert len(kept) == 0 and merged.shape == (0, 4)

@@ -10,6 +10,7 @@ from tinygan.fusion import (
     calibrate,
     fuse,
     impute_face_logits,
+    move_boxes,
     search_weights,
     view_detector,
 )
@@ -109,3 +110,21 @@ def test_with_a_view_unjudged_boxes_bring_no_surprise():
 def test_facts_that_lack_a_key_are_an_error():
     with pytest.raises(ConfigError, match="missing 3 required"):
         Fusion.from_facts({"evidence": {"judge": 1.0}})
+
+
+def test_large_boxes_move_less():
+    boxes = np.array([[0.0, 0, 8, 8], [0, 0, 16, 16], [0, 0, 64, 64], [0, 0, 512, 512]])
+    sides = boxes[:, 2:3]
+    moved = move_boxes(Fusion(move=1.0, fade=0.25), boxes, boxes + sides)
+    assert (moved - boxes)[:, 0] / sides[:, 0] == pytest.approx([1, 1, 0.5, 0])
+    assert np.array_equal(move_boxes(Fusion(), boxes, boxes + sides), boxes)
+    larger = move_boxes(
+        Fusion(resize=0.5), boxes, np.concatenate([-1.5 * sides, -1.5 * sides, 2.5 * sides, 2.5 * sides], 1)
+    )
+    assert (larger[:, 2] - larger[:, 0]) / sides[:, 0] == pytest.approx([2, 2, 2, 2])
+
+
+@pytest.mark.parametrize("bad", [{"move": 1.5}, {"resize": -0.1}, {"merge_iou": 0.0}, {"looks": 0}])
+def test_shares_of_the_way_are_checked(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Fusion(**bad)

@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tinygan.checkpoint import load_weights
 from tinygan.data.crops import CropConfig
 from tinygan.judge import Judge, Request, fold_batch_norm, judge_images
 from tinygan.models.discriminator import Discriminator, DiscriminatorConfig
@@ -80,3 +81,39 @@ def test_no_requests(judge):
     assert list(judge_images(judge, [], 8)) == []
     small, large = judge.judge(np.zeros((0, 8, 8, 3), np.uint8), np.zeros((0, 32, 32, 3), np.uint8))
     assert len(small.face) == len(large.face) == 0
+
+
+def test_a_second_look_is_taken_where_the_first_found_the_face(finding_checkpoint, requests):
+    judge = Judge.from_weights(load_weights(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
+    assert judge.finds_boxes and judge.sees_wide
+    first = list(judge_images(judge, requests, batch_size=7))
+    for request, answer in zip(requests[1:], first[1:], strict=True):
+        side = (request.boxes[:, 2] - request.boxes[:, 0])[:, None]
+        assert answer.boxes == pytest.approx(request.boxes + side * [0.5, 0, 0.5, 0], abs=1e-3)
+    second = list(judge_images(judge, requests, batch_size=1000, workers=1, looks=2))
+    there = [Request(r.name, r.image, a.boxes) for r, a in zip(requests, first, strict=True)]
+    for looked, asked in zip(second, judge_images(judge, there, 5), strict=True):
+        assert looked.face_logits == pytest.approx(asked.face_logits, abs=1e-4)
+        assert looked.boxes == pytest.approx(asked.boxes, abs=1e-3)
+    assert np.abs(second[4].face_logits - first[4].face_logits).max() > 1e-3
+
+
+def test_a_second_look_at_an_unreadable_image_keeps_its_error(finding_checkpoint, requests):
+    judge = Judge.from_weights(load_weights(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
+    requests[2].image.write_bytes(requests[2].image.read_bytes()[:200])
+    answers = list(judge_images(judge, requests, 8, looks=2))
+    assert [a.error is not None for a in answers] == [False, False, True, False, False]
+
+
+def test_surroundings_of_both_routes_reach_their_own_boxes(finding_checkpoint, requests):
+    judge = Judge.from_weights(load_weights(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
+    together = list(judge_images(judge, requests, batch_size=1000))[4].face_logits
+    request = requests[4]
+    for row in range(0, 16, 3):
+        alone = next(judge_images(judge, [Request("x", request.image, request.boxes[row : row + 1])], 64))
+        assert alone.face_logits[0] == pytest.approx(together[row], abs=1e-4)
+
+
+def test_a_judge_without_third_head_finds_no_boxes_and_looks_once(judge, requests):
+    answers = list(judge_images(judge, requests, 64, looks=2))
+    assert np.isnan(answers[4].boxes).all() and answers[4].boxes.shape == (16, 4)

@@ -3,7 +3,14 @@ import math
 import pytest
 import torch
 
-from tinygan.losses import LossConfig, adversarial_loss, classification_loss, pixel_loss, real_generated_loss
+from tinygan.losses import (
+    LossConfig,
+    adversarial_loss,
+    box_loss,
+    classification_loss,
+    pixel_loss,
+    real_generated_loss,
+)
 
 LOGITS = torch.tensor([0.0, 2.0], dtype=torch.float64)
 SIGMOID_2 = 1 / (1 + math.exp(-2))
@@ -80,3 +87,14 @@ def test_gradients_agree_with_differences(function):
 def test_negative_weights_are_refused():
     with pytest.raises(ValueError, match="must not be negative"):
         LossConfig(alpha=-1)
+
+
+def test_box_loss_by_hand():
+    target = torch.tensor([[0.0, 0, 1, 1]])
+    assert float(box_loss(target, target)) == pytest.approx(0, abs=1e-6)
+    assert float(box_loss(torch.tensor([[0.5, 0, 1.5, 1]]), target)) == pytest.approx(1 - 1 / 3, abs=1e-5)
+    apart = torch.tensor([[2.0, 0, 3, 1]])  # IoU 0; a third of the hull is empty
+    assert float(box_loss(apart, target)) == pytest.approx(1 + 1 / 3, abs=1e-5)
+    none = torch.zeros(0, 4, requires_grad=True)
+    box_loss(none, none.detach()).backward()  # an empty batch costs nothing and stays on the graph
+    assert float(box_loss(none.detach(), none.detach())) == 0

@@ -223,3 +223,33 @@ def test_unfitted_fusion_is_used_with_a_warning(data, checkpoint, tmp_path, capl
     save_weights(plain, Weights("gan", fused.config, fused.tensors, {}))
     assert main(typed(data, plain, tmp_path / "out")) == 0
     assert "fusion was not fitted" in caplog.text
+
+
+def test_boxes_move_merge_and_add_up(data, finding_checkpoint, tmp_path):
+    report, out = tmp_path / "report.json", tmp_path / "out"
+    file = data.proposals / "val/0--Parade/val_0.txt"
+    lines = file.read_text().splitlines()
+    twice = [lines[0], str(len(lines) - 1), *lines[2:], lines[2].rsplit(" ", 1)[0] + " 0.01"]  # a box that comes twice
+    file.write_text("\n".join(twice) + "\n")
+    assert main(typed(data, finding_checkpoint, out, "--report", str(report))) == 0
+    counts = json.loads(report.read_text())
+    assert counts["proposals"] == 61 == counts["written"] + counts["merged"] and counts["merged"] >= 1
+    before, after = open_detections(data.proposals / "val"), open_detections(out)
+    moved = np.concatenate([after[name].boxes for name in after])
+    stood = np.concatenate([before[name].boxes for name in before])
+    assert np.abs(moved[:, None] - stood[None]).max(axis=2).min(axis=1).max() > 1
+    (out / "0--Parade/val_1.txt").unlink()  # as if killed before this image
+    assert main(typed(data, finding_checkpoint, out, "--report", str(report), "--resume")) == 0
+    again = json.loads(report.read_text())
+    assert {key: again[key] for key in ("proposals", "written", "merged")} == {
+        key: counts[key] for key in ("proposals", "written", "merged")
+    }
+
+
+def test_no_boxes_leaves_every_box_where_it_was(data, finding_checkpoint, tmp_path):
+    assert main(typed(data, finding_checkpoint, tmp_path / "out", "--no-boxes")) == 0
+    before, after = open_detections(data.proposals / "val"), open_detections(tmp_path / "out")
+    for name in before:
+        order_a, order_b = np.lexsort(before[name].boxes.T), np.lexsort(after[name].boxes.T)
+        assert np.abs(before[name].boxes[order_a] - after[name].boxes[order_b]).max() < 1e-6
+    assert main(typed(data, finding_checkpoint, tmp_path / "out", "--resume")) == 2  # other settings

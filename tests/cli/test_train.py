@@ -1,4 +1,4 @@
-"""``tinygan-train`` as a user types it: a whole run of three stages, a kill in each, and planted mistakes."""
+"""``tinygan-train`` as a user types it: a whole run of four stages, a kill in each, and planted mistakes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import torch
 from tinygan.checkpoint import load_weights
 from tinygan.cli.train import main
 
-STAGES = ("mse-init", "gan", "fusion")
+STAGES = ("mse-init", "gan", "judge", "fusion")
+BEFORE = {"gan": "mse-init", "judge": "gan", "fusion": "judge"}
 
 
 def words(stage: str, data, runs: Path, settings: list[str], out: str | None = None) -> list[str]:
@@ -24,13 +25,13 @@ def words(stage: str, data, runs: Path, settings: list[str], out: str | None = N
     typed += ["--device", "cpu", "--precision", "32", "--threads", "1"]
     if stage == "mse-init":
         return typed + settings
-    typed += ["--proposals", str(data.proposals), "--init", str(runs / ("mse-init" if stage == "gan" else "gan"))]
-    return typed + (settings if stage == "gan" else [])
+    typed += ["--proposals", str(data.proposals), "--init", str(runs / BEFORE[stage])]
+    return typed + ([] if stage == "fusion" else settings)
 
 
 @pytest.fixture(scope="module")
 def runs(tiny_wider, tiny_set, tmp_path_factory):
-    """All three stages, run once to their end."""
+    """All four stages, run once to their end."""
     folder = tmp_path_factory.mktemp("runs")
     for stage in STAGES:
         assert main(words(stage, tiny_wider, folder, tiny_set)) == 0
@@ -44,7 +45,7 @@ def same_weights(first: Path, second: Path) -> bool:
 
 
 def test_run_folders_are_complete(runs):
-    for stage, kind in zip(STAGES, ("generator", "gan", "fused"), strict=True):
+    for stage, kind in zip(STAGES, ("generator", "gan", "gan", "fused"), strict=True):
         assert load_weights(runs / stage, (kind,)).kind == kind
         assert (runs / stage / "config.yaml").is_file()
     names = {path.name for path in (runs / "gan").rglob("*")}
@@ -52,6 +53,15 @@ def test_run_folders_are_complete(runs):
     assert not (runs / "gan" / "patches").exists()
     rows = [json.loads(line) for line in (runs / "gan/metrics.jsonl").read_text().splitlines()]
     assert {"psnr_g2", "auc_paired"} <= set(rows[-1]) and len(rows) == 8
+
+
+def test_judge_grows_and_keeps_the_generator(runs):
+    gan, judge = load_weights(runs / "gan", ("gan",)), load_weights(runs / "judge", ("gan",))
+    assert all(torch.equal(tensor, judge.part("generator")[name]) for name, tensor in gan.part("generator").items())
+    assert judge.config["discriminator"]["box"] and "discriminator.fc_box.weight" in judge.tensors
+    assert list(judge.config["discriminator"]["lite_widths"]) == [4, 6, 8, 8, 12]
+    rows = [json.loads(line) for line in (runs / "judge/metrics.jsonl").read_text().splitlines()]
+    assert {"iou_before", "iou_after", "auc_medium"} <= set(rows[-1]) and not (runs / "judge/patches").exists()
 
 
 def test_holdout_is_kept_out_and_used_for_fusion(runs, tiny_wider):

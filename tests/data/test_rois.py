@@ -1,7 +1,18 @@
 import numpy as np
 import pytest
 
-from tinygan.data.rois import FACE, IGNORED, NON_FACE, RoiConfig, choose_rois, in_holdout, label_boxes, split_holdout
+from tinygan.data.rois import (
+    FACE,
+    IGNORED,
+    NON_FACE,
+    RoiConfig,
+    choose_rois,
+    in_holdout,
+    label_boxes,
+    nearest_faces,
+    shift_rois,
+    split_holdout,
+)
 from tinygan.detections import Detections, GroundTruth
 
 TRUTH = GroundTruth(
@@ -80,3 +91,24 @@ def test_thresholds_are_checked():
         RoiConfig(negative_iou=0.6)
     with pytest.raises(ValueError, match="holdout must lie in"):
         RoiConfig(holdout=1.0)
+
+
+def test_every_region_knows_the_face_it_overlaps_most():
+    truth = GroundTruth(np.array([[0.0, 0, 20, 20], [15, 0, 35, 20]]), np.zeros(2, bool))
+    boxes = np.array([[2.0, 0, 22, 20], [14, 0, 34, 20], [100, 100, 120, 120]])
+    nearest = nearest_faces(boxes, truth, RoiConfig())
+    assert nearest[:2].tolist() == truth.boxes.tolist() and np.isnan(nearest[2]).all()
+    assert np.isnan(nearest_faces(boxes, GroundTruth.empty(), RoiConfig())).all()
+    assert nearest_faces(np.array([[100.0, 100, 120, 120]]), TRUTH, RoiConfig()) == pytest.approx(np.nan, nan_ok=True)
+
+
+def test_shifted_regions_are_labelled_anew():
+    detections = Detections(np.repeat([[0.0, 0, 20, 20], [300, 300, 320, 320]], 100, axis=0), np.full(200, 0.5))
+    config = RoiConfig(jitters_per_face=0, backgrounds_per_image=0, negatives_per_image=200)
+    rng = np.random.default_rng(0)
+    rois = choose_rois([detections], TRUTH, (400, 400), config, rng)
+    assert len(rois.boxes) == 200
+    shifted = shift_rois(rois, TRUTH, config, 0.3, rng)
+    assert 50 < len(shifted.boxes) <= 100  # those on background stay as they are
+    assert {FACE, NON_FACE} == set(shifted.labels.tolist())
+    assert np.array_equal(shifted.labels, label_boxes(shifted.boxes, TRUTH, config))

@@ -1,11 +1,12 @@
+from dataclasses import replace
 from urllib.error import URLError
 
 import pytest
 import torch
 from torchvision import models
 
-from tinygan.errors import MissingDependency
-from tinygan.models.discriminator import Discriminator, DiscriminatorConfig
+from tinygan.errors import CheckpointError, MissingDependency
+from tinygan.models.discriminator import Discriminator, DiscriminatorConfig, grow
 
 LITE = DiscriminatorConfig(backbone="vgg_lite", weights="none", lite_widths=(4, 4, 8, 8, 8), fc_std=0.01)
 
@@ -43,3 +44,36 @@ def test_lite_with_imagenet_weights_is_refused():
         DiscriminatorConfig(backbone="vgg_lite")
     with pytest.raises(ValueError, match="five entries"):
         DiscriminatorConfig(backbone="vgg_lite", weights="none", lite_widths=(1, 2))
+
+
+def test_third_head_gives_boxes_and_begins_at_the_square_around_the_centre():
+    network = Discriminator(replace(LITE, box=True, wide_widths=(4, 4, 4, 4, 8)), 32, 48)
+    verdict = network(torch.rand(3, 3, 32, 32), torch.rand(3, 3, 48, 48))
+    assert verdict.box.shape == (3, 4) and torch.allclose(verdict.box, torch.tensor([-0.5, -0.5, 0.5, 0.5]), atol=0.1)
+    assert Discriminator(LITE, 32)(torch.rand(1, 3, 32, 32)).box is None
+
+
+def test_surroundings_change_the_answer():
+    network = Discriminator(replace(LITE, wide_widths=(4, 4, 4, 4, 8), fc_std=1.0), 32, 48).eval()
+    hr, first, second = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 48, 48), torch.rand(1, 3, 48, 48)
+    assert abs(float((network(hr, first).face_logit - network(hr, second).face_logit).detach())) > 1e-4
+
+
+def test_a_grown_network_answers_as_it_did_and_can_learn_more():
+    torch.manual_seed(0)
+    small = Discriminator(replace(LITE, fc_std=0.3), 32)
+    small.train()(torch.rand(16, 3, 32, 32))  # BN statistics other than (0, 1)
+    large = Discriminator(replace(LITE, lite_widths=(6, 4, 12, 16, 16), wide_widths=(4, 4, 4, 4, 8), box=True), 32, 48)
+    grow(large, small.state_dict())
+    hr, wide = torch.rand(4, 3, 32, 32), torch.rand(4, 3, 48, 48)
+    before, after = small.eval()(hr), large.eval()(hr, wide)
+    assert torch.allclose(before.face_logit, after.face_logit, atol=1e-5)
+    assert torch.allclose(before.real_logit, after.real_logit, atol=1e-5)
+    after.face_logit.sum().backward()
+    assert large.fc_clc.weight.grad[:, 8 * 4 :].abs().sum() > 0  # what the new filters see
+
+
+def test_a_network_cannot_shrink():
+    small, large = Discriminator(LITE, 32), Discriminator(replace(LITE, lite_widths=(4, 4, 8, 8, 16)), 32)
+    with pytest.raises(CheckpointError, match="widths may grow, not shrink"):
+        grow(small, large.state_dict())

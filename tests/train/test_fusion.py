@@ -9,8 +9,8 @@ from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import DataError
 from tinygan.evaluate.wider import evaluate_wider
 from tinygan.formats.wider_mat import truth_of_faces
-from tinygan.fusion import Fusion, FusionConfig, fuse, view_detector
-from tinygan.train.fusion import Judged, columns_of, fit_fusion
+from tinygan.fusion import Fusion, FusionConfig, fuse, fused_logits, view_detector
+from tinygan.train.fusion import Judged, columns_of, fit_fusion, rescored
 
 
 def judged_images(knows: float, seed: int, top: float = 1.0, count: int = 60) -> dict[str, Judged]:
@@ -65,3 +65,36 @@ def test_one_class_alone_is_an_error():
     judged = {name: one._replace(truth=GroundTruth.empty()) for name, one in judged_images(1.0, 0, count=2).items()}
     with pytest.raises(DataError, match="needs both faces and non-faces.*got 0 faces in 48 proposals"):
         fit_fusion([judged], RoiConfig(), FusionConfig())
+
+
+def loose(judged: dict[str, Judged], shift: float) -> dict[str, Judged]:
+    """The same, every box drawn beside its face, and a judge that knows where the faces are."""
+    moved = {}
+    for name, one in judged.items():
+        boxes = one.detections.boxes
+        side = (boxes[:, 2] - boxes[:, 0])[:, None]
+        aside = boxes + shift * side * [1, 0, 1, 0]
+        moved[name] = one._replace(detections=Detections(aside, one.detections.scores), boxes=boxes)
+    return moved
+
+
+def test_boxes_move_when_the_judge_knows_where_the_faces_are():
+    judged = loose(judged_images(1.0, 0), 0.45)  # IoU 0.38
+    fusion = fit_fusion([judged], RoiConfig(), FusionConfig(looks=2))
+    assert fusion.move >= 0.5 and fusion.looks == 2
+    truth = truth_of_faces({name: one.truth for name, one in judged.items()})
+    view = view_detector(fusion, *columns_of(judged.values()))
+    after = rescored(judged, fusion, fused_logits(fusion, *columns_of(judged.values()), view))
+    assert evaluate_wider(after, truth).subsets["all"].ap_exact > 0.5
+    before = {name: one.detections for name, one in judged.items()}
+    assert evaluate_wider(before, truth).subsets["all"].ap_exact < 0.05
+
+
+def test_boxes_stay_when_the_judge_only_guesses_where_faces_are():
+    judged = {
+        name: one._replace(
+            boxes=one.detections.boxes + 0.6 * (one.detections.boxes[:, 2:3] - one.detections.boxes[:, :1])
+        )
+        for name, one in judged_images(1.0, 0).items()
+    }
+    assert fit_fusion([judged], RoiConfig(), FusionConfig()).move == 0

@@ -118,9 +118,8 @@ def test_large_boxes_move_less():
     moved = move_boxes(Fusion(move=1.0, fade=0.25), boxes, boxes + sides)
     assert (moved - boxes)[:, 0] / sides[:, 0] == pytest.approx([1, 1, 0.5, 0])
     assert np.array_equal(move_boxes(Fusion(), boxes, boxes + sides), boxes)
-    larger = move_boxes(
-        Fusion(resize=0.5), boxes, np.concatenate([-1.5 * sides, -1.5 * sides, 2.5 * sides, 2.5 * sides], 1)
-    )
+    four_times = boxes + sides * np.array([-1.5, -1.5, 1.5, 1.5])
+    larger = move_boxes(Fusion(resize=0.5), boxes, four_times)
     assert (larger[:, 2] - larger[:, 0]) / sides[:, 0] == pytest.approx([2, 2, 2, 2])
 
 

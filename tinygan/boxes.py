@@ -122,7 +122,7 @@ def approach(boxes: FloatArray, goals: FloatArray, move: FloatArray, resize: Flo
     (centre, size), (goal, wanted) = _centre_and_size(boxes[goes]), _centre_and_size(goals[goes])
     centre = centre + move[goes, None] * (goal - centre)
     size = size * (wanted / size) ** resize[goes, None]
-    moved = boxes.copy()
+    moved: FloatArray = boxes.copy()
     moved[goes] = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
     return moved
 

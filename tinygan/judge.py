@@ -273,9 +273,15 @@ def _cut(request: Request, crops: CropConfig, wide: bool) -> Cut:
                 around = [cut_patch(image, squares[row], crops.wide_size) for row in order]
     except DataError as problem:
         error = str(problem)
-    sizes = (crops.lr_size, crops.hr_size, crops.wide_size)
-    stacks = (stack(patches, size) for patches, size in zip((small, large, around), sizes, strict=True))
-    return Cut(request.name, *stacks, is_small, anchors, error)
+    return Cut(
+        request.name,
+        stack(small, crops.lr_size),
+        stack(large, crops.hr_size),
+        stack(around, crops.wide_size),
+        is_small,
+        anchors,
+        error,
+    )
 
 
 def _judge_group(judge: Judge, group: list[Cut], batch_size: int) -> Iterator[Answer]:

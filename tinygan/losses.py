@@ -118,4 +118,5 @@ def box_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     """
     if not len(boxes):
         return boxes.float().sum()
-    return generalized_box_iou_loss(boxes.float(), targets.float(), reduction="mean")
+    loss: Tensor = generalized_box_iou_loss(boxes.float(), targets.float(), reduction="mean")
+    return loss

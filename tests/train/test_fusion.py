@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from tinygan.boxes import longer_side
 from tinygan.data.rois import RoiConfig
 from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import DataError
@@ -92,9 +93,7 @@ def test_boxes_move_when_the_judge_knows_where_the_faces_are():
 
 def test_boxes_stay_when_the_judge_only_guesses_where_faces_are():
     judged = {
-        name: one._replace(
-            boxes=one.detections.boxes + 0.6 * (one.detections.boxes[:, 2:3] - one.detections.boxes[:, :1])
-        )
+        name: one._replace(boxes=one.detections.boxes + 0.6 * longer_side(one.detections.boxes)[:, None])
         for name, one in judged_images(1.0, 0).items()
     }
     assert fit_fusion([judged], RoiConfig(), FusionConfig()).move == 0

@@ -12,7 +12,6 @@ from tinygan.config import load_config
 from tinygan.data.batches import BatchConfig
 from tinygan.data.rois import FACE
 from tinygan.errors import CheckpointError, DataError
-from tinygan.formats.images import read_image
 from tinygan.formats.wider import load_split
 from tinygan.models.discriminator import Discriminator
 from tinygan.models.generator import Generator
@@ -38,9 +37,8 @@ def bright_squares(count: int, size: int = 32) -> Regions:
         hr[row, y : y + 14, x : x + 14] = 230
         targets[row] = np.array([x, y, x + 14, y + 14]) / (size / 2) - 1
     boxes = np.tile([-0.5, -0.5, 0.5, 0.5], (count, 1))
-    return Regions(
-        hr, rng.integers(0, 255, (count, 48, 48, 3), dtype=np.uint8), labels, np.full(count, 30.0), boxes, targets
-    )
+    wide = rng.integers(0, 255, (count, 48, 48, 3), dtype=np.uint8)
+    return Regions(hr, wide, labels, np.full(count, 30.0), boxes, targets)
 
 
 def stage(runtime: Runtime, settings: list[str], held_out: Regions) -> JudgeStage:
@@ -56,7 +54,7 @@ def test_it_learns_what_and_where(runtime, tiny_options):
     one = stage(runtime, tiny_options, regions)
     source = RegionSource(regions, BatchConfig(), 16, seed=0)
     one.set_learning_rate(1e-2)
-    rows = [{name: float(value) for name, value in one.step(source.draw(step)).items()} for step in range(120)]
+    rows = [{name: float(value.detach()) for name, value in one.step(source.draw(step)).items()} for step in range(120)]
     assert np.mean([row["classification"] for row in rows[-10:]]) < 0.2 < rows[0]["classification"]
     assert np.mean([row["box"] for row in rows[-10:]]) < 0.6 * rows[0]["box"]
     figures = one.evaluate()
@@ -65,7 +63,7 @@ def test_it_learns_what_and_where(runtime, tiny_options):
 
 def test_a_box_that_moves_onto_a_face_is_a_face(runtime, tiny_options):
     regions = bright_squares(8)
-    loose = replace(regions, labels=np.zeros(8, np.int64), boxes=regions.boxes + [0.45, 0, 0.45, 0])
+    loose = replace(regions, labels=np.zeros(8, np.int64), boxes=regions.boxes + np.array([0.45, 0, 0.45, 0]))
     one = stage(runtime, [*tiny_options, "judge_training.wide_widths=[]"], loose)
     terms = one.step(RegionSource(loose, BatchConfig(), 8, seed=0).draw(0))  # the head begins at the centred square
     assert 0 < float(terms["share_of_faces"]) <= 0.5
@@ -89,28 +87,21 @@ def test_no_region_is_an_error():
         RegionSource(bright_squares(0), BatchConfig(), 8, seed=0)
 
 
-def test_regions_are_cut_once_and_frames_lead_back_to_the_faces(
-    runtime, tiny_options, tiny_wider, tmp_path, monkeypatch
-):
+def test_regions_are_cut_once_and_know_their_faces(runtime, tiny_options, tiny_wider, tmp_path, monkeypatch):
     recipe = load_config(Recipe, None, tiny_options)
     seed_everything(0)
     data, generator = TrainingInput(tiny_wider.root, (tiny_wider.proposals,)), Generator(recipe.generator)
     made = prepare_regions(data, recipe, generator, tmp_path, runtime)
     split = load_split(tiny_wider.root, "train")
     faces = np.concatenate([split.faces[name].boxes for name in made.holdout_names])
-    size = np.array([read_image(split.images / name).size for name in made.holdout_names]).max()
     regions = made.holdout
-    assert (
-        len(regions)
-        and set(regions.labels.tolist()) == {0, FACE}
-        and not set(made.training_names) & set(made.holdout_names)
-    )
+    assert set(regions.labels.tolist()) == {0, FACE} and not set(made.training_names) & set(made.holdout_names)
     near = np.isfinite(regions.targets[:, 0])
     assert near[regions.labels == FACE].all()
     units = regions.sides_px[near] / recipe.crops.context
     widths = (regions.targets[near, 2] - regions.targets[near, 0]) * units
     true_widths = faces[:, 2] - faces[:, 0]
-    assert np.abs(widths[:, None] - true_widths[None]).min(axis=1).max() < 1e-6 and size > 0
+    assert np.abs(widths[:, None] - true_widths[None]).min(axis=1).max() < 1e-6
     monkeypatch.setattr("tinygan.train.regions._build", lambda *_: pytest.fail("cut again"))
     again = prepare_regions(data, recipe, generator, tmp_path, runtime)
     assert np.array_equal(again.training.hr, made.training.hr)

@@ -166,7 +166,7 @@ def nearest_faces(boxes: FloatArray, truth: GroundTruth, config: RoiConfig) -> F
     if not len(faces) or not len(boxes):
         return np.full((len(boxes), 4), np.nan)
     overlaps = iou(boxes, faces)
-    nearest = faces[overlaps.argmax(axis=1)].astype(np.float64)
+    nearest: FloatArray = faces[overlaps.argmax(axis=1)].astype(np.float64)
     nearest[overlaps.max(axis=1) <= 0] = np.nan
     return nearest
 

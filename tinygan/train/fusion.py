@@ -122,9 +122,7 @@ def fit_fusion(detectors: Sequence[ByImage], labels: RoiConfig, config: FusionCo
         DataError: if there are not both faces and non-faces.
     """
     if not any(np.isfinite(judged.boxes).any() for one in detectors for judged in one.values()):
-        config = replace(
-            config, move=(0.0,), resize=(0.0,), fade=(0.0,), merge_iou=(None,)
-        )  # a judge without third head
+        config = replace(config, move=(0.0,), resize=(0.0,), fade=0.0, merge_iou=(None,))  # a judge without third head
     columns = [columns_of(one.values()) for one in detectors]
     moving = Fusion(move=_middle(config.move), resize=_middle(config.resize), fade=config.fade, looks=config.looks)
     is_face, counts = zip(*(_labels_of(one, labels, moving) for one in detectors), strict=True)

@@ -21,7 +21,7 @@ from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights, save_weights
 from tinygan.config import to_tree
 from tinygan.data.batches import to_float
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, stream_of
-from tinygan.data.rois import FACE
+from tinygan.data.rois import FACE, IntArray
 from tinygan.detections import FloatArray
 from tinygan.judge import load_generator
 from tinygan.loop import RunFolder, run_loop
@@ -105,13 +105,13 @@ class JudgeStage:
 
     def evaluate(self) -> dict[str, float]:
         """On held-out proposals: area under the ROC curve by size, and their mean IoU to the face before and after."""
-        regions, figures = self.held_out, {}
+        regions = self.held_out
+        figures: dict[str, float] = {}
         rows = np.arange(len(regions))[:: max(1, -(-len(regions) // MEASURED))]
         if not len(rows):
             return {}
         face_logits, boxes = self._answers(rows)
-        before, after = _iou_rows(regions.boxes[rows], regions.targets[rows]), None
-        labels = regions.labels[rows]
+        before, labels = _iou_rows(regions.boxes[rows], regions.targets[rows]), regions.labels[rows]
         if boxes is not None:
             after = _iou_rows(boxes, regions.targets[rows])
             near = before >= self.recipe.judge_training.box_iou
@@ -124,7 +124,7 @@ class JudgeStage:
         return figures
 
     def draw_samples(self, path: Path) -> None:
-        """A sheet of held-out faces: the crop, its surroundings, and the crop moved to where the third head says."""
+        """A sheet of held-out faces: the crop as the discriminator sees it, and its surroundings."""
         faces = np.flatnonzero(self.held_out.labels == FACE)
         rows = faces[:: max(1, len(faces) // PICTURED)][:PICTURED]
         save_png(sr_sheet([{"crop": self.held_out.hr[row], "wide": self.held_out.wide[row]} for row in rows]), path)
@@ -136,17 +136,18 @@ class JudgeStage:
         return network
 
     @torch.no_grad()
-    def _answers(self, rows: FloatArray) -> tuple[FloatArray, FloatArray | None]:
+    def _answers(self, rows: IntArray) -> tuple[FloatArray, FloatArray | None]:
         network = copy.deepcopy(self.final_network()).eval()
-        logits, boxes = [], []
+        logits: list[FloatArray] = []
+        boxes: list[FloatArray] = []
         for part in np.array_split(rows, max(1, len(rows) // 200)):
             pictures = (to_float(np.array(stack[part])) for stack in (self.held_out.hr, self.held_out.wide))
             with self.runtime.autocast():
                 verdict = network(*(picture.to(self.runtime.device) for picture in pictures))
             logits.append(verdict.face_logit.float().cpu().double().numpy())
-            boxes.append(None if verdict.box is None else verdict.box.cpu().double().numpy())
-        found = None if boxes[0] is None else np.concatenate(boxes)
-        return np.concatenate(logits), found
+            if verdict.box is not None:
+                boxes.append(verdict.box.cpu().double().numpy())
+        return np.concatenate(logits), np.concatenate(boxes) if boxes else None
 
     def _parts(self) -> dict[str, Any]:
         named: dict[str, Any] = {"discriminator": self.discriminator, "optimiser": self.optimiser}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from tinygan.config import to_tree
 from tinygan.data.batches import BatchConfig, SizeBalancedSampler, draw_light
 from tinygan.data.crops import ByteArray, CropConfig
 from tinygan.data.rois import IntArray, Rois, shift_rois, split_holdout
-from tinygan.detections import FloatArray
+from tinygan.detections import BoolArray, Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.formats.files import open_detections, write_atomically
 from tinygan.formats.wider import WiderSplit, load_split
@@ -34,7 +34,7 @@ from tinygan.train.recipe import Recipe
 from tinygan.train.samples import generate
 
 log = logging.getLogger(__name__)
-TABLE = ("labels", "sides_px", "boxes", "targets")
+TABLE = {"labels": (0,), "sides_px": (0,), "boxes": (0, 4), "targets": (0, 4)}  # columns and their empty shapes
 GROUP = 512  # crops that the generator super-resolves together
 
 
@@ -130,13 +130,14 @@ class RegionSource:
         rows = self._sampler.draw(self._count, rng)
         mirrored = rng.random(len(rows)) < 0.5
         light = draw_light(self._config, len(rows), rng)
-        pictures = [light.apply(_mirror_pictures(stack, rows, mirrored)) for stack in self._pictures()]
-        framed = (_mirror_boxes(boxes[rows], mirrored) for boxes in (self._regions.boxes, self._regions.targets))
-        labels = torch.from_numpy(self._regions.labels[rows].astype(np.float32))
-        return RegionBatch(*pictures, labels, *(torch.from_numpy(boxes.astype(np.float32)) for boxes in framed))
-
-    def _pictures(self) -> tuple[ByteArray, ByteArray]:
-        return self._regions.hr, self._regions.wide
+        regions = self._regions
+        return RegionBatch(
+            hr=light.apply(_mirror_pictures(regions.hr, rows, mirrored)),
+            wide=light.apply(_mirror_pictures(regions.wide, rows, mirrored)),
+            labels=torch.from_numpy(regions.labels[rows].astype(np.float32)),
+            boxes=torch.from_numpy(_mirror_boxes(regions.boxes[rows], mirrored).astype(np.float32)),
+            targets=torch.from_numpy(_mirror_boxes(regions.targets[rows], mirrored).astype(np.float32)),
+        )
 
 
 def prepare_regions(
@@ -175,7 +176,9 @@ def prepare_regions(
     return RegionData(opened[0], opened[1], training_names, holdout_names, unreadable)
 
 
-def _rois(name: str, split: WiderSplit, proposals, recipe: Recipe, spread: float) -> Rois:  # type: ignore[no-untyped-def]
+def _rois(
+    name: str, split: WiderSplit, proposals: Sequence[Mapping[str, Detections]], recipe: Recipe, spread: float
+) -> Rois:
     rng = image_rng(name, recipe)
     chosen = image_rois(name, split, proposals, recipe, rng)
     if not spread:
@@ -197,7 +200,7 @@ def _build(
     """Cut and super-resolve all regions into ``folder``; ``index.json`` comes last, and only then they count."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.json").unlink(missing_ok=True)
-    table: dict[str, list[np.ndarray]] = {name: [] for name in TABLE}  # type: ignore[type-arg]
+    table: dict[str, list[FloatArray]] = {name: [] for name in TABLE}
     unreadable: list[str] = []
     requests = (Request(name, split.images / name, one.boxes) for name, one in rois.items())
     with (folder / "hr.u8").open("wb") as hr_file, (folder / "wide.u8").open("wb") as wide_file:
@@ -216,10 +219,11 @@ def _build(
                 wide_file.write(cut.wide.tobytes())
                 for name, column in zip(TABLE, _columns(cut, rois[cut.name], crops), strict=True):
                     table[name].append(column)
-    shapes = {"labels": (0,), "sides_px": (0,), "boxes": (0, 4), "targets": (0, 4)}
-    whole = {name: np.concatenate([np.zeros(shapes[name]), *parts]) for name, parts in table.items()}
+    labels, sides_px, boxes, targets = (
+        np.concatenate([np.zeros(shape), *table[name]]) for name, shape in TABLE.items()
+    )
     with (folder / "table.npz").open("wb") as file:
-        np.savez(file, **whole)
+        np.savez(file, labels=labels, sides_px=sides_px, boxes=boxes, targets=targets)
     index = {"fingerprint": fingerprint, "unreadable": unreadable}
     write_atomically(folder / "index.json", json.dumps(index).encode())
 
@@ -252,15 +256,20 @@ def _is_whole(folder: Path, fingerprint: str) -> bool:
 def _open(folder: Path, crops: CropConfig) -> tuple[Regions, list[str]]:
     with np.load(folder / "table.npz") as table:
         columns = {name: table[name] for name in TABLE}
-    count = len(columns["labels"])
-    pictures = {}
-    for name, size in (("hr", crops.hr_size), ("wide", crops.wide_size)):
-        shape = (count, size, size, 3)
-        pictures[name] = (
-            np.memmap(folder / f"{name}.u8", np.uint8, "r", shape=shape) if count else np.zeros(shape, "u1")
-        )
-    columns["labels"] = columns["labels"].astype(np.int64)
-    return Regions(**pictures, **columns), json.loads((folder / "index.json").read_text())["unreadable"]
+    regions = Regions(
+        hr=_open_pictures(folder / "hr.u8", len(columns["labels"]), crops.hr_size),
+        wide=_open_pictures(folder / "wide.u8", len(columns["labels"]), crops.wide_size),
+        labels=columns["labels"].astype(np.int64),
+        sides_px=columns["sides_px"],
+        boxes=columns["boxes"],
+        targets=columns["targets"],
+    )
+    return regions, json.loads((folder / "index.json").read_text())["unreadable"]
+
+
+def _open_pictures(file: Path, count: int, size: int) -> ByteArray:
+    shape = (count, size, size, 3)
+    return np.memmap(file, np.uint8, "r", shape=shape) if count else np.zeros(shape, np.uint8)
 
 
 def _fingerprint(data: TrainingInput, recipe: Recipe, generator: Generator, names: Sequence[str]) -> str:
@@ -273,14 +282,14 @@ def _fingerprint(data: TrainingInput, recipe: Recipe, generator: Generator, name
     return digest.hexdigest()
 
 
-def _mirror_pictures(stack: ByteArray, rows: IntArray, mirrored: np.ndarray) -> ByteArray:  # type: ignore[type-arg]
+def _mirror_pictures(stack: ByteArray, rows: IntArray, mirrored: BoolArray) -> ByteArray:
     pixels = np.stack([stack[row] for row in rows])
     pixels[mirrored] = pixels[mirrored, :, ::-1]
     return pixels
 
 
-def _mirror_boxes(boxes: FloatArray, mirrored: np.ndarray) -> FloatArray:  # type: ignore[type-arg]
+def _mirror_boxes(boxes: FloatArray, mirrored: BoolArray) -> FloatArray:
     """Frames have their origin in the middle: left and right change places and signs."""
-    turned = boxes.copy()
+    turned: FloatArray = boxes.copy()
     turned[mirrored, 0], turned[mirrored, 2] = -boxes[mirrored, 2], -boxes[mirrored, 0]
     return turned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,16 +16,29 @@ from tinygan.train.recipe import Recipe
 
 
 def giga_flops(checkpoint: Path) -> dict[str, float]:
-    """Of the generator and of the discriminator on one region, in GFLOP, and their sum."""
-    recipe = build_config(Recipe, load_weights(checkpoint, ("gan", "fused")).config)
-    crops = recipe.crops
-    lr, hr = (torch.zeros(1, 3, side, side) for side in (crops.lr_size, crops.hr_size))
-    counts = {}
-    for name, network, picture in (
-        ("generator", Generator(recipe.generator), lr),
-        ("discriminator", Discriminator(recipe.discriminator, crops.hr_size), hr),
-    ):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network.eval()(picture)
-        counts[name] = round(counter.get_total_flops() / 1e9, 3)
-    return {**counts, "total": round(sum(counts.values()), 3)}
+    """Of the generator and of the discriminator on one region, in GFLOP, their sum, and that times the looks."""
+    weights = load_weights(checkpoint, ("gan", "fused"))
+    recipe = build_config(Recipe, weights.config)
+    looks = weights.facts.get("fusion", {}).get("looks", 1)
+    generator, discriminator = generator_flops(recipe), discriminator_flops(recipe)
+    total = generator + discriminator
+    counts = {"generator": generator, "discriminator": discriminator, "total": total, "all looks": total * looks}
+    return {name: round(count, 3) for name, count in counts.items()}
+
+
+def generator_flops(recipe: Recipe) -> float:
+    """GFLOP of super-resolving one crop."""
+    generator = Generator(recipe.generator).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        generator(torch.zeros(1, 3, recipe.crops.lr_size, recipe.crops.lr_size))
+    return float(counter.get_total_flops()) / 1e9
+
+
+def discriminator_flops(recipe: Recipe) -> float:
+    """GFLOP of judging one crop, with its surroundings if this discriminator sees them."""
+    crops, config = recipe.crops, replace(recipe.discriminator, weights="none")
+    discriminator = Discriminator(config, crops.hr_size, crops.wide_size).eval()
+    wide = torch.zeros(1, 3, crops.wide_size, crops.wide_size) if config.wide_widths else None
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        discriminator(torch.zeros(1, 3, crops.hr_size, crops.hr_size), wide)
+    return float(counter.get_total_flops()) / 1e9

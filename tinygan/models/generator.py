@@ -27,6 +27,8 @@ class GeneratorConfig:
         refinement: without it G2 is left out (Table 2, "w/o refinement network").
         skip: ``bicubic``: G1 learns what to add to a bicubic upscaling, G2 what to add to G1's output;
             ``none``: both learn the whole picture. Not stated in the paper.
+        form: ``learned``, or ``bilinear``: no network; both pictures are the bilinear 4x upscaling, what a judge
+            without super-resolution sees.
         output: ``linear``, or ``sigmoid`` to keep pictures in [0, 1] (only without skip). Not stated in the paper.
     """
 
@@ -38,6 +40,7 @@ class GeneratorConfig:
     refine_blocks: int = 8
     refinement: bool = True
     skip: Literal["none", "bicubic"] = "none"
+    form: Literal["learned", "bilinear"] = "learned"
     output: Literal["linear", "sigmoid"] = "linear"
 
     def __post_init__(self) -> None:
@@ -71,16 +74,16 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         self.normalise = Normalise()
-        self.upsample = nn.Sequential(
-            conv_bn_relu(3, config.width),
-            *(ResidualBlock(config.width) for _ in range(config.residual_blocks)),
-            conv_bn_relu(config.width, config.width),
-            deconv_bn_relu(config.width, config.up_width),
-            deconv_bn_relu(config.up_width, config.up_width),
-            nn.Conv2d(config.up_width, 3, 1),
-        )
-        self.refine = _refinement(config) if config.refinement else None
+        self.upsample = self.refine = None
+        if config.form == "learned":
+            self.upsample = _upsampling(config)
+            self.refine = _refinement(config) if config.refinement else None
         self.apply(_initialise)
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to train."""
+        return self.upsample is not None
 
     def forward(self, lr: Tensor) -> Generated:
         """Super-resolve.
@@ -91,6 +94,9 @@ class Generator(nn.Module):
         Returns:
             Both stages' pictures, [B, 3, 4s, 4s].
         """
+        if self.upsample is None:
+            plain = functional.interpolate(lr.float(), scale_factor=SCALE, mode="bilinear", align_corners=False)
+            return Generated(plain, plain)
         sr = self.upsample(self.normalise(lr))
         if self.config.skip == "bicubic":
             sr = sr + bicubic(lr)
@@ -109,6 +115,17 @@ class Generator(nn.Module):
 def bicubic(lr: Tensor) -> Tensor:
     """Bicubic 4x upscaling of [B, 3, s, s], computed in float32: the baseline of super-resolution."""
     return functional.interpolate(lr.float(), scale_factor=SCALE, mode="bicubic", align_corners=False)
+
+
+def _upsampling(config: GeneratorConfig) -> nn.Sequential:
+    return nn.Sequential(
+        conv_bn_relu(3, config.width),
+        *(ResidualBlock(config.width) for _ in range(config.residual_blocks)),
+        conv_bn_relu(config.width, config.width),
+        deconv_bn_relu(config.width, config.up_width),
+        deconv_bn_relu(config.up_width, config.up_width),
+        nn.Conv2d(config.up_width, 3, 1),
+    )
 
 
 def _refinement(config: GeneratorConfig) -> nn.Sequential:

@@ -22,7 +22,7 @@ from tinygan.losses import adversarial_loss, classification_loss, pixel_loss, re
 from tinygan.models.discriminator import Discriminator
 from tinygan.models.generator import Generated, Generator, GeneratorConfig
 from tinygan.runtime import Runtime, seed_everything
-from tinygan.train.prepare import TrainingInput, prepare
+from tinygan.train.prepare import TrainingData, TrainingInput, prepare
 from tinygan.train.recipe import Recipe, check_trainable
 from tinygan.train.samples import HeldOut
 from tinygan.train.stage import finish, stage_batch_size, trained_facts
@@ -48,7 +48,8 @@ class Gan:
         if init.kind != "generator":
             load_part(self.discriminator, init, "discriminator")
         self.steps_done = 0
-        self.generator_optimiser = torch.optim.Adam(self.generator.parameters(), betas=(0.9, 0.999))
+        generator_weights = list(self.generator.parameters()) or [nn.Parameter(torch.zeros(0))]  # Adam wants something
+        self.generator_optimiser = torch.optim.Adam(generator_weights, betas=(0.9, 0.999))
         self.discriminator_optimiser = torch.optim.Adam(self.discriminator.parameters(), betas=(0.9, 0.999))
         for network in (self.generator, self.discriminator):
             runtime.place(network)
@@ -57,7 +58,8 @@ class Gan:
     def step(self, batch: Batch) -> Mapping[str, Tensor]:
         """Super-resolve the batch once, then update D, then, every k-th time, G."""
         batch = batch.to(self.runtime.device)
-        updates_both = self.steps_done % self.recipe.adversarial_game.discriminator_steps == 0
+        turn = self.steps_done % self.recipe.adversarial_game.discriminator_steps == 0
+        updates_both = turn and self.generator.learns
         self.generator.train(updates_both)  # for D alone: pictures as they are at test
         with self.runtime.autocast(), torch.set_grad_enabled(updates_both):
             generated = self.generator(torch.cat([batch.lr, batch.small]))
@@ -208,6 +210,22 @@ def train_gan(data: TrainingInput, init: Path, recipe: Recipe, folder: RunFolder
     weights = load_weights(init, ("generator", "gan"))
     check_fits(weights, recipe, init)
     prepared = prepare(data, recipe, folder.file("patches"), runtime)
+    fit_gan(prepared, weights, recipe, folder, runtime)
+    if runtime.is_main:
+        finish(folder, prepared)
+    return prepared.unreadable
+
+
+def fit_gan(prepared: TrainingData, weights: Weights, recipe: Recipe, folder: RunFolder, runtime: Runtime) -> None:
+    """Train on patches that are cut already, and write the weights.
+
+    Args:
+        prepared: patches.
+        weights: of stage ``mse-init`` or ``gan``.
+        recipe: sizes must be those of ``weights``.
+        folder: the run.
+        runtime: the device.
+    """
     seed_everything(recipe.seed)
     stage = Gan(recipe, runtime, HeldOut(prepared.holdout, recipe), weights)
     batch_size = stage_batch_size(recipe.gan, runtime)
@@ -222,8 +240,6 @@ def train_gan(data: TrainingInput, init: Path, recipe: Recipe, folder: RunFolder
         facts = trained_facts(prepared)
         facts["trained_on"] = sorted({*facts["trained_on"], *weights.facts.get("trained_on", [])})
         save_weights(folder.file(WEIGHTS_FILE), Weights("gan", to_tree(recipe), tensors, facts))
-        finish(folder, prepared)
-    return prepared.unreadable
 
 
 def check_fits(weights: Weights, recipe: Recipe, init: Path) -> None:

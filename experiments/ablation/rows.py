@@ -1,0 +1,64 @@
+"""The rows of the table, as differences from one recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from experiments.lite.flops import discriminator_flops, generator_flops
+from tinygan.train.recipe import Recipe
+
+EVERYTHING = 1e9  # no crop is larger: all go through the generator
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: as printed.
+        settings: ``section.key=value`` overrides of the recipe.
+        note: what it is.
+        wider: the discriminator is widened until the row costs what ``full`` costs.
+        box: stage ``judge`` follows, with the third head.
+    """
+
+    name: str
+    settings: tuple[str, ...] = ()
+    note: str = ""
+    wider: bool = False
+    box: bool = False
+
+    def recipe(self, load, seed: int) -> Recipe:  # type: ignore[no-untyped-def]
+        """The recipe of this row."""
+        recipe: Recipe = load([*self.settings, f"seed={seed}"])
+        return widen(recipe, load([])) if self.wider else recipe
+
+
+NO_SR = ("generator.form=bilinear", "losses.adversarial=false")
+SQUEEZED = (f"crops.route_px={EVERYTHING}",)
+ROWS = (
+    Row("full", (), "pairs and wild stream, routing: the recipe of `lite`, narrower"),
+    Row("without refinement", ("generator.refinement=false",), "no G2"),
+    Row("without adversarial", ("losses.adversarial=false",), "no real/generated game"),
+    Row("without classification", ("losses.classification=false",), "the face logit does not drive G"),
+    Row("no SR", NO_SR, "bilinear 4x instead of G, D trained anew for the same steps"),
+    Row("no SR, wider D", NO_SR, "the same, D as wide as G and D together cost", wider=True),
+    Row("pairs, no routing", (*SQUEEZED, "batches.wild=0"), "the paper: every crop shrunk to 16 px and super-resolved"),
+    Row("pairs + wild, no routing", SQUEEZED, "+ wild stream; + routing is `full`"),
+    Row("no SR, no routing", (*NO_SR, *SQUEEZED), "every crop shrunk to 16 px, bilinear 4x"),
+    Row("full + box head", (), "stage judge after `full`: boxes move, merge, and are looked at twice", box=True),
+)
+
+
+def widen(recipe: Recipe, like: Recipe) -> Recipe:
+    """The recipe with a discriminator so wide that it costs what ``like``'s generator and discriminator do."""
+    aim = discriminator_flops(like) + generator_flops(like)
+    widths = recipe.discriminator.lite_widths
+    wider = recipe
+    for eighths in range(8, 80):
+        trial = tuple(max(4, 4 * round(width * eighths / 32)) for width in widths)
+        candidate = replace(recipe, discriminator=replace(recipe.discriminator, lite_widths=trial))
+        if discriminator_flops(candidate) > aim:
+            break
+        wider = candidate
+    return wider

@@ -1,0 +1,171 @@
+"""What each part of the second stage is worth: Table 2 of Bai et al. 2018, and does super-resolution help the judge?
+
+    python -m experiments.ablation.run --data ROOT --proposals P --out runs/ablation
+
+Every row is trained from the same start for the same steps with three seeds, one after the other, seed by seed. A
+finished row is not done again, so the command can be repeated until it is through; ``table.md`` is written anew after
+every row. Fusion is fitted on the hold-out of WIDER_train, figures are of WIDER_val; nothing is chosen by them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.ablation.question import face_logit_columns, write_table
+from experiments.ablation.rows import ROWS, Row
+from experiments.lite.flops import discriminator_flops, generator_flops
+from experiments.lite.report import compare, truth_of
+from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights
+from tinygan.config import load_config, to_tree, to_yaml
+from tinygan.formats.files import write_atomically
+from tinygan.formats.wider import load_split
+from tinygan.fusion import fused_logits, view_detector
+from tinygan.judge import Judge
+from tinygan.loop import RunFolder
+from tinygan.runtime import Runtime, RuntimeOptions
+from tinygan.train.fusion import ByImage, columns_of, fit_fusion, holdout_names, judge_proposals, rescored
+from tinygan.train.gan import fit_gan
+from tinygan.train.judge import train_judge
+from tinygan.train.mse_init import train_mse_init
+from tinygan.train.prepare import TrainingData, TrainingInput, prepare
+from tinygan.train.recipe import Recipe
+
+CONFIG = Path(__file__).parent / "ablation.yaml"
+Load = Callable[[Sequence[str]], Recipe]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, measure and tabulate every row that is not done yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True, help="WIDER FACE root, official .mat files in eval/")
+    parser.add_argument("--proposals", type=Path, required=True, help="one detector's proposals on both splits")
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--config", default=str(CONFIG))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], default=[row.name for row in ROWS])
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--max-rois", type=int, default=100, help="proposals judged of an image")
+    arguments = parser.parse_args(argv)
+    ablation = Ablation(arguments)
+    for seed in arguments.seeds:
+        for row in ROWS:
+            if row.name in arguments.rows:
+                ablation.do(row, seed)
+    return 0
+
+
+class Ablation:
+    """The rows, and what they share: patches, generators after ``mse-init``, data.
+
+    Args:
+        arguments: of the command.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.out: Path = arguments.out
+        self.data = TrainingInput(arguments.data, (arguments.proposals,))
+        self.config, self.max_rois = arguments.config, arguments.max_rois
+        self.runtime = Runtime(RuntimeOptions(threads=arguments.threads))
+        self.results_file = self.out / "results.json"
+        self.results: list[dict[str, Any]] = []
+        if self.results_file.is_file():
+            self.results = json.loads(self.results_file.read_text())
+        self._patches: dict[str, TrainingData] = {}
+
+    def do(self, row: Row, seed: int) -> None:
+        """One row with one seed, unless it is done."""
+        if any((done["row"], done["seed"]) == (row.name, seed) for done in self.results):
+            return
+        started = time.monotonic()
+        recipe, run = row.recipe(self.load, seed), self._run(row, seed)
+        if not (run / WEIGHTS_FILE).is_file():
+            self._train(row, recipe, seed, run)
+        trained = time.monotonic() - started
+        found = self._measure(row, run, seed)
+        self.results.append(
+            {
+                "row": row.name,
+                "seed": seed,
+                "giga_flops": round(generator_flops(recipe) + discriminator_flops(recipe), 4),
+                "steps": recipe.gan.steps,
+                "seconds_training": round(trained, 1),
+                "seconds_measuring": round(time.monotonic() - started - trained, 1),
+                **found,
+            }
+        )
+        write_atomically(self.results_file, json.dumps(self.results, indent=1).encode())
+        write_table(self.out, self.results)
+        gains = {subset: round(figures["points"], 2) for subset, figures in found["val"].items()}
+        print(f"seed {seed}, {row.name}: {gains}, {time.monotonic() - started:.0f} s", flush=True)
+
+    def load(self, settings: Sequence[str]) -> Recipe:
+        """The common recipe with overrides."""
+        return load_config(Recipe, self.config, list(settings))
+
+    def _run(self, row: Row, seed: int) -> Path:
+        return self.out / f"{row.name.replace(' ', '_').replace(',', '')}_{seed}"
+
+    def _train(self, row: Row, recipe: Recipe, seed: int, run: Path) -> None:
+        folder = RunFolder(run, to_yaml(recipe), resume=True)
+        if row.box:
+            full = next(one for one in ROWS if not one.settings and not one.box)
+            self.do(full, seed)
+            train_judge(self.data, self._run(full, seed), recipe, folder, self.runtime)
+        else:
+            fit_gan(self._patches_of(recipe), self._start(recipe), recipe, folder, self.runtime)
+
+    def _patches_of(self, recipe: Recipe) -> TrainingData:
+        """Cut once for all seeds; with and without routing."""
+        name = "routed" if recipe.crops.route_px is None else "squeezed"
+        if name not in self._patches:
+            common = replace(recipe, seed=0)
+            self._patches[name] = prepare(self.data, common, self.out / "patches" / name, self.runtime)
+        return self._patches[name]
+
+    def _start(self, recipe: Recipe) -> Weights:
+        """The generator after ``mse-init``, one for all rows and seeds with a generator of this form."""
+        if recipe.generator.form == "bilinear":
+            return Weights("generator", to_tree(recipe), {})
+        run = self.out / ("mse" if recipe.generator.refinement else "mse_without_refinement")
+        if not (run / WEIGHTS_FILE).is_file():
+            common = replace(self.load([]), generator=recipe.generator)
+            train_mse_init(
+                TrainingInput(self.data.root), common, RunFolder(run, to_yaml(common), resume=True), self.runtime
+            )
+        return load_weights(run, ("generator",))
+
+    def _measure(self, row: Row, run: Path, seed: int) -> dict[str, Any]:
+        """Fusion fitted on the hold-out, and what it gains on WIDER_val; judgements are kept for the question."""
+        weights = load_weights(run, ("gan",))
+        judge, recipe = Judge.from_weights(weights, self.runtime), row.recipe(self.load, seed)
+        looks = 2 if row.box else 1
+        (run / "judged").mkdir(exist_ok=True)
+        judged: dict[str, ByImage] = {}
+        for part in ("train", "val"):
+            split = load_split(self.data.root, part)
+            names = holdout_names(split, weights, None, run) if part == "train" else list(split.faces)
+            judged[part] = judge_proposals(
+                judge, self.data.proposals[0], split, names, 128, self.max_rois, [], looks=looks
+            )
+            np.savez(run / "judged" / f"{part}.npz", **face_logit_columns(judged[part]))  # type: ignore[arg-type]
+        fusion = fit_fusion([judged["train"]], recipe.rois, replace(recipe.fusion, looks=looks))
+        columns = columns_of(judged["val"].values())
+        view = view_detector(fusion, *columns) or fusion.usual_view
+        after = rescored(judged["val"], fusion, fused_logits(fusion, *columns, view))
+        before = {name: one.detections for name, one in judged["val"].items()}
+        split = load_split(self.data.root, "val")
+        names = list(split.faces)
+        table = compare({"detector": (before, after)}, truth_of(self.data.root, split, names), names)
+        return {"val": table["detector"], "fusion": fusion.to_facts()}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

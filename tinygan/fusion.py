@@ -52,7 +52,7 @@ class FusionConfig:
     resize: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
     fade: float = 0.3
     merge_iou: tuple[float | None, ...] = (None, 0.5, 0.6, 0.7)
-    looks: int = 1
+    looks: int = 2
     sweeps: int = 2
 
     def values(self) -> dict[str, tuple[float | None, ...]]:

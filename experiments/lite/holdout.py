@@ -12,15 +12,17 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from experiments.lite.report import Row, compare, format_table, truth_of
 from tinygan.checkpoint import load_weights
-from tinygan.config import build_config
+from tinygan.config import load_config
 from tinygan.detections import Detections
 from tinygan.formats.wider import load_split
-from tinygan.fusion import fuse, view_detector
+from tinygan.fusion import fused_logits, view_detector
 from tinygan.judge import Judge
 from tinygan.runtime import Runtime, RuntimeOptions
-from tinygan.train.fusion import columns_of, fit_fusion, holdout_names, judge_proposals
+from tinygan.train.fusion import Judged, columns_of, fit_fusion, holdout_names, judge_proposals, rescored
 from tinygan.train.recipe import Recipe
 
 FOLDS = 5
@@ -29,37 +31,60 @@ FOLDS = 5
 def main(argv: Sequence[str] | None = None) -> int:
     """Print one line a detector."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--run", type=Path, required=True, help="run folder of stage gan")
+    parser.add_argument("--run", type=Path, required=True, help="run folder of stage gan or judge")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--proposals", type=Path, nargs="+", required=True)
     parser.add_argument("--fit", type=Path, nargs="+", help="detectors to fit fusion on; default: all")
+    parser.add_argument("--no-boxes", action="store_true", help="leave every box where the detector put it")
+    parser.add_argument("--set", action="append", default=[], metavar="fusion.KEY=VALUE", help="of the recipe's fusion")
     arguments = parser.parse_args(argv)
-    print(format_table(holdout_gains(arguments.run, arguments.data, arguments.proposals, arguments.fit)))
+    found = holdout_gains(
+        arguments.run,
+        arguments.data,
+        arguments.proposals,
+        arguments.fit,
+        not arguments.no_boxes,
+        settings=arguments.set,
+    )
+    print(format_table(found))
     return 0
 
 
 def holdout_gains(
-    run: Path, root: Path, proposals: Sequence[Path], fit_on: Sequence[Path] | None = None, max_rois: int = 150
+    run: Path,
+    root: Path,
+    proposals: Sequence[Path],
+    fit_on: Sequence[Path] | None = None,
+    boxes: bool = True,
+    max_rois: int = 150,
+    settings: Sequence[str] = (),
 ) -> dict[str, dict[str, Row]]:
     """Exact AP before and after on the hold-out.
 
     Args:
-        run: run folder of stage ``gan``.
+        run: run folder of stage ``gan`` or ``judge``.
         root: WIDER FACE root with ``eval/``.
         proposals: detectors to rescore.
         fit_on: detectors whose proposals fit the fusion; default: all.
+        boxes: whether boxes may move and merge, if the judge finds boxes.
         max_rois: proposals judged of an image; the others are left out, before and after.
+        settings: overrides of the recipe, such as ``fusion.looks=1``.
 
     Returns:
-        As :func:`experiments.lite.report.compare`.
+        As :func:`experiments.lite.report.compare`; with boxes also ``"<detector> at IoU 0.7"``.
     """
     weights = load_weights(run, ("gan",))
     split = load_split(root, "train")
     names = holdout_names(split, weights, None, run)
     judge = Judge.from_weights(weights, Runtime(RuntimeOptions()))
-    recipe = build_config(Recipe, weights.config)
+    recipe = load_config(Recipe, None, list(settings), base=weights.config)
+    looks = recipe.fusion.looks if boxes and judge.finds_boxes else 1
     unreadable: list[str] = []
-    judged = {path: judge_proposals(judge, path, split, names, 128, max_rois, unreadable) for path in proposals}
+    judged = {
+        path: judge_proposals(judge, path, split, names, 128, max_rois, unreadable, looks=looks) for path in proposals
+    }
+    if not boxes:
+        judged = {path: {n: _standing(one) for n, one in images.items()} for path, images in judged.items()}
     after: dict[Path, dict[str, Detections]] = {path: {} for path in proposals}
     for fold in range(FOLDS):
         held = names[fold::FOLDS]
@@ -70,16 +95,22 @@ def holdout_gains(
         fusion = fit_fusion(seen, recipe.rois, recipe.fusion)
         for path, images in judged.items():
             view = view_detector(fusion, *columns_of(images.values())) or fusion.usual_view
-            for name in held:
-                if name in images:
-                    one = images[name]
-                    scores = fuse("logit", fusion, *columns_of([one]), view)
-                    after[path][name] = Detections(one.detections.boxes, scores)
+            here = {name: images[name] for name in held if name in images}
+            after[path] |= rescored(here, fusion, fused_logits(fusion, *columns_of(here.values()), view))
     pairs = {
         path.name.partition(".")[0]: ({name: one.detections for name, one in images.items()}, after[path])
         for path, images in judged.items()
     }
-    return compare(pairs, truth_of(root, split, names), names)
+    truth = truth_of(root, split, names)
+    table = compare(pairs, truth, names)
+    if boxes and judge.finds_boxes:
+        closer = compare(pairs, truth, names, iou_threshold=0.7)
+        table |= {f"{detector} at IoU 0.7": row for detector, row in closer.items()}
+    return table
+
+
+def _standing(judged: Judged) -> Judged:
+    return judged._replace(boxes=np.full_like(judged.boxes, np.nan))
 
 
 if __name__ == "__main__":

@@ -19,13 +19,16 @@ Row = dict[str, float]
 Pair = tuple[Mapping[str, Detections], Mapping[str, Detections]]  # before, after
 
 
-def compare(pairs: Mapping[str, Pair], truth: EvaluationTruth, names: Sequence[str]) -> dict[str, dict[str, Row]]:
+def compare(
+    pairs: Mapping[str, Pair], truth: EvaluationTruth, names: Sequence[str], iou_threshold: float = 0.5
+) -> dict[str, dict[str, Row]]:
     """Exact AP before and after for every detector and subset.
 
     Args:
         pairs: ``{detector: (before, after)}``, by any names that match the ground truth's.
         truth: faces and subsets.
         names: images to evaluate.
+        iou_threshold: smallest IoU of a hit.
 
     Returns:
         ``{detector: {subset: {"before", "after", "points", "low", "high"}}}``, AP in [0, 1], differences in points
@@ -38,7 +41,7 @@ def compare(pairs: Mapping[str, Pair], truth: EvaluationTruth, names: Sequence[s
     table: dict[str, dict[str, Row]] = {}
     pooled: dict[str, list[tuple[float, FloatArray]]] = {}
     for detector, pair in pairs.items():
-        before, after = (evaluate_wider(_by_truth(side, truth), truth, chosen) for side in pair)
+        before, after = (evaluate_wider(_by_truth(side, truth), truth, chosen, iou_threshold) for side in pair)
         table[detector] = {}
         for subset in truth.subsets:
             points, drawn = _difference(before, after, subset, weights)

@@ -3,8 +3,8 @@
     python -m experiments.lite.run --data ROOT --proposals P1 P2 P3 --extra-images LFW --out runs/lite
 
 Every step is the command a user would type; finished steps are reused and a cut-off one goes on, so the
-command can be repeated until it is through. Steps: ``look`` (sheets of patches), ``mse``, ``gan`` and
-``fusion`` (the model that ships), ``widths`` (short runs of three discriminators), ``unseen`` (a copy that never
+command can be repeated until it is through. Steps: ``look`` (sheets of patches), ``mse``, ``gan``,
+``judge`` and ``fusion`` (the model that ships, ``lite.safetensors``), ``widths`` (short runs of three discriminators), ``unseen`` (a copy that never
 saw the last detector), ``report`` (WIDER_val, once, at the end; the only step that reads it).
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from experiments.lite.flops import giga_flops
 from experiments.lite.holdout import holdout_gains
 from experiments.lite.report import compare, format_table, truth_of
 from experiments.sr_quality import run as sr_quality
+from tinygan.checkpoint import load_weights, save_weights
 from tinygan.cli import rescore as rescore_command
 from tinygan.cli import train as train_command
 from tinygan.cli.common import SOME_SKIPPED
@@ -35,13 +36,14 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "experiments.lite.look": look.main,
     "experiments.sr_quality.run": sr_quality.main,
 }
-SHORT = "gan.epochs=2"
+SHORT, SHORT_JUDGE = "gan.epochs=2", "judge.epochs=4"
+SHIPPED = "lite.safetensors"
 WIDTHS = {  # discriminators beside the shipped one, whose short run is "gan_standard"
     "narrow": "[8,32,64,96,128]",
     "narrowest": "[8,16,32,64,96]",
 }
-RUNS = ("mse", "gan", "gan_standard", "gan_unseen", "gan_narrow", "gan_narrowest")
-STEPS = ("look", "mse", "gan", "fusion", "unseen", "widths", "report")
+RUNS = ("mse", "gan", "judge", "gan_standard", "gan_unseen", "judge_unseen", "gan_narrow", "gan_narrowest")
+STEPS = ("look", "mse", "gan", "judge", "fusion", "unseen", "widths", "report")
 
 
 @dataclass
@@ -80,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = arguments.out / "results.json"
     if results.is_file():
         inputs.results = json.loads(results.read_text())
-    steps = {"look": _look, "mse": _mse, "gan": _gan, "fusion": _fusion}
+    steps = {"look": _look, "mse": _mse, "gan": _gan, "judge": _judge, "fusion": _fusion}
     steps |= {"unseen": _unseen, "widths": _widths, "report": _report}
     for name in STEPS:
         if name in arguments.steps:
@@ -105,15 +107,24 @@ def _gan(inputs: Inputs) -> None:
     _train(inputs, "gan", inputs.proposals, [])
 
 
+def _judge(inputs: Inputs) -> None:
+    _train(inputs, "judge", inputs.proposals, [], init="gan", stage="judge")
+
+
 def _fusion(inputs: Inputs) -> None:
-    _fuse(inputs, "gan", inputs.proposals)
+    """The checkpoint that ships: in half precision, which changes no figure by a hundredth of a point."""
+    _fuse(inputs, "judge", inputs.proposals)
+    fused = load_weights(inputs.run("fused"), ("fused",))
+    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in fused.tensors.items()}
+    save_weights(inputs.run(SHIPPED), replace(fused, tensors=halves))
 
 
 def _unseen(inputs: Inputs) -> None:
     """A shorter run of the same networks that never sees the last detector, in two parts."""
     _train(inputs, "gan_standard", inputs.proposals[:-1], [SHORT])
     _train(inputs, "gan_unseen", inputs.proposals[:-1], ["gan.epochs=3"], init="gan_standard")
-    _fuse(inputs, "gan_unseen", inputs.proposals[:-1])
+    _train(inputs, "judge_unseen", inputs.proposals[:-1], [SHORT_JUDGE], init="gan_unseen", stage="judge")
+    _fuse(inputs, "judge_unseen", inputs.proposals[:-1])
 
 
 def _widths(inputs: Inputs) -> None:
@@ -124,7 +135,7 @@ def _widths(inputs: Inputs) -> None:
         "narrowest": "gan_narrowest",
         "narrow": "gan_narrow",
         "standard": "gan_standard",
-        "shipped, full length": "gan",
+        "as shipped, full length": "gan",
     }
     inputs.results["widths"] = {
         label: {
@@ -143,31 +154,25 @@ def _report(inputs: Inputs) -> None:
     names = list(split.faces)
     truth = truth_of(inputs.data, split, names)
 
-    def after(run: str, path: Path) -> Path:
-        out = inputs.run(f"val_{run}_{inputs.detector(path)}")
+    def after(run: str, path: Path, options: Sequence[str]) -> Path:
+        out = inputs.run(f"val_{run.removesuffix('.safetensors')}{''.join(options)}_{inputs.detector(path)}")
         _do("tinygan-rescore", "--proposals", path, "--images", inputs.data / "WIDER_val" / "images",
             "--subset", subset, "--checkpoint", inputs.run(run), "--out", out, "--report", f"{out}.json",
-            "--overwrite")  # fmt: skip
+            "--overwrite", *options)  # fmt: skip
         return out
 
-    def table(run: str, paths: Sequence[Path]) -> dict[str, Any]:
-        pairs = {inputs.detector(p): (open_detections(p), open_detections(after(run, p))) for p in paths}
-        compared = compare(pairs, truth, names)
-        print(f"\n{run}, {subset.name}, {len(names)} images: points of exact AP, 95 % intervals")
-        print(format_table(compared), flush=True)
-        return compared
+    def table(key: str, run: str, paths: Sequence[Path], *options: str) -> None:
+        pairs = {inputs.detector(p): (open_detections(p), open_detections(after(run, p, options))) for p in paths}
+        for iou_threshold in (0.5,) if options else (0.5, 0.7):
+            compared = compare(pairs, truth, names, iou_threshold)
+            title = f"{run} {' '.join(options)}, {subset.name}, {len(names)} images, IoU {iou_threshold}"
+            print(f"\n{title}: points of exact AP, 95 % intervals\n{format_table(compared)}", flush=True)
+            inputs.results[key if iou_threshold == 0.5 else f"{key}_iou_{iou_threshold}"] = compared
 
-    inputs.results["giga_flops"] = giga_flops(inputs.run("fused"))
-    inputs.results["val"] = table("fused", inputs.proposals)
-    inputs.results["val_pooled_without_first"] = compare(
-        {
-            inputs.detector(p): (open_detections(p), open_detections(inputs.run(f"val_fused_{inputs.detector(p)}")))
-            for p in inputs.proposals[1:]
-        },
-        truth,
-        names,
-    ).get("pooled")
-    inputs.results["val_unseen"] = table("fused_unseen", inputs.proposals[-1:])
+    inputs.results["giga_flops"] = giga_flops(inputs.run(SHIPPED))
+    table("val", SHIPPED, inputs.proposals)
+    table("val_without_boxes", SHIPPED, inputs.proposals, "--no-boxes")
+    table("val_unseen", "fused_unseen", inputs.proposals[-1:])
     _do("experiments.sr_quality.run", "--checkpoint", inputs.run("fused"), "--data", inputs.data,
         "--out", inputs.run("sr_quality"))  # fmt: skip
 
@@ -181,15 +186,22 @@ def _training(run: Path) -> dict[str, float] | None:
     return {"steps": rows[-1]["step"] + 1, "minutes": round(rows[-1]["seconds"] / 60, 1), **figures}
 
 
-def _train(inputs: Inputs, run: str, proposals: Sequence[Path], settings: Sequence[str], init: str = "mse") -> None:
+def _train(
+    inputs: Inputs,
+    run: str,
+    proposals: Sequence[Path],
+    settings: Sequence[str],
+    init: str = "mse",
+    stage: str = "gan",
+) -> None:
     options = [word for setting in settings for word in ("--set", setting)]
-    _do("tinygan-train", "--stage", "gan", "--config", inputs.config, *options, "--data", inputs.data,
+    _do("tinygan-train", "--stage", stage, "--config", inputs.config, *options, "--data", inputs.data,
         "--proposals", *proposals, "--init", inputs.run(init), "--out", inputs.run(run), "--resume")  # fmt: skip
 
 
 def _fuse(inputs: Inputs, run: str, proposals: Sequence[Path]) -> None:
     _do("tinygan-train", "--stage", "fusion", "--data", inputs.data, "--proposals", *proposals,
-        "--init", inputs.run(run), "--out", inputs.run(run.replace("gan", "fused")), "--resume")  # fmt: skip
+        "--init", inputs.run(run), "--out", inputs.run(run.replace("judge", "fused")), "--resume")  # fmt: skip
 
 
 def _do(name: str, *arguments: object) -> None:

@@ -8,6 +8,7 @@ import yaml
 
 from experiments.lite.report import compare, truth_of
 from experiments.lite.run import main
+from tinygan.checkpoint import load_weights
 from tinygan.detections import Detections, GroundTruth
 from tinygan.formats.wider import load_split
 from tinygan.formats.wider_mat import truth_of_faces
@@ -48,10 +49,12 @@ def test_one_command_runs_the_recipe_and_can_be_repeated(tiny_wider, tiny_option
     words += ["--config", str(config), "--out", str(tmp_path / "out")]
     assert main(words) == 0
     results = json.loads((tmp_path / "out/results.json").read_text())
-    assert set(results["widths"]) == {"narrowest", "narrow", "standard", "shipped, full length"}
+    assert set(results["widths"]) == {"narrowest", "narrow", "standard", "as shipped, full length"}
     assert results["val"]["second"]["all"].keys() >= {"before", "after", "points", "low", "high"}
+    assert {"val_iou_0.7", "val_without_boxes", "val_unseen_iou_0.7"} <= set(results)
+    assert load_weights(tmp_path / "out/lite.safetensors", ("fused",)).config["discriminator"]["box"]
     assert results["val_unseen"].keys() == {"second"} and results["giga_flops"]["total"] > 0
     assert (tmp_path / "out/look/hardest.png").is_file() and (tmp_path / "out/sr_quality/sheet.png").is_file()
     capsys.readouterr()
-    assert main([*words, "--steps", "mse", "gan", "fusion"]) == 0
-    assert capsys.readouterr().out.count("finished already") == 3
+    assert main([*words, "--steps", "mse", "gan", "judge", "fusion"]) == 0
+    assert capsys.readouterr().out.count("finished already") == 4

@@ -3,9 +3,9 @@
     python -m experiments.lite.run --data ROOT --proposals P1 P2 P3 --extra-images LFW --out runs/lite
 
 Every step is the command a user would type; finished steps are reused and a cut-off one goes on, so the
-command can be repeated until it is through. Steps: ``look`` (sheets of patches), ``mse``, ``gan``,
-``judge`` and ``fusion`` (the model that ships, ``lite.safetensors``), ``widths`` (short runs of three discriminators), ``unseen`` (a copy that never
-saw the last detector), ``report`` (WIDER_val, once, at the end; the only step that reads it).
+command can be repeated until it is through. Steps: ``look`` (sheets of patches), ``mse``, ``gan``, ``judge`` and
+``fusion`` (the model that ships, ``lite.safetensors``), ``widths`` (short runs of three discriminators), ``unseen`` (a
+copy that never saw the last detector), ``report`` (WIDER_val, once, at the end; the only step that reads it).
 """
 
 from __future__ import annotations

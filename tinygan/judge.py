@@ -60,7 +60,7 @@ class Judge:
         runtime: device and precision.
     """
 
-    def __init__(self, generator: Generator, discriminator: Discriminator, crops: CropConfig, runtime: Runtime) -> None:
+    def __init__(self, generator: nn.Module, discriminator: Discriminator, crops: CropConfig, runtime: Runtime) -> None:
         self.crops, self._runtime = crops, runtime
         self.sees_wide = discriminator.wide_features is not None
         self.finds_boxes = discriminator.fc_box is not None
@@ -70,14 +70,19 @@ class Judge:
             runtime.place(network)
 
     @classmethod
-    def from_weights(cls, weights: Weights, runtime: Runtime) -> Judge:
+    def from_weights(cls, weights: Weights, runtime: Runtime, generator: nn.Module | None = None) -> Judge:
         """Build the networks that a checkpoint of kind ``gan`` or ``fused`` describes.
+
+        Args:
+            weights: the checkpoint.
+            runtime: device and precision.
+            generator: makes the pictures instead of the checkpoint's own.
 
         Raises:
             CheckpointError: if config and tensors do not fit.
         """
         crops = build_config(CropConfig, weights.config["crops"])
-        generator = load_generator(weights)
+        generator = load_generator(weights) if generator is None else generator
         settings = build_config(DiscriminatorConfig, weights.config["discriminator"])
         discriminator = Discriminator(replace(settings, weights="none"), crops.hr_size, crops.wide_size)
         load_part(discriminator, weights, "discriminator")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from experiments.lite.report import Row, compare, format_table, truth_of
 from tinygan.checkpoint import load_weights
@@ -58,6 +59,7 @@ def holdout_gains(
     boxes: bool = True,
     max_rois: int = 150,
     settings: Sequence[str] = (),
+    generator: nn.Module | None = None,
 ) -> dict[str, dict[str, Row]]:
     """Exact AP before and after on the hold-out.
 
@@ -69,6 +71,7 @@ def holdout_gains(
         boxes: whether boxes may move and merge, if the judge finds boxes.
         max_rois: proposals judged of an image; the others are left out, before and after.
         settings: overrides of the recipe, such as ``fusion.looks=1``.
+        generator: makes the pictures instead of the run's own.
 
     Returns:
         As :func:`experiments.lite.report.compare`; with boxes also ``"<detector> at IoU 0.7"``.
@@ -76,7 +79,7 @@ def holdout_gains(
     weights = load_weights(run, ("gan",))
     split = load_split(root, "train")
     names = holdout_names(split, weights, None, run)
-    judge = Judge.from_weights(weights, Runtime(RuntimeOptions()))
+    judge = Judge.from_weights(weights, Runtime(RuntimeOptions()), generator)
     recipe = load_config(Recipe, None, list(settings), base=weights.config)
     looks = recipe.fusion.looks if boxes and judge.finds_boxes else 1
     unreadable: list[str] = []

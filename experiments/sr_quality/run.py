@@ -2,6 +2,9 @@
 
     python -m experiments.sr_quality.run --checkpoint runs/mse --data ROOT --out runs/sr_quality
 
+With ``--mse RUN --proposals P`` also the full table of :mod:`experiments.sr_quality.table`, on the hold-out of
+WIDER_train and on LFW; ``--checkpoint`` is then the run folder of stage ``gan``.
+
 Every usable face whose crop (``context`` x its longer side) is at least ``hr_size`` px wide is cut at
 its annotated box, shrunk 4x (clean bicubic) and super-resolved; figures are means over patches.
 """
@@ -115,9 +118,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", required=True, type=Path)
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--limit", type=int)
+    parser.add_argument("--limit", type=int, help="faces measured; of each source and size in the full table")
+    parser.add_argument("--mse", type=Path, metavar="RUN", help="stage mse-init: asks for the full table")
+    parser.add_argument("--proposals", type=Path, nargs="+", default=[], help="full table: detectors to rescore")
+    parser.add_argument("--lfw", type=Path, metavar="DIR", help="full table: pictures of LFW")
     arguments = parser.parse_args(argv)
+    if (arguments.mse is None) != (not arguments.proposals):
+        parser.error("the full table needs --mse RUN and --proposals P")
     try:
+        if arguments.mse is not None:
+            return _full(arguments)
         figures, sheet = measure(arguments.checkpoint, arguments.data, arguments.limit)
     except TinyGanError as error:
         print(f"sr_quality: error: {error}", file=sys.stderr)
@@ -127,6 +137,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     save_png(sheet, arguments.out / "sheet.png")
     for name, figure in figures.items():
         print(f"{name:8s}  PSNR {figure['psnr']:.2f} dB  SSIM {figure['ssim']:.4f}  over {figure['patches']} faces")
+    return 0
+
+
+def _full(arguments: argparse.Namespace) -> int:
+    from experiments.sr_quality.table import Inputs, full_table, markdown
+
+    table = full_table(
+        Inputs(
+            arguments.mse, arguments.checkpoint, arguments.data, arguments.lfw, arguments.proposals,
+            arguments.limit or 300,
+        )
+    )  # fmt: skip
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(arguments.out / "table.json", json.dumps(table, indent=1).encode())
+    write_atomically(arguments.out / "table.md", markdown(table).encode())
+    print(markdown(table))
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.stats import rankdata
-from torch import Tensor
+from torch import Tensor, nn
 
 from tinygan.data.batches import to_float
 from tinygan.data.crops import ByteArray, make_lr, upscale
@@ -81,7 +81,7 @@ class HeldOut:
 
 
 @torch.no_grad()
-def generate(generator: Generator, lr: ByteArray, runtime: Runtime, batch_size: int = 128) -> Generated:
+def generate(generator: nn.Module, lr: ByteArray, runtime: Runtime, batch_size: int = 128) -> Generated:
     """Super-resolve uint8 [N, s, s, 3] in evaluation mode; the generator's mode is put back."""
     was_training = generator.training
     generator.eval()

@@ -14,14 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights, save_weights
 from tinygan.config import to_tree
 from tinygan.data.batches import to_float
+from tinygan.data.crops import ByteArray
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, stream_of
-from tinygan.data.rois import FACE, IntArray
+from tinygan.data.rois import IntArray
 from tinygan.detections import FloatArray
 from tinygan.judge import load_generator
 from tinygan.loop import RunFolder, run_loop
@@ -34,7 +36,7 @@ from tinygan.train.recipe import Recipe
 from tinygan.train.regions import RegionBatch, Regions, RegionSource, prepare_regions
 from tinygan.train.samples import roc_area
 from tinygan.train.stage import finish, stage_batch_size, trained_facts
-from tinygan.viz import save_png, sr_sheet
+from tinygan.viz import HIT, MISSED, UNJUDGED, draw_boxes, save_png, sr_sheet
 
 MEASURED, PICTURED = 4000, 8
 
@@ -124,10 +126,27 @@ class JudgeStage:
         return figures
 
     def draw_samples(self, path: Path) -> None:
-        """A sheet of held-out faces: the crop as the discriminator sees it, and its surroundings."""
-        faces = np.flatnonzero(self.held_out.labels == FACE)
-        rows = faces[:: max(1, len(faces) // PICTURED)][:PICTURED]
-        save_png(sr_sheet([{"crop": self.held_out.hr[row], "wide": self.held_out.wide[row]} for row in rows]), path)
+        """A sheet of held-out faces: the crop with the proposal (blue), the face found (green) and the true one
+        (yellow), the crop as the discriminator sees it, and its surroundings."""
+        regions = self.held_out
+        faces = np.flatnonzero(np.isfinite(regions.targets[:, 0]))
+        rows = faces[:: max(1, -(-len(faces) // PICTURED))]
+        if not len(rows):
+            return
+        _, found = self._answers(rows)
+        sheet = []
+        for at, row in enumerate(rows):
+            framed = [regions.boxes[row], regions.targets[row]] + ([] if found is None else [found[at]])
+            drawn = self._drawn(regions.hr[row], np.stack(framed))
+            sheet.append({"boxes": drawn, "crop": regions.hr[row], "wide": regions.wide[row]})
+        save_png(sr_sheet(sheet, tile_px=192), path)
+
+    def _drawn(self, hr: ByteArray, framed: FloatArray) -> ByteArray:
+        """The crop, enlarged, with boxes of its frame."""
+        size_px = 3 * len(hr)
+        large = np.asarray(Image.fromarray(hr).resize((size_px, size_px), Image.Resampling.BICUBIC))
+        boxes = (framed / self.recipe.crops.context + 0.5) * size_px
+        return draw_boxes(large, boxes, (UNJUDGED, MISSED, HIT)[: len(boxes)], width_px=1)
 
     def final_network(self) -> Discriminator:
         """The network to save: the average where it is kept."""

@@ -36,7 +36,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "experiments.lite.look": look.main,
     "experiments.sr_quality.run": sr_quality.main,
 }
-SHORT, SHORT_JUDGE = "gan.epochs=2", "judge.epochs=4"
+SHORT, SHORT_JUDGE = "gan.epochs=2", "judge.epochs=3"
 SHIPPED = "lite.safetensors"
 WIDTHS = {  # discriminators beside the shipped one, whose short run is "gan_standard"
     "narrow": "[8,32,64,96,128]",

@@ -7,45 +7,10 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
-from proposals.fpn import activation, conv_bn
+from tinygan.models.mobilenet import MobileNet025
 
 BackboneName = Literal["mobilenet025", "resnet50"]
 STRIDES = (8, 16, 32)
-
-
-class MobileNet025(nn.Module):
-    """MobileNetV1 at a quarter of its width (Howard et al. 2017), without its classifier.
-
-    Args:
-        negative_slope: of the activations; 0 is ReLU.
-    """
-
-    channels = (64, 128, 256)
-
-    def __init__(self, negative_slope: float) -> None:
-        super().__init__()
-
-        def separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-            depthwise = conv_bn(inputs, inputs, stride=stride, groups=inputs)
-            pointwise = conv_bn(inputs, outputs, kernel=1)
-            return nn.Sequential(*depthwise, activation(negative_slope), *pointwise, activation(negative_slope))
-
-        self.stage1 = nn.Sequential(
-            nn.Sequential(*conv_bn(3, 8, stride=2), activation(negative_slope)),
-            separable(8, 16),
-            separable(16, 32, stride=2),
-            separable(32, 32),
-            separable(32, 64, stride=2),
-            separable(64, 64),
-        )
-        self.stage2 = nn.Sequential(separable(64, 128, stride=2), *(separable(128, 128) for _ in range(5)))
-        self.stage3 = nn.Sequential(separable(128, 256, stride=2), separable(256, 256))
-
-    def forward(self, pictures: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] to maps at strides 8, 16 and 32."""
-        fine = self.stage1(pictures)
-        middle = self.stage2(fine)
-        return [fine, middle, self.stage3(middle)]
 
 
 class ResNet50(nn.Module):

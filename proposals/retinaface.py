@@ -21,9 +21,9 @@ from proposals.anchors import decode_boxes, decode_landmarks, pyramid_anchors
 from proposals.backbones import STRIDES, BackboneName, build_backbone
 from proposals.base import check_image, inside_image
 from proposals.folding import fold_batch_norm
-from proposals.fpn import ContextModule, FeaturePyramid
 from proposals.public_weights import load_into, load_tensors
 from tinygan.detections import Detections
+from tinygan.models.pyramid import ContextModule, FeaturePyramid
 from tinygan.runtime import Runtime
 
 log = logging.getLogger(__name__)

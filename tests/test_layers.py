@@ -20,12 +20,13 @@ LAYERS: list[set[str]] = [
     {"tinygan.second_stage", "tinygan.detect", "tinygan.integrations"},
     {"tinygan.train", "tinygan.rescore", "proposals.train"},
     {"tinygan.judge", "tinygan.fusion", "tinygan.loop", "tinygan.evaluate"},
-    {"tinygan.models", "tinygan.losses", "tinygan.data", "tinygan.detector_view", "proposals"},
+    {"tinygan.losses", "tinygan.data", "tinygan.detector_view", "proposals"},
+    {"tinygan.models"},
     {"tinygan.formats", "tinygan.checkpoint", "tinygan.viz"},
     {"tinygan.boxes", "tinygan.config", "tinygan.runtime"},
     {"tinygan.errors", "tinygan.detections"},
 ]
-LOWEST_SHARED = 5  # from here down units of one layer may import one another
+LOWEST_SHARED = 6  # from here down units of one layer may import one another
 
 
 def unit_of(module: str) -> str | None:

@@ -62,7 +62,7 @@ class Judge:
 
     def __init__(self, generator: nn.Module, discriminator: Discriminator, crops: CropConfig, runtime: Runtime) -> None:
         self.crops, self._runtime = crops, runtime
-        self.sees_wide = discriminator.wide_features is not None
+        self.sees_wide = discriminator.surroundings is not None
         self.finds_boxes = discriminator.fc_box is not None
         self._generator = fold_batch_norm(generator)
         self._discriminator = fold_batch_norm(discriminator)

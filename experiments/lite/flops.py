@@ -38,7 +38,7 @@ def discriminator_flops(recipe: Recipe) -> float:
     """GFLOP of judging one crop, with its surroundings if this discriminator sees them."""
     crops, config = recipe.crops, replace(recipe.discriminator, weights="none")
     discriminator = Discriminator(config, crops.hr_size, crops.wide_size).eval()
-    wide = torch.zeros(1, 3, crops.wide_size, crops.wide_size) if config.wide_widths else None
+    wide = torch.zeros(1, 3, crops.wide_size, crops.wide_size) if config.surroundings != "none" else None
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         discriminator(torch.zeros(1, 3, crops.hr_size, crops.hr_size), wide)
     return float(counter.get_total_flops()) / 1e9

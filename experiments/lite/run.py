@@ -1,6 +1,6 @@
 """The recipe of the shipped ``lite`` checkpoint, from the data to its figures, in one command.
 
-    python -m experiments.lite.run --data ROOT --proposals P1 P2 P3 --extra-images LFW --out runs/lite
+    python -m experiments.lite.run --data ROOT --proposals P1 P2 P3 --extra-images LFW --surroundings W --out runs/lite
 
 Every step is the command a user would type; finished steps are reused and a cut-off one goes on, so the
 command can be repeated until it is through. Steps: ``look`` (sheets of patches), ``mse``, ``gan``, ``judge`` and
@@ -42,7 +42,7 @@ WIDTHS = {  # discriminators beside the shipped one, whose short run is "gan_sta
     "narrow": "[8,32,64,96,128]",
     "narrowest": "[8,16,32,64,96]",
 }
-RUNS = ("mse", "gan", "judge", "gan_standard", "gan_unseen", "judge_unseen", "gan_narrow", "gan_narrowest")
+RUNS = ("mse", "gan", "judge", "gan_standard", "judge_unseen", "gan_narrow", "gan_narrowest")
 STEPS = ("look", "mse", "gan", "judge", "fusion", "unseen", "widths", "report")
 
 
@@ -55,11 +55,13 @@ class Inputs:
     extra_images: Path | None
     out: Path
     config: str
+    surroundings: Path | None = None
+    start: Path | None = None
     results: dict[str, Any] = field(default_factory=dict)
 
     def run(self, name: str) -> Path:
-        """A run folder."""
-        return self.out / name
+        """A run folder; for stage ``gan`` the checkpoint to start from, if one was given."""
+        return self.start if name == "gan" and self.start is not None else self.out / name
 
     def detector(self, path: Path) -> str:
         """A detector's name: that of its file."""
@@ -74,11 +76,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--extra-images", type=Path, help="further pictures of faces for stage mse-init, such as LFW")
     parser.add_argument("--out", type=Path, default=Path("runs/lite"))
     parser.add_argument("--config", default="lite")
+    parser.add_argument(
+        "--surroundings", type=Path, help="RetinaFace-MobileNet0.25 (.pth) the judge's second tower starts from"
+    )
+    parser.add_argument(
+        "--start", type=Path, help="a checkpoint whose networks stage judge starts from, instead of stage gan's"
+    )
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     arguments = parser.parse_args(argv)
     if len(arguments.proposals) < 2:
         parser.error("--proposals: give two detectors or more; the last one is the unseen one")
-    inputs = Inputs(arguments.data, arguments.proposals, arguments.extra_images, arguments.out, arguments.config)
+    inputs = Inputs(
+        arguments.data, arguments.proposals, arguments.extra_images, arguments.out, arguments.config,
+        arguments.surroundings, arguments.start,
+    )  # fmt: skip
     results = arguments.out / "results.json"
     if results.is_file():
         inputs.results = json.loads(results.read_text())
@@ -104,7 +115,8 @@ def _mse(inputs: Inputs) -> None:
 
 
 def _gan(inputs: Inputs) -> None:
-    _train(inputs, "gan", inputs.proposals, [])
+    if inputs.start is None:
+        _train(inputs, "gan", inputs.proposals, [])
 
 
 def _judge(inputs: Inputs) -> None:
@@ -120,10 +132,9 @@ def _fusion(inputs: Inputs) -> None:
 
 
 def _unseen(inputs: Inputs) -> None:
-    """A shorter run of the same networks that never sees the last detector, in two parts."""
+    """A shorter run of the same networks that never sees the last detector."""
     _train(inputs, "gan_standard", inputs.proposals[:-1], [SHORT])
-    _train(inputs, "gan_unseen", inputs.proposals[:-1], ["gan.epochs=3"], init="gan_standard")
-    _train(inputs, "judge_unseen", inputs.proposals[:-1], [SHORT_JUDGE], init="gan_unseen", stage="judge")
+    _train(inputs, "judge_unseen", inputs.proposals[:-1], [SHORT_JUDGE], init="gan_standard", stage="judge")
     _fuse(inputs, "judge_unseen", inputs.proposals[:-1])
 
 
@@ -194,7 +205,9 @@ def _train(
     init: str = "mse",
     stage: str = "gan",
 ) -> None:
-    options = [word for setting in settings for word in ("--set", setting)]
+    options: list[object] = [word for setting in settings for word in ("--set", setting)]
+    if stage == "judge" and inputs.surroundings is not None:
+        options += ["--surroundings", inputs.surroundings]
     _do("tinygan-train", "--stage", stage, "--config", inputs.config, *options, "--data", inputs.data,
         "--proposals", *proposals, "--init", inputs.run(init), "--out", inputs.run(run), "--resume")  # fmt: skip
 

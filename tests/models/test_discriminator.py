@@ -47,14 +47,14 @@ def test_lite_with_imagenet_weights_is_refused():
 
 
 def test_third_head_gives_boxes_and_begins_at_the_square_around_the_centre():
-    network = Discriminator(replace(LITE, box=True, wide_widths=(4, 4, 4, 4, 8)), 32, 48)
+    network = Discriminator(replace(LITE, box=True, surroundings="mobilenet025"), 32, 48)
     verdict = network(torch.rand(3, 3, 32, 32), torch.rand(3, 3, 48, 48))
     assert verdict.box.shape == (3, 4) and torch.allclose(verdict.box, torch.tensor([-0.5, -0.5, 0.5, 0.5]), atol=0.1)
     assert Discriminator(LITE, 32)(torch.rand(1, 3, 32, 32)).box is None
 
 
 def test_surroundings_change_the_answer():
-    network = Discriminator(replace(LITE, wide_widths=(4, 4, 4, 4, 8), fc_std=1.0), 32, 48).eval()
+    network = Discriminator(replace(LITE, surroundings="mobilenet025", fc_std=1.0), 32, 48).eval()
     hr, first, second = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 48, 48), torch.rand(1, 3, 48, 48)
     assert abs(float((network(hr, first).face_logit - network(hr, second).face_logit).detach())) > 1e-4
 
@@ -63,7 +63,7 @@ def test_a_grown_network_answers_as_it_did_and_can_learn_more():
     torch.manual_seed(0)
     small = Discriminator(replace(LITE, fc_std=0.3), 32)
     small.train()(torch.rand(16, 3, 32, 32))  # BN statistics other than (0, 1)
-    large = Discriminator(replace(LITE, lite_widths=(6, 4, 12, 16, 16), wide_widths=(4, 4, 4, 4, 8), box=True), 32, 48)
+    large = Discriminator(replace(LITE, lite_widths=(6, 4, 12, 16, 16), surroundings="mobilenet025", box=True), 32, 48)
     grow(large, small.state_dict())
     hr, wide = torch.rand(4, 3, 32, 32), torch.rand(4, 3, 48, 48)
     before, after = small.eval()(hr), large.eval()(hr, wide)

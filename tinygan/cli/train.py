@@ -43,6 +43,12 @@ def _parser() -> Parser:
     )
     parser.add_argument("--init", type=Path, metavar="RUN", help="run folder of the stage before")
     parser.add_argument("--extra-images", type=Path, metavar="DIR", help="mse-init: pictures of one centred face each")
+    parser.add_argument(
+        "--surroundings",
+        type=Path,
+        metavar="W",
+        help="judge: RetinaFace-MobileNet0.25 (.pth) its second tower starts from",
+    )
     parser.add_argument("--subset", type=Path, metavar="LIST", help="fusion: hold-out images to fit on")
     parser.add_argument("--max-rois", type=int, default=600, metavar="N", help="fusion: proposals an image")
     parser.add_argument("--seed", type=int, help="of weights and batches")
@@ -89,9 +95,11 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         raise ConfigError("--extra-images is for --stage mse-init: stage gan learns from proposals")
     if stage == "mse-init" and arguments.init is not None:
         raise ConfigError("--stage mse-init starts from scratch; it takes no --init")
+    if stage != "judge" and arguments.surroundings is not None:
+        raise ConfigError("--surroundings is for --stage judge, whose second tower sees what lies around a proposal")
     if stage != "fusion" and arguments.subset is not None:
         raise ConfigError("--subset is for --stage fusion; training uses all of WIDER_train but the hold-out")
-    for path in (arguments.data, arguments.init, arguments.extra_images, *arguments.proposals):
+    for path in (arguments.data, arguments.init, arguments.extra_images, arguments.surroundings, *arguments.proposals):
         if path is not None and not path.exists():
             raise DataError(f"{path}: no such file or folder")
 
@@ -103,6 +111,7 @@ def _origin(arguments: argparse.Namespace) -> str:
         "proposals": arguments.proposals,
         "init": [arguments.init] if arguments.init else [],
         "extra images": [arguments.extra_images] if arguments.extra_images else [],
+        "surroundings": [arguments.surroundings] if arguments.surroundings else [],
         "subset": [arguments.subset] if arguments.subset else [],
     }
     lines = [f"# {name}: {' '.join(str(path.resolve()) for path in given)}" for name, given in paths.items() if given]
@@ -149,7 +158,7 @@ def _run_stage(arguments: argparse.Namespace, recipe: Recipe, folder: RunFolder,
     if arguments.stage == "judge":
         from tinygan.train.judge import train_judge
 
-        return train_judge(data, arguments.init, recipe, folder, runtime)
+        return train_judge(data, arguments.init, recipe, folder, runtime, arguments.surroundings)
     from tinygan.train.fusion import train_fusion
 
     return train_fusion(

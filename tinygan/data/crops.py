@@ -26,7 +26,7 @@ class CropConfig:
         context: side of the square crop, as a factor on the box's longer side. Not stated in the paper.
         route_px: crops up to this many source pixels go through the generator; larger ones are
             resized to ``hr_size`` and go straight to the discriminator. Default: 1.5 x ``lr_size``.
-        wide_context: side of a second crop around the same box, which shows a judge with ``wide_widths`` (see
+        wide_context: side of a second crop around the same box, which shows a judge with ``surroundings`` (see
             :class:`~tinygan.models.discriminator.DiscriminatorConfig`) the surroundings. Not in the paper.
         wide_size: side of its patch in pixels.
     """
@@ -35,7 +35,7 @@ class CropConfig:
     context: float = 2.0
     route_px: float | None = None
     wide_context: float = 4.0
-    wide_size: int = 48
+    wide_size: int = 96
 
     def __post_init__(self) -> None:
         if self.lr_size < 4:
@@ -46,8 +46,8 @@ class CropConfig:
             raise ValueError(f"route_px must not be negative, got {self.route_px}")
         if not 0.5 <= self.wide_context <= 16:
             raise ValueError(f"wide_context must lie in [0.5, 16], got {self.wide_context}")
-        if self.wide_size < 16:
-            raise ValueError(f"wide_size must be at least 16 px, got {self.wide_size}")
+        if self.wide_size < 32:
+            raise ValueError(f"wide_size must be at least 32 px, got {self.wide_size}")
 
     @property
     def hr_size(self) -> int:

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from tinygan.errors import CheckpointError, MissingDependency
 from tinygan.models.blocks import Normalise, conv_bn_relu
+from tinygan.models.surroundings import Surroundings
+
+REACH = 2.0  # a face's centre lies within so many sides of the proposal's, its size within e^2 times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,8 @@ class DiscriminatorConfig:
         fc_std: the heads' weights start from N(0, fc_std): 0.1 in the paper; a network without
             pretrained weights wants 0.01.
         box: whether there is the third head, ``fc_box``.
-        wide_widths: filters of the five stages of the tower for the surroundings; none: there is no such tower.
+        surroundings: ``mobilenet025``: a second tower sees what lies around the proposal (see
+            :mod:`tinygan.models.surroundings`); ``none`` (the paper): there is no such tower.
     """
 
     backbone: Literal["vgg19", "vgg19_bn", "vgg_lite"] = "vgg19"
@@ -39,7 +43,7 @@ class DiscriminatorConfig:
     lite_depths: tuple[int, ...] = (1, 1, 2, 2, 2)
     fc_std: float = 0.1
     box: bool = False
-    wide_widths: tuple[int, ...] = ()
+    surroundings: Literal["none", "mobilenet025"] = "none"
 
     def __post_init__(self) -> None:
         if self.backbone == "vgg_lite" and self.weights != "none":
@@ -48,8 +52,6 @@ class DiscriminatorConfig:
             raise ValueError("lite_widths and lite_depths have five entries, one a stage")
         if min(*self.lite_widths, *self.lite_depths) < 1:
             raise ValueError("lite_widths and lite_depths must be at least 1")
-        if self.wide_widths and (len(self.wide_widths) != 5 or min(self.wide_widths) < 1):
-            raise ValueError("wide_widths has five entries of at least 1, or none")
 
 
 class Judgement(NamedTuple):
@@ -73,7 +75,7 @@ class Discriminator(nn.Module):
     Args:
         config: backbone, weights and heads.
         hr_size: side of the input in pixels.
-        wide_size: side of the second input in pixels; only with ``wide_widths``.
+        wide_size: side of the second input in pixels; only with ``surroundings``.
     """
 
     def __init__(self, config: DiscriminatorConfig, hr_size: int, wide_size: int = 0) -> None:
@@ -82,10 +84,10 @@ class Discriminator(nn.Module):
         self.normalise = Normalise()
         self.features, channels = _backbone(config)
         inputs = channels * (hr_size // 16) ** 2  # four max-pools
-        self.wide_features = None
-        if config.wide_widths:
-            self.wide_features = _vgg_lite(config.wide_widths, (1, 1, 1, 2, 2))
-            inputs += config.wide_widths[-1] * (wide_size // 16) ** 2
+        self.surroundings = None
+        if config.surroundings != "none":
+            self.surroundings = Surroundings()
+            inputs += Surroundings.count(wide_size)
         self.fc_gan = nn.Linear(inputs, 1)
         self.fc_clc = nn.Linear(inputs, 1)
         self.fc_box = nn.Linear(inputs, 4) if config.box else None
@@ -99,15 +101,15 @@ class Discriminator(nn.Module):
 
         Args:
             hr: float [B, 3, S, S], RGB in [0, 1], S = ``hr_size``.
-            wide: float [B, 3, W, W], the surroundings; only for a network with ``wide_widths``.
+            wide: float [B, 3, W, W], the surroundings; only for a network with ``surroundings``.
 
         Returns:
             The answers of all heads.
         """
         features = self.features(self.normalise(hr)).flatten(1)
-        if self.wide_features is not None:
+        if self.surroundings is not None:
             assert wide is not None, "this discriminator judges by the surroundings too"
-            features = torch.cat([features, self.wide_features(self.normalise(wide)).flatten(1)], dim=1)
+            features = torch.cat([features, self.surroundings(wide)], dim=1)
         box = None if self.fc_box is None else _decode(self.fc_box(features))
         return Judgement(self.fc_gan(features).squeeze(1), self.fc_clc(features).squeeze(1), box)
 
@@ -139,8 +141,9 @@ def grow(network: Discriminator, trained: Mapping[str, Tensor]) -> None:
 
 
 def _decode(raw: Tensor) -> Tensor:
-    """Centre and logarithm of the size, [B, 4], to corners."""
-    centre, half = raw.float()[:, :2], raw.float()[:, 2:].clamp(-4.0, 2.0).exp() / 2
+    """Centre and logarithm of the size, [B, 4], to corners; kept within bounds that leave every gradient alive."""
+    bounded = REACH * torch.tanh(raw.float() / REACH)
+    centre, half = bounded[:, :2], bounded[:, 2:].exp() / 2
     return torch.cat([centre - half, centre + half], dim=1)
 
 

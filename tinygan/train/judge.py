@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from proposals.public_weights import load_into, load_tensors
 from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights, save_weights
 from tinygan.config import to_tree
 from tinygan.data.batches import to_float
@@ -25,10 +26,12 @@ from tinygan.data.crops import ByteArray
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, stream_of
 from tinygan.data.rois import IntArray
 from tinygan.detections import FloatArray
+from tinygan.errors import ConfigError
 from tinygan.judge import load_generator
 from tinygan.loop import RunFolder, run_loop
 from tinygan.losses import box_loss, classification_loss
 from tinygan.models.discriminator import Discriminator, grow
+from tinygan.models.surroundings import Surroundings
 from tinygan.runtime import Runtime, seed_everything
 from tinygan.train.gan import check_fits
 from tinygan.train.prepare import TrainingInput
@@ -39,6 +42,7 @@ from tinygan.train.stage import finish, stage_batch_size, trained_facts
 from tinygan.viz import HIT, MISSED, UNJUDGED, draw_boxes, save_png, sr_sheet
 
 MEASURED, PICTURED = 4000, 8
+DETECTOR_HEADS = ("ClassHead", "BboxHead", "LandmarkHead")  # of a public checkpoint; the tower has none
 
 
 class JudgeStage:
@@ -49,17 +53,33 @@ class JudgeStage:
         runtime: the device.
         held_out: regions to measure and picture.
         trained: state dict of the discriminator to start from.
+        surroundings: state dict of the tower for the surroundings to start from; default: ``trained``'s, or at random.
     """
 
-    def __init__(self, recipe: Recipe, runtime: Runtime, held_out: Regions, trained: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        runtime: Runtime,
+        held_out: Regions,
+        trained: Mapping[str, Tensor],
+        surroundings: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.recipe, self.runtime, self.held_out = recipe, runtime, held_out
         crops, settings = recipe.crops, recipe.judge_training
         self.discriminator = Discriminator(
             replace(recipe.discriminator, weights="none"), crops.hr_size, crops.wide_size
         )
         grow(self.discriminator, trained)
+        tower = self.discriminator.surroundings
+        if tower is not None and surroundings is not None:
+            tower.load_state_dict(surroundings)
         runtime.place(self.discriminator)
-        self.optimiser = torch.optim.AdamW(self.discriminator.parameters(), weight_decay=settings.weight_decay)
+        of_tower = {id(parameter) for parameter in ([] if tower is None else tower.parameters())}
+        own = [parameter for parameter in self.discriminator.parameters() if id(parameter) not in of_tower]
+        groups = [{"params": own, "factor": 1.0}]
+        if tower is not None:
+            groups.append({"params": list(tower.parameters()), "factor": settings.surroundings_rate})
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         self.average: AveragedModel | None = None
         if settings.ema_decay:
             average = get_ema_multi_avg_fn(settings.ema_decay)  # type: ignore[no-untyped-call]
@@ -91,9 +111,9 @@ class JudgeStage:
         return terms
 
     def set_learning_rate(self, rate: float) -> None:
-        """Set the optimiser's rate."""
+        """Set the optimiser's rates."""
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
 
     def state_dict(self) -> dict[str, Any]:
         """Discriminator, optimiser and average."""
@@ -173,7 +193,14 @@ class JudgeStage:
         return named if self.average is None else {**named, "average": self.average}
 
 
-def train_judge(data: TrainingInput, init: Path, recipe: Recipe, folder: RunFolder, runtime: Runtime) -> list[str]:
+def train_judge(
+    data: TrainingInput,
+    init: Path,
+    recipe: Recipe,
+    folder: RunFolder,
+    runtime: Runtime,
+    surroundings: Path | None = None,
+) -> list[str]:
     """Run the stage to its end; the folder then holds ``model.safetensors`` of kind ``gan``.
 
     Args:
@@ -182,13 +209,16 @@ def train_judge(data: TrainingInput, init: Path, recipe: Recipe, folder: RunFold
         recipe: sizes must be those of ``init``, but for the discriminator, which may grow.
         folder: the run.
         runtime: the device.
+        surroundings: PyTorch file of a RetinaFace-MobileNet0.25, from which the tower for the surroundings starts.
 
     Returns:
         A line for every image that could not be read.
 
     Raises:
-        CheckpointError: if ``init`` is of another kind, or its networks do not fit.
+        CheckpointError: if ``init`` is of another kind, or its networks or ``surroundings`` do not fit.
+        ConfigError: if ``surroundings`` is given and the recipe has no such tower.
     """
+    tower = None if surroundings is None else _public_tower(surroundings, recipe)
     weights = load_weights(init, ("gan", "fused"))
     check_fits(weights, recipe, init)
     recipe = replace(recipe, discriminator=recipe.judge_training.form(recipe.discriminator))
@@ -196,7 +226,7 @@ def train_judge(data: TrainingInput, init: Path, recipe: Recipe, folder: RunFold
     runtime.place(generator)
     prepared = prepare_regions(data, recipe, generator, folder.file("patches"), runtime)
     seed_everything(recipe.seed)
-    stage = JudgeStage(recipe, runtime, prepared.holdout, weights.part("discriminator"))
+    stage = JudgeStage(recipe, runtime, prepared.holdout, weights.part("discriminator"), tower)
     batch_size = stage_batch_size(recipe.judge, runtime)
     batches = RegionSource(prepared.training, recipe.batches, batch_size, recipe.seed, runtime.rank)
     run_loop(stage, batches.draw, recipe.judge, folder, runtime)
@@ -208,6 +238,18 @@ def train_judge(data: TrainingInput, init: Path, recipe: Recipe, folder: RunFold
         save_weights(folder.file(WEIGHTS_FILE), Weights("gan", to_tree(recipe), tensors, facts))
         finish(folder, prepared)
     return prepared.unreadable
+
+
+def _public_tower(path: Path, recipe: Recipe) -> dict[str, Tensor]:
+    if recipe.judge_training.surroundings == "none":
+        raise ConfigError(
+            f"{path}: weights for the tower of surroundings, but judge_training.surroundings is none; "
+            "set judge_training.surroundings=mobilenet025"
+        )
+    tower, tensors = Surroundings(), load_tensors(path)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(DETECTOR_HEADS)}
+    load_into(tower, kept, path, "RetinaFace with backbone mobilenet025")
+    return tower.state_dict()
 
 
 def _ious(boxes: Tensor, targets: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from tinygan.data.batches import BatchConfig
 from tinygan.data.crops import CropConfig, DegradationConfig
@@ -44,7 +45,9 @@ class JudgeTraining:
 
     Attributes:
         widths: filters of ``vgg_lite``'s five stages, none fewer than in stage ``gan``; ``None``: as there.
-        wide_widths: filters of the tower for the surroundings; none: no such tower.
+        surroundings: whether a second tower sees the surroundings, as of
+            :class:`~tinygan.models.discriminator.DiscriminatorConfig`.
+        surroundings_rate: its learning rate, as a factor on the schedule's; lower where it starts from public weights.
         box: whether there is the third head.
         box_weight: weight of its loss.
         box_iou: proposals that overlap a face by this much teach it where the face lies.
@@ -54,7 +57,8 @@ class JudgeTraining:
     """
 
     widths: tuple[int, ...] | None = None
-    wide_widths: tuple[int, ...] = ()
+    surroundings: Literal["none", "mobilenet025"] = "none"
+    surroundings_rate: float = 1.0
     box: bool = True
     box_weight: float = 1.0
     box_iou: float = 0.35
@@ -73,7 +77,7 @@ class JudgeTraining:
     def form(self, discriminator: DiscriminatorConfig) -> DiscriminatorConfig:
         """The discriminator of stage ``gan``, grown."""
         widths = discriminator.lite_widths if self.widths is None else self.widths
-        return replace(discriminator, lite_widths=widths, wide_widths=self.wide_widths, box=self.box)
+        return replace(discriminator, lite_widths=widths, surroundings=self.surroundings, box=self.box)
 
 
 @dataclass(frozen=True, kw_only=True)

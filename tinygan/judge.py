@@ -205,11 +205,12 @@ def judge_images(
         requests: images and boxes; read lazily.
         batch_size: patches in one forward pass.
         workers: threads that decode and cut.
-        looks: with 2, a judge that finds boxes looks again, at crops centred where it found the faces; the
-            last look counts.
+        looks: with 2, a judge that finds boxes looks again, at crops centred where it found the faces. The logits
+            are the mean of all looks, the boxes those of the last.
     """
     if looks > 1 and judge.finds_boxes:
-        requests = _closer(judge, requests, batch_size, workers, looks - 1)
+        yield from _look_closer(judge, requests, batch_size, workers, looks)
+        return
     group: list[Cut] = []
     for cut in cut_ahead(requests, judge.crops, judge.sees_wide, workers):
         group.append(cut)
@@ -219,21 +220,36 @@ def judge_images(
     yield from _judge_group(judge, group, batch_size)
 
 
-def _closer(judge: Judge, requests: Iterable[Request], batch_size: int, workers: int, looks: int) -> Iterator[Request]:
-    """The same requests, the boxes moved to where the judge found the faces."""
+def _look_closer(
+    judge: Judge, requests: Iterable[Request], batch_size: int, workers: int, looks: int
+) -> Iterator[Answer]:
+    """All looks but the last, then the last, at boxes moved to where the judge found the faces."""
     asked: deque[Request] = deque()
+    earlier: deque[Answer] = deque()
 
     def remember() -> Iterator[Request]:
         for request in requests:
             asked.append(request)
             yield request
 
-    for answer in judge_images(judge, remember(), batch_size, workers, looks):
-        request = asked.popleft()
-        if answer.error is None:
-            every = np.ones(len(request.boxes))
-            request = replace(request, boxes=approach(request.boxes, answer.boxes, every, LOOK_RESIZE * every))
-        yield request
+    def closer() -> Iterator[Request]:
+        for answer in judge_images(judge, remember(), batch_size, workers, looks - 1):
+            request = asked.popleft()
+            earlier.append(answer)
+            if answer.error is None:
+                every = np.ones(len(request.boxes))
+                request = replace(request, boxes=approach(request.boxes, answer.boxes, every, LOOK_RESIZE * every))
+            yield request
+
+    for last in judge_images(judge, closer(), batch_size, workers):
+        before = earlier.popleft()
+        if last.error is None and before.error is None:
+            last = replace(
+                last,
+                face_logits=((looks - 1) * before.face_logits + last.face_logits) / looks,
+                real_logits=((looks - 1) * before.real_logits + last.real_logits) / looks,
+            )
+        yield last
 
 
 def cut_ahead(requests: Iterable[Request], crops: CropConfig, wide: bool, workers: int) -> Iterator[Cut]:

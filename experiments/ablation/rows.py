@@ -20,6 +20,7 @@ class Row:
         note: what it is.
         wider: the discriminator is widened until the row costs what ``full`` costs.
         box: stage ``judge`` follows, with the third head.
+        surroundings: with the second tower too, from public weights.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Row:
     note: str = ""
     wider: bool = False
     box: bool = False
+    surroundings: bool = False
 
     def recipe(self, load, seed: int) -> Recipe:  # type: ignore[no-untyped-def]
         """The recipe of this row."""
@@ -47,6 +49,13 @@ ROWS = (
     Row("pairs + wild, no routing", SQUEEZED, "+ wild stream; + routing is `full`"),
     Row("no SR, no routing", (*NO_SR, *SQUEEZED), "every crop shrunk to 16 px, bilinear 4x"),
     Row("full + box head", (), "stage judge after `full`: boxes move, merge, and are looked at twice", box=True),
+    Row(
+        "full + box head + surroundings",
+        ("judge_training.surroundings=mobilenet025",),
+        "the same, a second tower sees the surroundings (starts from public weights)",
+        box=True,
+        surroundings=True,
+    ),
 )
 
 

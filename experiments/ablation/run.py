@@ -1,6 +1,6 @@
 """What each part of the second stage is worth: Table 2 of Bai et al. 2018, and does super-resolution help the judge?
 
-    python -m experiments.ablation.run --data ROOT --proposals P --out runs/ablation
+    python -m experiments.ablation.run --data ROOT --proposals P --surroundings W --out runs/ablation
 
 Every row is trained from the same start for the same steps with three seeds, one after the other, seed by seed. A
 finished row is not done again, so the command can be repeated until it is through; ``table.md`` is written anew after
@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", default=str(CONFIG))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], default=[row.name for row in ROWS])
+    parser.add_argument("--surroundings", type=Path, help="RetinaFace-MobileNet0.25 (.pth) for the last row")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--max-rois", type=int, default=100, help="proposals judged of an image")
     arguments = parser.parse_args(argv)
@@ -74,15 +75,16 @@ class Ablation:
         self.data = TrainingInput(arguments.data, (arguments.proposals,))
         self.config, self.max_rois = arguments.config, arguments.max_rois
         self.runtime = Runtime(RuntimeOptions(threads=arguments.threads))
+        self.surroundings: Path | None = arguments.surroundings
         self.results_file = self.out / "results.json"
-        self.results: list[dict[str, Any]] = []
-        if self.results_file.is_file():
-            self.results = json.loads(self.results_file.read_text())
         self._patches: dict[str, TrainingData] = {}
 
     def do(self, row: Row, seed: int) -> None:
         """One row with one seed, unless it is done."""
-        if any((done["row"], done["seed"]) == (row.name, seed) for done in self.results):
+        if any((done["row"], done["seed"]) == (row.name, seed) for done in self._results()):
+            return
+        if row.surroundings and self.surroundings is None:
+            print(f"seed {seed}, {row.name}: left out, as it needs --surroundings", flush=True)
             return
         started = time.monotonic()
         recipe, run = row.recipe(self.load, seed), self._run(row, seed)
@@ -90,7 +92,8 @@ class Ablation:
             self._train(row, recipe, seed, run)
         trained = time.monotonic() - started
         found = self._measure(row, run, seed)
-        self.results.append(
+        results = [  # read anew: another command may do other rows beside this one
+            *self._results(),
             {
                 "row": row.name,
                 "seed": seed,
@@ -99,16 +102,22 @@ class Ablation:
                 "seconds_training": round(trained, 1),
                 "seconds_measuring": round(time.monotonic() - started - trained, 1),
                 **found,
-            }
-        )
-        write_atomically(self.results_file, json.dumps(self.results, indent=1).encode())
-        write_table(self.out, self.results)
+            },
+        ]
+        write_atomically(self.results_file, json.dumps(results, indent=1).encode())
+        write_table(self.out, results)
         gains = {subset: round(figures["points"], 2) for subset, figures in found["val"].items()}
         print(f"seed {seed}, {row.name}: {gains}, {time.monotonic() - started:.0f} s", flush=True)
 
     def load(self, settings: Sequence[str]) -> Recipe:
         """The common recipe with overrides."""
         return load_config(Recipe, self.config, list(settings))
+
+    def _results(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        if self.results_file.is_file():
+            found = json.loads(self.results_file.read_text())
+        return found
 
     def _run(self, row: Row, seed: int) -> Path:
         return self.out / f"{row.name.replace(' ', '_').replace(',', '')}_{seed}"
@@ -118,7 +127,8 @@ class Ablation:
         if row.box:
             full = next(one for one in ROWS if not one.settings and not one.box)
             self.do(full, seed)
-            train_judge(self.data, self._run(full, seed), recipe, folder, self.runtime)
+            tower = self.surroundings if row.surroundings else None
+            train_judge(self.data, self._run(full, seed), recipe, folder, self.runtime, tower)
         else:
             fit_gan(self._patches_of(recipe), self._start(recipe), recipe, folder, self.runtime)
 

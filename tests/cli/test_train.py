@@ -109,6 +109,7 @@ def wait_for(file: Path, process: subprocess.Popen[bytes]) -> None:
         (["--init", "RUNS/fusion"], "kind 'fused', expected generator"),
         (["--set", "generator.width=7"], "was trained with generator.width = 6, but the config says 7"),
         (["--extra-images", "RUNS"], "--extra-images is for --stage mse-init"),
+        (["--surroundings", "RUNS/gan/model.safetensors"], "--surroundings is for --stage judge"),
         (["--set", "losses={pixel: false, adversarial: false, classification: false}"], "all off"),
     ],
 )

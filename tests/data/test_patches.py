@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,6 +32,11 @@ def test_streams_are_divided_by_crop_side():
         PAIRED,
         PAIRED,
     ]
+
+
+def test_without_routing_large_crops_still_make_pairs():
+    crops = replace(CROPS, route_px=1e9)
+    assert [stream_of(side, crops) for side in (5, 31.9, 32, 500)] == [SMALL, SMALL, PAIRED, PAIRED]
 
 
 def test_patches_have_their_stream_size_and_label(sources, tmp_path):

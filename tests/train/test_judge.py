@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from proposals.retinaface import RetinaFaceConfig, RetinaFaceNetwork
 from tinygan.config import load_config
 from tinygan.data.batches import BatchConfig
 from tinygan.data.rois import FACE
-from tinygan.errors import CheckpointError, DataError
+from tinygan.errors import CheckpointError, ConfigError, DataError
 from tinygan.formats.wider import load_split
 from tinygan.models.discriminator import Discriminator
 from tinygan.models.generator import Generator
+from tinygan.models.surroundings import Surroundings
 from tinygan.runtime import Runtime, RuntimeOptions, seed_everything
-from tinygan.train.judge import JudgeStage
+from tinygan.train.judge import JudgeStage, _public_tower
 from tinygan.train.prepare import TrainingInput
 from tinygan.train.recipe import JudgeTraining, Recipe
 from tinygan.train.regions import Regions, RegionSource, prepare_regions
@@ -105,6 +107,20 @@ def test_regions_are_cut_once_and_know_their_faces(runtime, tiny_options, tiny_w
     monkeypatch.setattr("tinygan.train.regions._build", lambda *_: pytest.fail("cut again"))
     again = prepare_regions(data, recipe, generator, tmp_path, runtime)
     assert np.array_equal(again.training.hr, made.training.hr)
+
+
+def test_second_tower_starts_from_a_public_detector(tiny_options, tmp_path):
+    detector, file = RetinaFaceNetwork(RetinaFaceConfig()), tmp_path / "detector.pth"
+    torch.save(detector.state_dict(), file)
+    tower = _public_tower(file, load_config(Recipe, None, tiny_options))
+    names = set(tower)
+    assert names == set(Surroundings().state_dict()) and len(names) > 200
+    assert all(torch.equal(tower[name], detector.state_dict()[name]) for name in names)
+    with pytest.raises(ConfigError, match=r"judge_training\.surroundings=mobilenet025"):
+        _public_tower(file, load_config(Recipe, None, [*tiny_options, "judge_training.surroundings=none"]))
+    torch.save({"weight": torch.zeros(3)}, file)
+    with pytest.raises(CheckpointError, match="not the weights of RetinaFace"):
+        _public_tower(file, load_config(Recipe, None, tiny_options))
 
 
 def test_settings_are_checked(runtime, tiny_options):

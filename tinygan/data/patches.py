@@ -81,9 +81,9 @@ def patch_size(stream: str, crops: CropConfig) -> int:
 
 def stream_of(side_px: float, crops: CropConfig) -> str:
     """The stream of a crop, by its side in source pixels."""
-    if side_px <= crops.gate_px:
-        return SMALL
-    return PAIRED if side_px >= crops.hr_size else MEDIUM
+    if side_px >= crops.hr_size:
+        return PAIRED  # even where routing sends every crop through the generator
+    return SMALL if side_px <= crops.gate_px else MEDIUM
 
 
 def build_patches(

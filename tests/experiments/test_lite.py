@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from experiments.lite.report import compare, truth_of
-from experiments.lite.run import main
+from experiments.lite.run import halved, main
 from tinygan.checkpoint import load_weights
 from tinygan.detections import Detections, GroundTruth
 from tinygan.formats.wider import load_split
@@ -28,6 +29,13 @@ def test_compare_by_hand_and_pooled():
     assert table["same"]["all"] == {"before": 0.5, "after": 0.5, "points": 0.0, "low": 0.0, "high": 0.0}
     assert table["pooled"]["all"]["points"] == pytest.approx(25)
     assert table["pooled"]["all"]["low"] == pytest.approx(25)  # every image tells the same
+
+
+def test_half_precision_spares_statistics_too_large_for_it():
+    tensors = {"conv.weight": torch.ones(2, 3, 1, 1), "bn.running_var": torch.tensor([75_000.0, 1e-9])}
+    small = halved(tensors)
+    assert small["conv.weight"].dtype == torch.float16
+    assert torch.equal(small["bn.running_var"], tensors["bn.running_var"])
 
 
 def test_without_official_files_all_valid_faces_count(tiny_wider):

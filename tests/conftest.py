@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -131,7 +132,7 @@ def finding_checkpoint(tiny_options: list[str], tmp_path_factory: pytest.TempPat
     assert discriminator.fc_box is not None
     with torch.no_grad():
         discriminator.fc_box.weight.zero_()
-        discriminator.fc_box.bias.copy_(torch.tensor([0.5, 0.0, 0.0, 0.0]))
+        discriminator.fc_box.bias.copy_(torch.tensor([2 * math.atanh(0.25), 0.0, 0.0, 0.0]))
     tensors |= {f"discriminator.{n}": t for n, t in discriminator.state_dict().items()}
     fusion = Fusion(judge=0.6, move=1.0, merge_iou=0.6, looks=2, fitted=True)
     path = tmp_path_factory.mktemp("finding") / "model.safetensors"

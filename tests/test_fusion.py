@@ -10,7 +10,6 @@ from tinygan.fusion import (
     calibrate,
     fuse,
     impute_face_logits,
-    least_judge,
     move_boxes,
     search_weights,
     view_detector,
@@ -70,16 +69,6 @@ def test_search_finds_the_best_of_the_values():
     found = search_weights(quality, Fusion(judge=0.0), FusionConfig())
     assert (found.judge, found.judge_by_size, found.size) == (0.75, -0.2, 0.1)
     assert search_weights(lambda trial: 0.0, Fusion(judge=0.5), FusionConfig()).judge == 0.5  # ties change nothing
-
-
-def test_a_smaller_weight_of_the_judge_is_preferred_where_it_costs_little():
-    def quality(trial: Fusion) -> float:
-        return 0.8 - 0.004 * (1.0 - trial.judge) - (0.0 if trial.judge_by_size == -0.2 * trial.judge else 1.0)
-
-    best = Fusion(judge=1.0, judge_by_size=-0.2)
-    assert least_judge(quality, best, FusionConfig()).judge == 0.5  # costs 0.002
-    assert least_judge(quality, best, FusionConfig(caution=0.001)).judge == 0.75
-    assert least_judge(quality, best, FusionConfig(caution=0.0)) == best
 
 
 def test_calibration_keeps_ranks_and_says_shares():

@@ -41,8 +41,6 @@ class FusionConfig:
         merge_iou: values of the overlap at which two boxes are one; ``None``: none are merged.
         looks: as of :class:`Fusion`, if the judge has the third head.
         sweeps: passes over all of them.
-        caution: mean AP given up, at most, for a smaller weight of the judge: of two that do about as well on the
-            detectors at hand, the smaller does better on a detector that nobody fitted.
     """
 
     heights_px: tuple[float, ...] = (0.0, 0.0, 24.0, 48.0)
@@ -56,7 +54,6 @@ class FusionConfig:
     merge_iou: tuple[float | None, ...] = (None, 0.5, 0.6, 0.7)
     looks: int = 2
     sweeps: int = 2
-    caution: float = 0.002
 
     def values(self) -> dict[str, tuple[float | None, ...]]:
         """What to try of each of :class:`Fusion`'s weights, in this order."""
@@ -215,22 +212,6 @@ def search_weights(quality: Callable[[Fusion], float], start: Fusion, config: Fu
                 found = -np.inf if trial == best else quality(trial)
                 if found > highest:
                     best, highest = trial, found
-    return best
-
-
-def least_judge(quality: Callable[[Fusion], float], best: Fusion, config: FusionConfig) -> Fusion:
-    """The smallest of the judge's weights that costs ``caution`` or less; its slope over size shrinks with it.
-
-    Args:
-        quality: as of :func:`search_weights`.
-        best: what that found.
-        config: values to try.
-    """
-    enough = quality(best) - config.caution
-    for value in sorted(value for value in config.judge if value < best.judge):
-        trial = replace(best, judge=value, judge_by_size=best.judge_by_size * value / best.judge)
-        if quality(trial) >= enough:
-            return trial
     return best
 
 

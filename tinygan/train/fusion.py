@@ -25,16 +25,7 @@ from tinygan.formats.files import open_detections, write_atomically
 from tinygan.formats.names import select_names
 from tinygan.formats.wider import WiderSplit, load_split, load_subset
 from tinygan.formats.wider_mat import EvaluationTruth, truth_of_faces
-from tinygan.fusion import (
-    Fusion,
-    FusionConfig,
-    calibrate,
-    fused_logits,
-    least_judge,
-    move_boxes,
-    search_weights,
-    view_detector,
-)
+from tinygan.fusion import Fusion, FusionConfig, calibrate, fused_logits, move_boxes, search_weights, view_detector
 from tinygan.judge import Judge, Request, judge_images
 from tinygan.loop import FINISHED_FILE, RunFolder
 from tinygan.runtime import Runtime
@@ -159,7 +150,7 @@ def fit_fusion(detectors: Sequence[ByImage], labels: RoiConfig, config: FusionCo
             aps += [subset.ap_exact for subset in result.subsets.values() if subset.faces]
         return float(np.mean(aps))
 
-    best = least_judge(quality, search_weights(quality, basis, config), config)
+    best = search_weights(quality, basis, config)
     logits = [fused_logits(best, *column, view) for column, view in zip(columns, views, strict=True)]
     calibrated = calibrate(best, np.concatenate(logits)[kept], np.concatenate(is_face)[kept])
     return replace(calibrated, usual_view=usual)

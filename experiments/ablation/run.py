@@ -63,6 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def judged_by(row: Row, recipe: Recipe) -> Recipe:
+    """The recipe with the discriminator that judges in the end."""
+    grown = recipe.judge_training.form(recipe.discriminator)
+    return replace(recipe, discriminator=grown) if row.box else recipe
+
+
 class Ablation:
     """The rows, and what they share: patches, generators after ``mse-init``, data.
 
@@ -97,7 +103,7 @@ class Ablation:
             {
                 "row": row.name,
                 "seed": seed,
-                "giga_flops": round(generator_flops(recipe) + discriminator_flops(recipe), 4),
+                "giga_flops": round(generator_flops(recipe) + discriminator_flops(judged_by(row, recipe)), 4),
                 "steps": recipe.gan.steps,
                 "seconds_training": round(trained, 1),
                 "seconds_measuring": round(time.monotonic() - started - trained, 1),

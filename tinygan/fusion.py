@@ -44,7 +44,7 @@ class FusionConfig:
     """
 
     heights_px: tuple[float, ...] = (0.0, 0.0, 24.0, 48.0)
-    sure: float = 8.0
+    sure: float = 2.0
     judge: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
     judge_by_size: tuple[float, ...] = (0.0, -0.1, -0.2, -0.3, -0.4)
     size: tuple[float, ...] = (0.0, 0.1)

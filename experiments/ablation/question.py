@@ -95,6 +95,7 @@ def write_table(out: Path, results: Sequence[Mapping[str, Any]]) -> None:
             {one["seed"] for one in results if one["row"] == first}
             & {one["seed"] for one in results if one["row"] == second}
         )
+        seeds = [seed for seed in seeds if all(_judged(out, row, seed).is_dir() for row in (first, second))]
         if not seeds:
             continue
         lines += [
@@ -115,9 +116,13 @@ def write_table(out: Path, results: Sequence[Mapping[str, Any]]) -> None:
 ByNumber = dict[int, tuple[FloatArray, FloatArray]]  # {image number: (labels, face logits)}
 
 
+def _judged(out: Path, row: str, seed: int) -> Path:
+    return out / f"{row.replace(' ', '_').replace(',', '')}_{seed}" / "judged"
+
+
 def _load(out: Path, row: str, seed: int) -> dict[str, npt.NDArray[Any]]:
     """Both splits' columns; images of the second are numbered on."""
-    folder = out / f"{row.replace(' ', '_').replace(',', '')}_{seed}" / "judged"
+    folder = _judged(out, row, seed)
     parts = []
     for part in ("train", "val"):
         with np.load(folder / f"{part}.npz") as file:

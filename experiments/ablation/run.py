@@ -99,7 +99,7 @@ class Ablation:
         trained = time.monotonic() - started
         found = self._measure(row, run, seed)
         results = [  # read anew: another command may do other rows beside this one
-            *self._results(),
+            *(done for done in self._results() if (done["row"], done["seed"]) != (row.name, seed)),
             {
                 "row": row.name,
                 "seed": seed,

@@ -69,3 +69,35 @@ def decode_landmarks(offsets: Tensor, anchors: Tensor, variances: tuple[float, f
     points = offsets.reshape(len(offsets), offsets.shape[1] // 2, 2) * variances[0]
     placed = anchors[:, None, :2] + points * anchors[:, None, 2:]
     return placed.reshape(offsets.shape)
+
+
+def encode_boxes(boxes: Tensor, anchors: Tensor, variances: tuple[float, float]) -> Tensor:
+    """The inverse of :func:`decode_boxes`.
+
+    Args:
+        boxes: float [N, 4], ``x1, y1, x2, y2``, of some area.
+        anchors: float [N, 4], ``centre x, centre y, width, height``.
+        variances: of centre and size.
+
+    Returns:
+        float [N, 4], offsets.
+    """
+    centre, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    shift = (centre - anchors[:, :2]) / (variances[0] * anchors[:, 2:])
+    return torch.cat([shift, (size / anchors[:, 2:]).log() / variances[1]], dim=1)
+
+
+def encode_landmarks(points: Tensor, anchors: Tensor, variances: tuple[float, float]) -> Tensor:
+    """The inverse of :func:`decode_landmarks`.
+
+    Args:
+        points: float [N, 2 K], ``x, y`` of K points in turn, pixels.
+        anchors: float [N, 4], ``centre x, centre y, width, height``.
+        variances: of centre and size.
+
+    Returns:
+        float [N, 2 K], offsets.
+    """
+    placed = points.reshape(len(points), points.shape[1] // 2, 2)
+    offsets = (placed - anchors[:, None, :2]) / (variances[0] * anchors[:, None, 2:])
+    return offsets.reshape(points.shape)

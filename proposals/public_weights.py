@@ -1,4 +1,4 @@
-"""Reads PyTorch checkpoints that others published."""
+"""Reads a first stage's weights: tinygan's own, and PyTorch checkpoints that others published."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from tinygan.checkpoint import load_weights
 from tinygan.errors import CheckpointError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -17,11 +18,14 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
     Args:
         path: a file of ``torch.save``: a state dict, bare or under ``state_dict``, ``model_state_dict`` or ``model``,
-            with or without the ``module.`` that data-parallel training leaves before each name.
+            with or without the ``module.`` that data-parallel training leaves before each name; or a
+            run folder or ``.safetensors`` file of ``tinygan-train-proposer``.
 
     Raises:
         CheckpointError: if the file is absent, no PyTorch file, holds other objects than tensors, or no state dict.
     """
+    if path.is_dir() or path.suffix == ".safetensors":
+        return load_weights(path, ("proposer",)).part("proposer")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; expected a state dict of PyTorch (.pth)")
     try:

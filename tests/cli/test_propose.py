@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tinygan.checkpoint import packaged_weights
 from tinygan.cli.propose import main
 from tinygan.formats.files import open_detections
 from tinygan.formats.wider import load_split
@@ -24,10 +25,24 @@ def test_real_weights_write_a_file_an_image(shared_data, tiny_wider, tmp_path, s
     assert "--overwrite" in capsys.readouterr().err
 
 
+def test_without_weights_those_that_ship_are_used(tiny_wider, tmp_path):
+    out, same = tmp_path / "found", tmp_path / "same"
+    assert main(typed(tiny_wider, out, "--threads", "1")) == 0
+    shipped = str(packaged_weights("retinaface_mobilenet025"))
+    assert main(typed(tiny_wider, same, "--threads", "1", "--weights", shipped)) == 0
+    first, second = open_detections(out), open_detections(same)
+    assert sum(len(found) for found in first.values()) > 0
+    assert all(first[name].scores.tolist() == second[name].scores.tolist() for name in first)
+
+
+def test_a_judge_is_no_first_stage(tiny_wider, tmp_path, capsys):
+    assert main(typed(tiny_wider, tmp_path / "out", "--weights", str(packaged_weights("lite")))) == 2
+    assert "kind 'fused', expected proposer" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "needs trained weights; give their file with --weights"),
         (("--weights", "nowhere.pth"), "nowhere.pth"),
         (("--proposer", "retinafce"), "did you mean 'retinaface'"),
     ],

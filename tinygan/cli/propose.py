@@ -18,7 +18,7 @@ from tinygan.cli.common import (
     make_parser,
     run_command,
 )
-from tinygan.errors import CheckpointError, DataError
+from tinygan.errors import DataError
 
 if TYPE_CHECKING:
     from proposals.engine import Report
@@ -38,7 +38,7 @@ def _parser() -> Parser:
     parser = make_parser("tinygan-propose", "Find faces with a first stage; write one file of boxes an image.")
     names = ", ".join(sorted(PROPOSERS))
     parser.add_argument("--proposer", default="retinaface", metavar="NAME", help=f"{names} (default: retinaface)")
-    parser.add_argument("--weights", type=Path, metavar="W", help="the proposer's weights file")
+    parser.add_argument("--weights", type=Path, metavar="W", help="its weights, file or run (default: those that ship)")
     parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="folder of images, read at any depth")
     parser.add_argument("--out", required=True, type=Path, metavar="P", help="folder or .tar.gz to write")
     parser.add_argument("--subset", type=Path, metavar="LIST", help="image names, or a *_bbx_gt.txt")
@@ -52,23 +52,18 @@ def _parser() -> Parser:
 def _propose(arguments: argparse.Namespace) -> int:
     if arguments.report is not None and not arguments.report.absolute().parent.is_dir():
         raise DataError(f"{arguments.report}: no such folder to write the report into")
-    from proposals import build_proposer, find_proposer
-
-    entry = find_proposer(arguments.proposer)
-    if entry.needs_weights and arguments.weights is None:
-        raise CheckpointError(f"--proposer {arguments.proposer}: needs trained weights; give their file with --weights")
+    from proposals import choose_proposer
     from proposals.engine import open_output, plan_proposing, propose_all, run_settings
-    from tinygan.config import load_config
     from tinygan.formats.files import write_atomically
     from tinygan.runtime import Runtime, RuntimeOptions
 
-    config = load_config(entry.config_type(), arguments.config, arguments.overrides)
+    chosen = choose_proposer(arguments.proposer, arguments.weights, arguments.config, arguments.overrides)
     plan = plan_proposing(arguments.images, arguments.subset)
     # bf16 moves boxes of a few pixels: on WIDER-mini it costs 0.4 points of AP, so it has to be asked for.
     precision: Precision = "32" if arguments.precision == "auto" else arguments.precision
     options = RuntimeOptions(device=arguments.device, precision=precision, threads=arguments.threads)
-    proposer = build_proposer(arguments.proposer, config, arguments.weights, Runtime(options))
-    settings = run_settings(arguments.proposer, config, arguments.weights, arguments.images)
+    proposer = chosen.build(Runtime(options))
+    settings = run_settings(chosen.name, chosen.config, chosen.weights, arguments.images)
     writer = open_output(arguments.out, settings, arguments.resume, arguments.overwrite)
     report = propose_all(plan, proposer, writer, arguments.batch_size or 1)
     writer.close()

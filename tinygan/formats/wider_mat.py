@@ -7,7 +7,7 @@ transposed and cells as references. Both become the same nested lists here. Boxe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -97,6 +97,23 @@ def truth_of_faces(faces: Mapping[str, GroundTruth], subset: str = "all") -> Eva
     boxes = {name: truth.boxes if len(truth) else np.zeros((1, 4)) for name, truth in faces.items()}
     members = {name: truth.usable if len(truth) else np.zeros(1, dtype=np.bool_) for name, truth in faces.items()}
     return EvaluationTruth(boxes, {subset: members})
+
+
+def truth_by_height(faces: Mapping[str, GroundTruth], heights_px: Sequence[float]) -> EvaluationTruth:
+    """As :func:`truth_of_faces`, with one subset a height: smaller faces are ignored.
+
+    Args:
+        faces: ``{image name: faces}``.
+        heights_px: least height of each subset; they are named after it and their place.
+    """
+    truth = truth_of_faces(faces)
+    (usable,) = truth.subsets.values()
+    height_of = {name: boxes[:, 3] - boxes[:, 1] for name, boxes in truth.faces.items()}
+    subsets = {
+        f"{at}: {least:g} px": {name: usable[name] & (height >= least) for name, height in height_of.items()}
+        for at, least in enumerate(heights_px)
+    }
+    return EvaluationTruth(truth.faces, subsets)
 
 
 def load_mat_ground_truth(folder: Path) -> EvaluationTruth:

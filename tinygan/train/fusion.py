@@ -24,7 +24,7 @@ from tinygan.evaluate.wider import evaluate_wider
 from tinygan.formats.files import open_detections, write_atomically
 from tinygan.formats.names import select_names
 from tinygan.formats.wider import WiderSplit, load_split, load_subset
-from tinygan.formats.wider_mat import EvaluationTruth, truth_of_faces
+from tinygan.formats.wider_mat import truth_by_height
 from tinygan.fusion import Fusion, FusionConfig, calibrate, fused_logits, move_boxes, search_weights, view_detector
 from tinygan.judge import Judge, Request, judge_images
 from tinygan.loop import FINISHED_FILE, RunFolder
@@ -141,7 +141,9 @@ def fit_fusion(detectors: Sequence[ByImage], labels: RoiConfig, config: FusionCo
     basis = replace(moving, judge=0.75, sure=config.sure, fitted=True, evidence=evidence)
     usual = view_detector(basis, *pooled) or PLAIN
     views = [view_detector(basis, *column) or usual for column in columns]
-    truths = [_truth(one, config.heights_px) for one in detectors]
+    truths = [
+        truth_by_height({name: judged.truth for name, judged in one.items()}, config.heights_px) for one in detectors
+    ]
 
     def quality(trial: Fusion) -> float:
         aps = []
@@ -174,18 +176,6 @@ def _labels_of(judged: ByImage, labels: RoiConfig, fusion: Fusion) -> tuple[Floa
 def _middle(values: Sequence[float]) -> float:
     """Where a search begins."""
     return sorted(values)[len(values) // 2]
-
-
-def _truth(judged: ByImage, heights_px: Sequence[float]) -> EvaluationTruth:
-    """Faces of at least each height count in turn."""
-    truth = truth_of_faces({name: one.truth for name, one in judged.items()})
-    (usable,) = truth.subsets.values()
-    height_of = {name: boxes[:, 3] - boxes[:, 1] for name, boxes in truth.faces.items()}
-    subsets = {
-        f"{at}: {least:g} px": {name: usable[name] & (height >= least) for name, height in height_of.items()}
-        for at, least in enumerate(heights_px)
-    }
-    return EvaluationTruth(truth.faces, subsets)
 
 
 def rescored(judged: ByImage, fusion: Fusion, logits: FloatArray) -> dict[str, Detections]:

@@ -22,10 +22,10 @@ from tinygan.losses import adversarial_loss, classification_loss, pixel_loss, re
 from tinygan.models.discriminator import Discriminator
 from tinygan.models.generator import Generated, Generator, GeneratorConfig
 from tinygan.runtime import Runtime, seed_everything
+from tinygan.stage import finish, stage_batch_size, trained_facts
 from tinygan.train.prepare import TrainingData, TrainingInput, prepare
 from tinygan.train.recipe import Recipe, check_trainable
 from tinygan.train.samples import HeldOut
-from tinygan.train.stage import finish, stage_batch_size, trained_facts
 
 Terms = dict[str, Tensor]
 

@@ -33,12 +33,12 @@ from tinygan.losses import box_loss, classification_loss
 from tinygan.models.discriminator import Discriminator, grow
 from tinygan.models.surroundings import Surroundings
 from tinygan.runtime import Runtime, seed_everything
+from tinygan.stage import finish, stage_batch_size, trained_facts
 from tinygan.train.gan import check_fits
 from tinygan.train.prepare import TrainingInput
 from tinygan.train.recipe import Recipe
 from tinygan.train.regions import RegionBatch, Regions, RegionSource, prepare_regions
 from tinygan.train.samples import roc_area
-from tinygan.train.stage import finish, stage_batch_size, trained_facts
 from tinygan.viz import HIT, MISSED, UNJUDGED, draw_boxes, save_png, sr_sheet
 
 MEASURED, PICTURED = 4000, 8

@@ -17,10 +17,10 @@ from tinygan.loop import RunFolder, run_loop
 from tinygan.losses import pixel_loss
 from tinygan.models.generator import Generator
 from tinygan.runtime import Runtime, seed_everything
+from tinygan.stage import finish, stage_batch_size, trained_facts
 from tinygan.train.prepare import TrainingData, TrainingInput, prepare
 from tinygan.train.recipe import Recipe
 from tinygan.train.samples import HeldOut
-from tinygan.train.stage import finish, stage_batch_size, trained_facts
 
 
 class MseInit:

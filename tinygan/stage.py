@@ -1,4 +1,4 @@
-"""What the training stages share: batch size per device, what a checkpoint remembers, the end of a run."""
+"""What training stages share: batch size per device, what a checkpoint remembers, the end of a run."""
 
 from __future__ import annotations
 

@@ -1,0 +1,128 @@
+"""RetinaFace's multi-task loss as pure functions (Deng et al. 2020, Eq. 1, without its dense regression)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
+
+from proposals.matching import BACKGROUND, FACE, IGNORED, Targets
+from proposals.retinaface import Output
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionLossConfig:
+    """Form of the classification loss, and weights.
+
+    Attributes:
+        classification: ``hard_negatives``: cross-entropy on all faces and the worst background anchors; ``focal``: on
+            all anchors (Lin et al. 2017).
+        negatives_per_face: background anchors a face anchor, for ``hard_negatives`` (the common implementation's 7).
+        focal_alpha: weight of faces, for ``focal``.
+        focal_gamma: how much easy anchors fade, for ``focal``.
+        box_weight: λ1 of the paper; the common implementation has 2.
+        landmark_weight: λ2 of the paper; the common implementation has 1.
+    """
+
+    classification: Literal["hard_negatives", "focal"] = "hard_negatives"
+    negatives_per_face: int = 7
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    box_weight: float = 0.25
+    landmark_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.negatives_per_face < 1:
+            raise ValueError(f"negatives_per_face must be at least 1, got {self.negatives_per_face}")
+        if min(self.box_weight, self.landmark_weight, self.focal_gamma) < 0 or not 0 <= self.focal_alpha <= 1:
+            raise ValueError("weights and focal_gamma must not be negative, focal_alpha lies in [0, 1]")
+
+
+def hard_negative_loss(logits: Tensor, labels: Tensor, negatives_per_face: int) -> Tensor:
+    """Cross-entropy over faces and, picture by picture, the background anchors with the highest loss.
+
+    Args:
+        logits: float [B, A], face against background.
+        labels: int64 [B, A], ``FACE``, ``BACKGROUND`` or ``IGNORED``.
+        negatives_per_face: how many of them a face anchor; a picture without faces gives as many as one with one.
+
+    Returns:
+        A scalar: the sum over the anchors chosen, by the number of faces (at least 1).
+    """
+    faces, background = labels == FACE, labels == BACKGROUND
+    losses = F.binary_cross_entropy_with_logits(logits, faces.to(logits.dtype), reduction="none")
+    quota = negatives_per_face * faces.sum(dim=1).clamp(min=1)
+    total = losses[faces].sum()
+    for row, mask, count in zip(losses, background, quota.tolist(), strict=True):
+        negatives = row[mask]
+        total = total + negatives.topk(min(count, len(negatives))).values.sum()
+    return total / faces.sum().clamp(min=1)
+
+
+def focal_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Focal loss over all anchors that count (Lin et al. 2017, Eq. 5).
+
+    Args:
+        logits: float [B, A], face against background.
+        labels: int64 [B, A], ``FACE``, ``BACKGROUND`` or ``IGNORED``.
+        alpha: weight of faces; 1 - alpha is that of background.
+        gamma: how much easy anchors fade.
+
+    Returns:
+        A scalar: the sum by the number of faces (at least 1).
+    """
+    counts = labels != IGNORED
+    faces = labels == FACE
+    total = sigmoid_focal_loss(logits[counts], faces[counts].to(logits.dtype), alpha, gamma, reduction="sum")
+    loss: Tensor = total / faces.sum().clamp(min=1)
+    return loss
+
+
+def offset_loss(offsets: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
+    """Smooth-L1 of box or landmark offsets.
+
+    Args:
+        offsets: float [B, A, K].
+        targets: float [B, A, K], finite where ``chosen``.
+        chosen: bool [B, A], anchors that count.
+
+    Returns:
+        A scalar: the sum over K, the mean over anchors; 0 (with a gradient of 0) if there are none.
+    """
+    found = offsets[chosen].float()
+    return F.smooth_l1_loss(found, targets[chosen], reduction="sum") / max(1, len(found))
+
+
+def detection_losses(output: Output, targets: Targets, config: DetectionLossConfig) -> dict[str, Tensor]:
+    """All terms, unweighted; landmarks count where they are known.
+
+    Args:
+        output: of the network, for B pictures.
+        targets: of the same anchors, [B, A, ...].
+        config: form of the classification loss.
+    """
+    labels = targets.labels
+    logits = (
+        output.class_logits[..., 1] - output.class_logits[..., 0]
+    ).float()  # softmax of two classes is this one's sigmoid
+    if config.classification == "focal":
+        classification = focal_loss(logits, labels, config.focal_alpha, config.focal_gamma)
+    else:
+        classification = hard_negative_loss(logits, labels, config.negatives_per_face)
+    faces = labels == FACE
+    known = faces & torch.isfinite(targets.landmarks).all(dim=-1)
+    return {
+        "classification": classification,
+        "box": offset_loss(output.boxes, targets.boxes, faces),
+        "landmarks": offset_loss(output.landmarks, targets.landmarks, known),
+    }
+
+
+def weighted_sum(terms: Mapping[str, Tensor], config: DetectionLossConfig) -> Tensor:
+    """classification + λ1 box + λ2 landmarks."""
+    return terms["classification"] + config.box_weight * terms["box"] + config.landmark_weight * terms["landmarks"]

@@ -1,0 +1,224 @@
+"""Training pictures: squares cut from photographs at random, with the faces in them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from proposals.anchors import pyramid_anchors
+from proposals.backbones import STRIDES
+from proposals.matching import Faces, Targets, match_anchors
+from proposals.train.recipe import PictureConfig, ProposerRecipe
+from tinygan.boxes import longer_side
+from tinygan.detections import BoolArray, FloatArray, GroundTruth
+from tinygan.errors import DataError
+from tinygan.formats.images import read_image
+from tinygan.formats.retinaface import LANDMARKS, POINTS
+
+log = logging.getLogger(__name__)
+MEAN_RGB = (123, 117, 104)  # what lies beyond a photograph's border
+MIRRORED_POINTS = [1, 0, 2, 4, 3]  # left eye <-> right eye, corners of the mouth
+_TRIES = 20
+
+
+class PictureBatch(NamedTuple):
+    """B pictures and what the network should say of them.
+
+    Attributes:
+        pictures: uint8 RGB [B, 3, S, S].
+        targets: of every anchor, stacked [B, A, ...].
+    """
+
+    pictures: Tensor
+    targets: Targets
+
+
+class Photograph(NamedTuple):
+    """An image file and its faces.
+
+    Attributes:
+        path: of the file.
+        boxes: float64 [M, 4], pixels, ``x1, y1, x2, y2`` of some area.
+        invalid: bool [M], ignored faces.
+        landmarks: float64 [M, 5, 2]; NaN where unknown.
+    """
+
+    path: Path
+    boxes: FloatArray
+    invalid: BoolArray
+    landmarks: FloatArray
+
+
+def photographs(
+    root: Path, truths: Mapping[str, GroundTruth], names: Sequence[str], labels: Mapping[str, GroundTruth] | None
+) -> list[Photograph]:
+    """Faces of some images, with the landmarks that RetinaFace's labels know.
+
+    Args:
+        root: folder of the images.
+        truths: ``{image name: faces}``.
+        names: the images wanted.
+        labels: from ``label.txt`` (:mod:`tinygan.formats.retinaface`): faces with landmarks; they belong to the face
+            with the same box.
+    """
+    found = []
+    for name in names:
+        truth = truths[name]
+        sized = (truth.boxes[:, 2:] > truth.boxes[:, :2]).all(axis=1)
+        boxes = truth.boxes[sized]
+        points = np.full((len(boxes), POINTS, 2), np.nan)
+        if labels is not None and name in labels:
+            known = labels[name]
+            at = {tuple(np.rint(box)): row for row, box in enumerate(known.boxes)}
+            for row, box in enumerate(boxes):
+                if tuple(np.rint(box)) in at:
+                    points[row] = known.fields[LANDMARKS][at[tuple(np.rint(box))]]
+        found.append(Photograph(root / name, boxes, truth.invalid[sized], points))
+    return found
+
+
+class PictureSource:
+    """Draws batches: each a pure function of the seed, the step and the process.
+
+    Args:
+        photos: at least one.
+        recipe: sizes, anchors, thresholds.
+        batch_size: pictures of a batch.
+        rank: number of this process.
+        world_size: how many processes draw.
+    """
+
+    def __init__(
+        self, photos: Sequence[Photograph], recipe: ProposerRecipe, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self._photos, self._recipe, self._batch_size = photos, recipe, batch_size
+        self._rank, self._world_size = rank, world_size
+        size = recipe.pictures.size
+        cells = [(-(-size // stride), -(-size // stride)) for stride in STRIDES]
+        self._anchors = pyramid_anchors(cells, STRIDES, recipe.network.anchors)
+        self.unreadable: dict[str, None] = {}
+
+    def draw(self, step: int) -> PictureBatch:
+        """The batch of a step; may be called from several threads.
+
+        Raises:
+            DataError: if image after image cannot be read.
+        """
+        rows = [self._draw(step * self._batch_size + at) for at in range(self._batch_size)]
+        pictures = torch.stack([picture for picture, _ in rows])
+        return PictureBatch(
+            pictures, Targets(*(torch.stack(parts) for parts in zip(*(t for _, t in rows), strict=True)))
+        )
+
+    def _draw(self, number: int) -> tuple[Tensor, Targets]:
+        number = number * self._world_size + self._rank
+        rng = np.random.default_rng([self._recipe.seed, 1, number])
+        picture, faces = cut_picture(*self._photo(number), self._recipe.pictures, rng)
+        variances = (self._recipe.network.variances[0], self._recipe.network.variances[1])
+        targets = match_anchors(faces, self._anchors, variances, self._recipe.matching)
+        return torch.from_numpy(picture).permute(2, 0, 1).contiguous(), targets
+
+    def _photo(self, number: int) -> tuple[Image.Image, Photograph]:
+        """The photograph of a draw; every one comes once in as many draws as there are."""
+        turn, at = divmod(number, len(self._photos))
+        order = np.random.default_rng([self._recipe.seed, 2, turn]).permutation(len(self._photos))
+        in_turn = np.roll(order, -at)[:_TRIES]  # the next ones stand in for one that cannot be read
+        for photo in (self._photos[int(row)] for row in in_turn):
+            try:
+                return read_image(photo.path), photo
+            except DataError as error:
+                if str(error) not in self.unreadable:
+                    log.warning("unreadable: %s", error)
+                self.unreadable[str(error)] = None
+        raise DataError(f"{len(in_turn)} images in a row cannot be read, the last: {next(reversed(self.unreadable))}")
+
+
+def cut_picture(
+    image: Image.Image, photo: Photograph, config: PictureConfig, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.uint8], Faces]:
+    """A square picture of part of a photograph.
+
+    Args:
+        image: the photograph.
+        photo: its faces.
+        config: sizes and shares.
+        rng: decides place, scale and colours.
+
+    Returns:
+        uint8 RGB [S, S, 3] and the faces whose centre lies in it; those cut off otherwise are ignored.
+    """
+    scale = float(np.exp(rng.uniform(np.log(config.smallest_scale), np.log(config.largest_scale))))
+    side = config.size / scale
+    corner = _place(image.size, photo, side, config, rng)
+    canvas = _colours(_window(image, corner, side, config.size), config, rng)
+    shift = np.tile(corner, 2)
+    boxes = (photo.boxes - shift) * scale
+    points = (photo.landmarks - corner) * scale
+    if rng.random() < config.mirror:
+        canvas = ImageOps.mirror(canvas)
+        boxes = np.stack([config.size - boxes[:, 2], boxes[:, 1], config.size - boxes[:, 0], boxes[:, 3]], axis=1)
+        points = np.stack([config.size - points[..., 0], points[..., 1]], axis=-1)[:, MIRRORED_POINTS]
+    return np.array(canvas), _faces_inside(boxes, points, photo.invalid, config)
+
+
+def _place(
+    size: tuple[int, int], photo: Photograph, side: float, config: PictureConfig, rng: np.random.Generator
+) -> FloatArray:
+    """Upper left corner of the window in the photograph; a larger window holds all of it, somewhere."""
+    spare = np.array(size) - side
+    low, high = np.minimum(spare, 0.0), np.maximum(spare, 0.0)
+    usable = np.flatnonzero(~photo.invalid)
+    if len(usable) and rng.random() < config.face_share:
+        box = photo.boxes[rng.choice(usable)]
+        centre = (box[:2] + box[2:]) / 2
+        wished = centre - rng.uniform(0.1, 0.9, 2) * side
+    else:
+        wished = rng.uniform(low, high)
+    beyond = rng.uniform(low, 0.0)  # where the window is larger than the photograph
+    placed: FloatArray = np.where(spare < 0, beyond, np.clip(wished, 0.0, high))
+    return placed
+
+
+def _window(image: Image.Image, corner: FloatArray, side: float, size: int) -> Image.Image:
+    """The window resized to ``size``; what lies beyond the photograph is plain."""
+    low = np.maximum(corner, 0.0)
+    high = np.minimum(corner + side, image.size)
+    start, stop = np.rint((low - corner) * size / side).astype(int), np.rint((high - corner) * size / side).astype(int)
+    wide, tall = (int(value) for value in np.maximum(stop - start, 1))
+    box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
+    part = image.resize((wide, tall), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+    canvas = Image.new("RGB", (size, size), MEAN_RGB)
+    canvas.paste(part, (int(start[0]), int(start[1])))
+    return canvas
+
+
+def _colours(picture: Image.Image, config: PictureConfig, rng: np.random.Generator) -> Image.Image:
+    if rng.random() < config.grey:
+        return picture.convert("L").convert("RGB")
+    if rng.random() >= config.colour:
+        return picture
+    pixels = np.asarray(picture, dtype=np.float32)
+    grey = pixels.mean(axis=2, keepdims=True)
+    contrast, saturation = rng.uniform(0.6, 1.4, 2).astype(np.float32)
+    pixels = grey + saturation * (pixels - grey)
+    pixels = 117.0 + contrast * (pixels - 117.0) + np.float32(rng.uniform(-32, 32))
+    pixels *= rng.uniform(0.92, 1.08, 3).astype(np.float32)  # the light's colour
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def _faces_inside(boxes: FloatArray, points: FloatArray, invalid: BoolArray, config: PictureConfig) -> Faces:
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside = ((centre >= 0) & (centre < config.size)).all(axis=1)
+    clipped = np.clip(boxes, 0, config.size)
+    visible = (clipped[:, 2:] - clipped[:, :2] >= 1).all(axis=1)
+    boxes, points = clipped[visible], points[visible].reshape(-1, 2 * POINTS)
+    ignored = (invalid | ~inside)[visible] | (longer_side(boxes) < config.min_face_px)
+    return Faces(torch.from_numpy(boxes).float(), torch.from_numpy(ignored), torch.from_numpy(points).float())

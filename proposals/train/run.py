@@ -1,0 +1,155 @@
+"""Trains a first stage: ``tinygan-train-proposer`` from data to ``model.safetensors``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from torch import Tensor
+from torchvision.models import resnet50
+
+from proposals.backbones import ResNet50
+from proposals.public_weights import load_into, load_tensors
+from proposals.retinaface import RetinaFaceNetwork
+from proposals.train.pictures import PictureSource, photographs
+from proposals.train.recipe import ProposerRecipe
+from proposals.train.stage import DetectorStage
+from tinygan.checkpoint import WEIGHTS_FILE, Weights, save_weights
+from tinygan.config import to_tree
+from tinygan.data.rois import split_holdout
+from tinygan.detections import GroundTruth
+from tinygan.errors import ConfigError, DataError, MissingDependency
+from tinygan.formats.names import match_names
+from tinygan.formats.retinaface import load_labels
+from tinygan.formats.wider import WiderSplit, load_split
+from tinygan.loop import RunFolder, run_loop
+from tinygan.runtime import Runtime, seed_everything
+from tinygan.stage import finish, stage_batch_size, trained_facts
+
+
+@dataclass(frozen=True)
+class ProposerData:
+    """What the user points training at.
+
+    Attributes:
+        root: a WIDER FACE root.
+        landmarks: RetinaFace's ``label.txt``; without it only boxes are learnt.
+        init: weights to start from: a run folder or file of this command, or a ``.pth``.
+    """
+
+    root: Path
+    landmarks: Path | None = None
+    init: Path | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was trained on.
+
+    Attributes:
+        training_names: images trained on.
+        holdout_names: images kept out.
+        unreadable: a line for every image that could not be read.
+    """
+
+    training_names: list[str]
+    holdout_names: list[str]
+    unreadable: list[str]
+
+
+def train_proposer(data: ProposerData, recipe: ProposerRecipe, folder: RunFolder, runtime: Runtime) -> list[str]:
+    """Train to the end; the folder then holds ``model.safetensors`` of kind ``proposer``.
+
+    Args:
+        data: images, landmarks, first weights.
+        recipe: everything else.
+        folder: of the run; a run that was cut off goes on.
+        runtime: device and precision.
+
+    Returns:
+        A line for every image that could not be read.
+
+    Raises:
+        DataError: if data are absent or malformed.
+        CheckpointError: if ``init`` does not fit.
+        ConfigError: if a layer to freeze is unknown.
+    """
+    split = load_split(data.root, "train")
+    training, holdout = split_holdout(split.faces, recipe.holdout)
+    photos = photographs(split.images, split.faces, training, _labels(data.landmarks, split))
+    seed_everything(recipe.seed)
+    network = first_network(recipe, data.init)
+    measured = {name: split.faces[name] for name in _spread(_readable(holdout, split), recipe.evaluate_images)}
+    stage = DetectorStage(network, recipe, runtime, split.images, measured)
+    size = stage_batch_size(recipe.loop, runtime)
+    source = PictureSource(photos, recipe, size, runtime.rank, runtime.world_size)
+    run_loop(stage, source.draw, recipe.loop, folder, runtime)
+    prepared = Prepared(training, holdout, list(source.unreadable))
+    if runtime.is_main:
+        tensors = {f"proposer.{name}": tensor for name, tensor in stage.result.state_dict().items()}
+        facts = {**trained_facts(prepared), "proposer": "retinaface"}
+        save_weights(folder.file(WEIGHTS_FILE), Weights("proposer", to_tree(recipe), tensors, facts))
+        finish(folder, prepared)
+    return prepared.unreadable
+
+
+def first_network(recipe: ProposerRecipe, init: Path | None) -> RetinaFaceNetwork:
+    """The network before the first step.
+
+    Raises:
+        CheckpointError: if ``init`` is absent or of another network.
+        ConfigError: if ImageNet weights are asked for where there are none.
+        MissingDependency: if they cannot be downloaded.
+    """
+    network = RetinaFaceNetwork(recipe.network)
+    if init is not None:
+        load_into(network, load_tensors(init), init, f"RetinaFace with backbone {recipe.network.backbone}")
+    elif recipe.optimiser.backbone_weights == "imagenet":
+        if not isinstance(network.body, ResNet50):
+            raise ConfigError("optimiser.backbone_weights: imagenet is for network.backbone resnet50 alone; set none")
+        network.body.load_state_dict(imagenet_tensors(), strict=False)
+    return network
+
+
+def imagenet_tensors() -> dict[str, Tensor]:
+    """torchvision's ResNet-50, trained on ImageNet.
+
+    Raises:
+        MissingDependency: if they are not there and cannot be downloaded.
+    """
+    try:
+        tensors: dict[str, Tensor] = resnet50(weights="IMAGENET1K_V1").state_dict()
+    except (URLError, OSError) as error:
+        raise MissingDependency(
+            f"ImageNet weights of resnet50 could not be downloaded ({error}); connect to the network, put "
+            "torchvision's file into $TORCH_HOME/hub/checkpoints, give --init W, or train from scratch with "
+            "--set optimiser.backbone_weights=none"
+        ) from error
+    return {name: tensor for name, tensor in tensors.items() if torch.is_tensor(tensor) and not name.startswith("fc.")}
+
+
+def _labels(path: Path | None, split: WiderSplit) -> Mapping[str, GroundTruth] | None:
+    """Landmarks by the split's own image names.
+
+    Raises:
+        DataError: if the file is absent, malformed or of other images.
+    """
+    if path is None:
+        return None
+    labels = load_labels(path)
+    matched = match_names(labels, split.faces, str(path))
+    if not matched:
+        raise DataError(f"{path}: none of its {len(labels)} images is among those of {split.images}")
+    return {image: labels[name] for image, name in matched.items()}
+
+
+def _readable(names: Sequence[str], split: WiderSplit) -> list[str]:
+    return [name for name in names if (split.images / name).is_file()]
+
+
+def _spread(names: Sequence[str], count: int) -> list[str]:
+    """About ``count`` of the names, evenly over all."""
+    return list(names[:: max(1, -(-len(names) // count))]) if count else []

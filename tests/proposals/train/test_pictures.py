@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from proposals.anchors import decode_boxes, decode_landmarks
+from proposals.matching import FACE
+from proposals.train.pictures import MEAN_RGB, Photograph, PictureSource, cut_picture, photographs
+from proposals.train.recipe import PictureConfig, ProposerRecipe
+from tinygan.detections import GroundTruth
+from tinygan.errors import DataError
+from tinygan.formats.retinaface import LANDMARKS
+
+STILL = {"mirror": 0.0, "colour": 0.0, "grey": 0.0, "smallest_scale": 1.0, "largest_scale": 1.0}
+POINTS = np.array([[24.0, 24], [36, 24], [30, 30], [25, 36], [35, 36]])
+
+
+def photo(path="none.png", boxes=((20.0, 20, 40, 40),), invalid=None):
+    boxes = np.array(boxes, dtype=float).reshape(-1, 4)
+    invalid = np.zeros(len(boxes), bool) if invalid is None else np.array(invalid)
+    return Photograph(path, boxes, invalid, np.broadcast_to(POINTS, (len(boxes), 5, 2)))
+
+
+def white_square(width=160, height=120):
+    """White where the face is."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[20:40, 20:40] = 255
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"mirror": 1.0}, {"smallest_scale": 2.0, "largest_scale": 2.0}, {"smallest_scale": 0.5, "largest_scale": 0.5}],
+)
+def test_boxes_and_points_stay_on_what_they_mark(seed, more):
+    config = PictureConfig(size=64, **{**STILL, "face_share": 1.0, **more})
+    picture, faces = cut_picture(white_square(), photo(), config, np.random.default_rng(seed))
+    assert picture.shape == (64, 64, 3) and picture.dtype == np.uint8
+    assert len(faces.boxes) == 1 and not faces.ignored.any()
+    rows, columns = np.nonzero(picture.min(axis=2) > 128)
+    seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert faces.boxes[0].tolist() == pytest.approx(seen, abs=1.01)
+    points = faces.landmarks[0].reshape(5, 2)
+    assert points[0, 0] < points[1, 0] and points[3, 0] < points[4, 0]  # left stays left in the picture
+    x1, y1, x2, y2 = faces.boxes[0].tolist()
+    scale = config.smallest_scale
+    if x1 > 0 and y1 > 0 and x2 < 64 and y2 < 64:  # whole: the points lie as they lay
+        assert (points[0, 1] - y1).item() == pytest.approx(4 * scale, abs=1e-3)
+        assert (points[2, 0] - x1).item() == pytest.approx(10 * scale, abs=1e-3)
+
+
+def test_a_window_larger_than_the_photograph_is_filled_up():
+    config = PictureConfig(size=64, **{**STILL, "smallest_scale": 0.25, "largest_scale": 0.25, "min_face_px": 1.0})
+    picture, faces = cut_picture(white_square(), photo(), config, np.random.default_rng(0))
+    assert len(faces.boxes) == 1
+    assert (picture == np.array(MEAN_RGB)).all(axis=2).sum() == 64 * 64 - 40 * 30
+
+
+def test_faces_cut_off_invalid_or_tiny_are_ignored():
+    config = PictureConfig(size=32, **{**STILL, "face_share": 0.0}, min_face_px=6.0)
+    boxes = [[10, 10, 20, 20], [10, 10, 14, 14], [28, 5, 60, 25], [100, 100, 110, 110], [0, 20, 10, 30]]
+    _, faces = cut_picture(
+        Image.new("RGB", (32, 32)), photo(boxes=boxes, invalid=[0, 0, 0, 0, 1]), config, np.random.default_rng(0)
+    )
+    assert faces.ignored.tolist() == [False, True, True, True]  # the fourth is not in the picture
+    assert faces.boxes[2].tolist() == [28, 5, 32, 25]
+
+
+@pytest.fixture
+def source_of(tmp_path):
+    def make(names=("a.png", "b.png"), **more):
+        for name in names:
+            white_square().save(tmp_path / name)
+        recipe = ProposerRecipe(pictures=PictureConfig(size=64), **more)
+        return lambda photos=None: PictureSource(photos or [photo(tmp_path / name) for name in names], recipe, 3)
+
+    return make
+
+
+def test_a_batch_is_a_function_of_seed_and_step(source_of):
+    first, second = source_of()(), source_of()()
+    for step in (4, 0):
+        assert torch.equal(first.draw(step).pictures, second.draw(step).pictures)
+    assert not torch.equal(first.draw(0).pictures, first.draw(1).pictures)
+    assert not torch.equal(first.draw(0).pictures, source_of(seed=1)().draw(0).pictures)
+
+
+def test_targets_decode_to_the_face(source_of):
+    source = source_of()()
+    batch = source.draw(0)
+    assert batch.pictures.shape == (3, 3, 64, 64) and batch.targets.labels.shape == (3, len(source._anchors))
+    rows = batch.targets.labels[0] == FACE
+    assert rows.any()
+    anchors = source._anchors[rows]
+    boxes = decode_boxes(batch.targets.boxes[0][rows], anchors, (0.1, 0.2))
+    points = decode_landmarks(batch.targets.landmarks[0][rows], anchors, (0.1, 0.2))
+    assert torch.allclose(boxes, boxes[:1].expand_as(boxes), atol=1e-3)  # one face: all tell of the same
+    assert torch.allclose(points, points[:1].expand_as(points), atol=1e-3)
+
+
+def test_every_photograph_comes_once_in_turn(tmp_path):
+    shades = [0, 80, 160, 240]
+    for shade in shades:
+        Image.new("RGB", (64, 64), (shade,) * 3).save(tmp_path / f"{shade}.png")
+    photos = [photo(tmp_path / f"{shade}.png", boxes=()) for shade in shades]
+    recipe = ProposerRecipe(pictures=PictureConfig(size=32, **STILL))
+    source = PictureSource(photos, recipe, 2)
+    for turn in range(3):
+        seen = torch.cat([source.draw(2 * turn + half).pictures for half in range(2)])
+        assert sorted(int(picture.float().median()) for picture in seen) == shades
+
+
+def test_an_unreadable_image_is_passed_over_and_remembered(source_of, tmp_path):
+    make = source_of()
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    source = make([photo(tmp_path / "broken.png"), photo(tmp_path / "a.png")])
+    for step in range(4):
+        source.draw(step)
+    assert len(source.unreadable) == 1 and "broken.png" in next(iter(source.unreadable))
+    with pytest.raises(DataError, match="cannot be read"):
+        make([photo(tmp_path / "broken.png")]).draw(0)
+
+
+def test_landmarks_are_those_of_the_same_box(tmp_path):
+    boxes = np.array([[1.0, 2, 11, 12], [30, 30, 40, 40], [5, 5, 5, 9]])
+    truth = GroundTruth(boxes, np.array([False, True, False]))
+    labels = {"a.jpg": GroundTruth(boxes[1:2], np.zeros(1, bool), {LANDMARKS: POINTS[None]})}
+    (found,) = photographs(tmp_path, {"a.jpg": truth}, ["a.jpg"], labels)
+    assert found.boxes.tolist() == boxes[:2].tolist() and found.invalid.tolist() == [False, True]  # no area, no face
+    assert np.isnan(found.landmarks[0]).all() and np.array_equal(found.landmarks[1], POINTS)

@@ -1,0 +1,1 @@
+"""The first stage that ships."""

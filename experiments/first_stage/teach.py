@@ -35,14 +35,14 @@ def write_landmarks(root: Path, weights: Path, out: Path, runtime: Runtime) -> i
     for name, truth in split.faces.items():
         pixels = np.array(read_image(split.images / name))
         (found,) = teacher.propose([torch.from_numpy(pixels).permute(2, 0, 1)])
-        rows = list(_rows(found, truth))
+        rows = list(landmark_rows(found, truth))
         count += len(rows)
         lines += [f"# {name}", *rows]
     write_atomically(out, ("\n".join(lines) + "\n").encode())
     return count
 
 
-def _rows(found: Detections, truth: GroundTruth) -> list[str]:
+def landmark_rows(found: Detections, truth: GroundTruth) -> list[str]:
     """A line for every face whose best detection lies well on it."""
     if not len(found) or not len(truth):
         return []

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from proposals.anchors import pyramid_anchors
@@ -205,13 +205,11 @@ def _colours(picture: Image.Image, config: PictureConfig, rng: np.random.Generat
         return picture.convert("L").convert("RGB")
     if rng.random() >= config.colour:
         return picture
-    pixels = np.asarray(picture, dtype=np.float32)
-    grey = pixels.mean(axis=2, keepdims=True)
-    contrast, saturation = rng.uniform(0.6, 1.4, 2).astype(np.float32)
-    pixels = grey + saturation * (pixels - grey)
-    pixels = 117.0 + contrast * (pixels - 117.0) + np.float32(rng.uniform(-32, 32))
-    pixels *= rng.uniform(0.92, 1.08, 3).astype(np.float32)  # the light's colour
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    contrast, saturation = rng.uniform(0.6, 1.4, 2)
+    light = rng.uniform(0.92, 1.08, 3)
+    levels = (117 + contrast * (np.arange(256) - 117) + rng.uniform(-32, 32)) * light[:, None]
+    table = np.clip(np.rint(levels), 0, 255).astype(int)
+    return ImageEnhance.Color(picture).enhance(float(saturation)).point(table.ravel().tolist())
 
 
 def _faces_inside(boxes: FloatArray, points: FloatArray, invalid: BoolArray, config: PictureConfig) -> Faces:

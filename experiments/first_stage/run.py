@@ -1,0 +1,239 @@
+"""The recipe of the shipped first stage, from the data to its figures.
+
+    python -m experiments.first_stage.run --data ROOT --teacher W --out runs/first_stage
+
+Finished steps are reused and a cut-off training goes on, so the command can be repeated until it is through. Steps:
+``landmarks`` (the teacher's, for faces that have none), ``frozen``, ``whole`` and ``scratch`` (three trainings),
+``holdout`` (the trainings on images none of them saw), ``ship`` (the one to ship, with its own second-stage fusion, as
+``retinaface_mobilenet025.safetensors``) and ``report`` (WIDER_val, at the end; the only step that reads it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from experiments.first_stage.teach import write_landmarks
+from experiments.lite.report import compare, format_table, truth_of
+from tinygan.checkpoint import WEIGHTS_FILE, load_weights, packaged_weights, save_weights
+from tinygan.cli import propose as propose_command
+from tinygan.cli import train_proposer as train_command
+from tinygan.config import load_config
+from tinygan.detections import Detections
+from tinygan.errors import TinyGanError
+from tinygan.evaluate.wider import evaluate_wider
+from tinygan.formats.files import open_detections, write_atomically
+from tinygan.formats.wider import Split, WiderSplit, load_split
+from tinygan.formats.wider_mat import truth_by_height
+from tinygan.fusion import Fusion
+from tinygan.judge import Judge
+from tinygan.loop import FINISHED_FILE, METRICS_FILE
+from tinygan.runtime import Runtime, RuntimeOptions
+from tinygan.second_stage import SecondStage
+from tinygan.train.fusion import fit_fusion, holdout_names, judge_proposals
+from tinygan.train.prepare import match_proposals
+from tinygan.train.recipe import Recipe
+
+STEPS = ("landmarks", "frozen", "whole", "scratch", "holdout", "ship", "report")
+PRESET = {
+    "frozen": "proposers/retinaface_mobilenet025_finetune",
+    "whole": "proposers/retinaface_mobilenet025_whole",
+    "scratch": "proposers/retinaface_mobilenet025",
+}
+SHIPPED_RUN, NAME = "whole", "retinaface_mobilenet025"
+HEIGHTS_PX = (0.0, 24.0, 48.0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do the steps asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True, help="WIDER FACE root, official .mat files in eval/")
+    parser.add_argument("--teacher", type=Path, required=True, help="public weights of a RetinaFace-MobileNet0.25")
+    parser.add_argument("--out", type=Path, default=Path("runs/first_stage"))
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--threads", type=int)
+    arguments = parser.parse_args(argv)
+    recipe = FirstStage(arguments.data, arguments.teacher, arguments.out, arguments.threads)
+    for step in STEPS:
+        if step in arguments.steps:
+            recipe.do(step)
+    return 0
+
+
+class FirstStage:
+    """The steps and what they share.
+
+    Args:
+        data: WIDER FACE root.
+        teacher: public weights.
+        out: folder of all runs.
+        threads: CPU threads; ``None`` for all cores.
+    """
+
+    def __init__(self, data: Path, teacher: Path, out: Path, threads: int | None) -> None:
+        self.data, self.teacher, self.out, self.threads = data, teacher, out, threads
+        self.labels = out / "label.txt"
+        self.results_file = out / "results.json"
+
+    def do(self, step: str) -> None:
+        """One step."""
+        if step == "landmarks":
+            self.teach()
+        elif step in PRESET:
+            self.train(step)
+        else:
+            {"holdout": self.measure_holdout, "ship": self.ship, "report": self.report}[step]()
+
+    def teach(self) -> None:
+        """Points of five landmarks for the training faces, as the teacher sees them."""
+        if not self.labels.is_file():
+            count = write_landmarks(self.data, self.teacher, self.labels, self._runtime())
+            print(f"{self.labels}: landmarks of {count} faces", flush=True)
+
+    def train(self, name: str) -> None:
+        """A training, as a user types it."""
+        words = ["--data", str(self.data), "--config", PRESET[name], "--out", str(self.out / name), "--resume"]
+        if name != "scratch":
+            words += ["--init", str(self.teacher), "--landmarks", str(self.labels)]
+        self._run("tinygan-train-proposer", train_command.main, words)
+
+    def measure_holdout(self) -> None:
+        """Exact AP of the teacher and of every finished training on the hold-out: the figures to choose by."""
+        split = load_split(self.data, "train")
+        names = self._holdout(split)
+        truth = truth_by_height({name: split.faces[name] for name in names}, HEIGHTS_PX)
+        found: dict[str, Any] = {}
+        for name in ("teacher", *PRESET):
+            if name != "teacher" and not (self.out / name / FINISHED_FILE).is_file():
+                continue
+            proposals = self._propose(name, "train")
+            result = evaluate_wider({image: proposals[image] for image in names if image in proposals}, truth)
+            found[name] = {subset.partition(": ")[2]: round(one.ap_exact, 4) for subset, one in result.subsets.items()}
+            print(name, found[name], flush=True)
+        self._note("holdout", {"images": len(names), "exact_ap_by_height": found})
+
+    def ship(self) -> None:
+        """The chosen training with the second stage's fusion, fitted on hold-out images that neither stage saw."""
+        split = load_split(self.data, "train")
+        names = self._holdout(split)
+        self._propose(SHIPPED_RUN, "train")
+        lite = load_weights(packaged_weights("lite"), ("fused",))
+        recipe = load_config(Recipe, None, base=lite.config)
+        judge = Judge.from_weights(lite, Runtime(RuntimeOptions(threads=self.threads)))
+        unreadable: list[str] = []
+        judged = judge_proposals(
+            judge, self._proposals(SHIPPED_RUN, "train"), split, names, 128, 600, unreadable, recipe.fusion.looks
+        )
+        fusion = fit_fusion([judged], recipe.rois, recipe.fusion)
+        trained = load_weights(self.out / SHIPPED_RUN, ("proposer",))
+        file = self.out / f"{NAME}.safetensors"
+        save_weights(file, replace(trained, facts={**trained.facts, "fusion": fusion.to_facts()}))
+        proposals = sum(len(one.face_logits) for one in judged.values())
+        self._note("fusion", {"images": len(judged), "proposals": proposals, **fusion.to_facts()})
+        print(f"{file}: {file.stat().st_size / 1e6:.2f} MB; copy it to {packaged_weights(NAME)}", flush=True)
+
+    def report(self) -> None:
+        """WIDER_val: every training, and the shipped one before and after the second stage."""
+        split = load_split(self.data, "val")
+        names = list(split.faces)
+        truth = truth_of(self.data, split, names)
+        found: dict[str, dict[str, Detections]] = {}
+        for name in ("teacher", *PRESET):
+            if name == "teacher" or (self.out / name / FINISHED_FILE).is_file():
+                found[name] = dict(self._propose(name, "val"))
+        first = {
+            name: {s: row["after"] for s, row in self._ap(one, truth, names).items()} for name, one in found.items()
+        }
+        started = time.monotonic()
+        after = self._rescore(found[SHIPPED_RUN], split.images)
+        seconds = time.monotonic() - started
+        table = compare({"second stage": (found[SHIPPED_RUN], after)}, truth, names)
+        table |= compare({"training": (found["teacher"], found[SHIPPED_RUN])}, truth, names)
+        for name in first:
+            print(name, {subset: round(value, 4) for subset, value in first[name].items()}, flush=True)
+        print(format_table(table))
+        proposing = json.loads(self._report_file(f"{SHIPPED_RUN}_val").read_text())
+        timing = {"first": proposing["ms_per_image"], "second": round(1000 * seconds / len(after), 1)}
+        self._note("val", {"exact_ap": first, "differences": table, "ms_per_image": timing})
+
+    def _ap(self, found: Mapping[str, Detections], truth: Any, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        return compare({"one": (found, found)}, truth, names)["one"]
+
+    def _weights(self, name: str) -> Path:
+        return self.teacher if name == "teacher" else self.out / name
+
+    def _proposals(self, name: str, part: str) -> Path:
+        return self.out / "proposals" / f"{name}_{part}.tar.gz"
+
+    def _report_file(self, part: str) -> Path:
+        return self.out / "proposals" / f"{part}.json"
+
+    def _propose(self, name: str, part: Split) -> Mapping[str, Detections]:
+        """A first stage's boxes; of the training images those of the hold-out."""
+        out = self._proposals(name, part)
+        if not out.is_file():
+            out.parent.mkdir(parents=True, exist_ok=True)
+            images = self.data / f"WIDER_{part}" / "images"
+            words = ["--weights", str(self._weights(name)), "--images", str(images), "--out", str(out), "--resume"]
+            words += ["--report", str(self._report_file(f"{name}_{part}"))]
+            if part == "train":
+                split = load_split(self.data, "train")
+                subset = self.out / "holdout.txt"
+                write_atomically(subset, "".join(f"{one}\n" for one in self._holdout(split)).encode())
+                words += ["--subset", str(subset)]
+            self._run("tinygan-propose", propose_command.main, words)
+        return match_proposals(open_detections(out), load_split(self.data, part))
+
+    def _rescore(self, found: Mapping[str, Detections], images: Path) -> dict[str, Detections]:
+        """Boxes after ``lite`` with the fusion fitted for them, image by image as ``tinygan-detect`` does."""
+        shipped = load_weights(self.out / f"{NAME}.safetensors", ("proposer",))
+        fusion = Fusion.from_facts(shipped.facts["fusion"])
+        stage = SecondStage("lite", fusion=fusion, runtime=Runtime(RuntimeOptions(threads=self.threads)))
+        progress = tqdm(found.items(), desc="second stage", unit="image", disable=None)
+        return {name: stage.rescore(images / name, one) for name, one in progress}
+
+    def _holdout(self, split: WiderSplit) -> list[str]:
+        """Images that neither ``lite`` nor any training here learned from."""
+        lite = packaged_weights("lite")
+        names = holdout_names(split, load_weights(lite, ("fused",)), None, lite)
+        for name in PRESET:
+            if (self.out / name / WEIGHTS_FILE).is_file():
+                seen = holdout_names(split, load_weights(self.out / name, ("proposer",)), None, self.out / name)
+                if set(names) != set(seen):
+                    raise TinyGanError(f"{self.out / name}: was trained on images of lite's hold-out")
+        return names
+
+    def _runtime(self) -> Runtime:
+        return Runtime(RuntimeOptions(precision="32", threads=self.threads))
+
+    def _run(self, command: str, body: Any, words: Sequence[str]) -> None:
+        words = [*words, *(["--threads", str(self.threads)] if self.threads else [])]
+        print("$", command, *words, flush=True)
+        if body(words):
+            raise SystemExit(f"{command} failed")
+
+    def _note(self, key: str, value: object) -> None:
+        """One entry of ``results.json``, with the time each training took."""
+        results: dict[str, Any] = json.loads(self.results_file.read_text()) if self.results_file.is_file() else {}
+        results[key] = value
+        results["trainings"] = {
+            name: self._length(name) for name in PRESET if (self.out / name / METRICS_FILE).is_file()
+        }
+        write_atomically(self.results_file, json.dumps(results, indent=1).encode())
+
+    def _length(self, name: str) -> dict[str, Any]:
+        """Steps and hold-out curve of a training."""
+        rows = [json.loads(line) for line in (self.out / name / METRICS_FILE).read_text().splitlines()]
+        curve = [{k: v for k, v in row.items() if k in ("step", "seconds") or k.startswith("ap_")} for row in rows]
+        return {"steps": rows[-1]["step"] + 1, "curve": [row for row in curve if len(row) > 2]}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -7,11 +7,18 @@ import pytest
 
 import tinygan
 
-COMMANDS = ("train", "rescore", "evaluate", "convert", "propose")
+COMMANDS = ("train", "rescore", "evaluate", "convert", "propose", "detect")
 
 
 def test_public_names_are_these_and_resolve():
-    assert sorted(tinygan.__all__) == ["Detections", "GroundTruth", "SecondStage", "TinyGanError", "__version__"]
+    assert sorted(tinygan.__all__) == [
+        "Detections",
+        "FaceDetector",
+        "GroundTruth",
+        "SecondStage",
+        "TinyGanError",
+        "__version__",
+    ]
     assert all(getattr(tinygan, name) is not None for name in tinygan.__all__)
     assert dir(tinygan) == sorted(tinygan.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'Detection'"):

@@ -17,16 +17,18 @@ PACKAGES = ("tinygan", "proposals", "experiments")
 # never import one another, except within the last three layers, where no cycle arises.
 LAYERS: list[set[str]] = [
     {"tinygan.cli", "experiments"},
-    {"tinygan.second_stage", "tinygan.detect", "tinygan.integrations"},
+    {"tinygan.detect"},
+    {"tinygan.second_stage", "tinygan.integrations"},
     {"tinygan.train", "tinygan.rescore", "proposals.train"},
+    {"tinygan.stage"},
     {"tinygan.judge", "tinygan.fusion", "tinygan.loop", "tinygan.evaluate"},
     {"tinygan.losses", "tinygan.data", "tinygan.detector_view", "proposals"},
     {"tinygan.models"},
-    {"tinygan.formats", "tinygan.checkpoint", "tinygan.viz"},
+    {"tinygan.formats", "tinygan.checkpoint", "tinygan.viz", "tinygan.viz_detect"},
     {"tinygan.boxes", "tinygan.config", "tinygan.runtime"},
     {"tinygan.errors", "tinygan.detections"},
 ]
-LOWEST_SHARED = 6  # from here down units of one layer may import one another
+LOWEST_SHARED = len(LAYERS) - 3  # from here down units of one layer may import one another
 
 
 def unit_of(module: str) -> str | None:

@@ -12,14 +12,16 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Detections": "tinygan.detections",
+    "FaceDetector": "tinygan.detect.detector",
     "GroundTruth": "tinygan.detections",
     "SecondStage": "tinygan.second_stage",
     "TinyGanError": "tinygan.errors",
 }
 
-__all__ = ["Detections", "GroundTruth", "SecondStage", "TinyGanError", "__version__"]
+__all__ = ["Detections", "FaceDetector", "GroundTruth", "SecondStage", "TinyGanError", "__version__"]
 
 if TYPE_CHECKING:
+    from tinygan.detect.detector import FaceDetector
     from tinygan.detections import Detections, GroundTruth
     from tinygan.errors import TinyGanError
     from tinygan.second_stage import SecondStage

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tinygan.boxes import longer_side
+from tinygan.boxes import IntArray, longer_side
 from tinygan.checkpoint import load_weights, packaged_weights
-from tinygan.detections import Detections
+from tinygan.data.crops import ByteArray, cut_patch
+from tinygan.detections import Detections, FloatArray
 from tinygan.detector_view import DetectorView
 from tinygan.errors import DataError
 from tinygan.formats.images import read_image
@@ -25,6 +26,20 @@ from tinygan.rescore import RescoreConfig, fuse_detections
 from tinygan.runtime import Runtime, RuntimeOptions
 
 Picture: TypeAlias = "Path | str | Image.Image | npt.NDArray[np.uint8]"
+
+
+class Enlarged(NamedTuple):
+    """What the generator makes of K small faces.
+
+    Attributes:
+        rows: int64 [K], which boxes.
+        lr: uint8 RGB [K, s, s, 3], their crops.
+        refined: uint8 RGB [K, 4s, 4s, 3], G2's pictures of them.
+    """
+
+    rows: IntArray
+    lr: ByteArray
+    refined: ByteArray
 
 
 class SecondStage:
@@ -39,6 +54,8 @@ class SecondStage:
         boxes: whether boxes may move to where the judge finds the face, and merge; without, they only get new scores.
         max_rois: proposals of an image that are judged, the best ones; the others keep their place.
         batch_size: patches in one forward pass.
+        fusion: weights fitted for one detector, in place of the checkpoint's own.
+        runtime: where the networks run, in place of ``device`` at its own precision.
 
     Raises:
         CheckpointError: if there is no such checkpoint, or it is damaged.
@@ -52,12 +69,15 @@ class SecondStage:
         boxes: bool = True,
         max_rois: int = 600,
         batch_size: int = 128,
+        fusion: Fusion | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
         path = Path(checkpoint)
         weights = load_weights(path if path.exists() else packaged_weights(str(checkpoint)), ("fused", "gan"))
-        fusion = Fusion.from_facts(weights.facts["fusion"]) if "fusion" in weights.facts else Fusion()
+        if fusion is None:
+            fusion = Fusion.from_facts(weights.facts["fusion"]) if "fusion" in weights.facts else Fusion()
         self._config = RescoreConfig(fusion=fusion, boxes=boxes, max_rois=max_rois, batch_size=batch_size)
-        self._judge = Judge.from_weights(weights, Runtime(RuntimeOptions(device=device)))
+        self._judge = Judge.from_weights(weights, runtime or Runtime(RuntimeOptions(device=device)))
         self._view: DetectorView | None = None
 
     def rescore(
@@ -119,11 +139,28 @@ class SecondStage:
         self._view = found or self._view
         return found is not None
 
+    def enlarge(self, image: Picture, boxes: FloatArray, most: int) -> Enlarged:
+        """The super-resolved pictures of faces small enough for the generator; larger ones have none.
+
+        Args:
+            image: as of :meth:`rescore`.
+            boxes: float64 [N, 4], the more important first.
+            most: as many pictures at most.
+        """
+        picture, crops = to_picture(image), self._judge.crops
+        squares = crops.squares(boxes, picture.width, picture.height)
+        rows = np.flatnonzero(longer_side(squares) <= crops.gate_px)[:most]
+        patches = [cut_patch(picture, squares[row], crops.lr_size) for row in rows]
+        lr = np.stack(patches) if patches else np.zeros((0, crops.lr_size, crops.lr_size, 3), np.uint8)
+        if not len(rows):
+            return Enlarged(rows, lr, np.zeros((0, crops.hr_size, crops.hr_size, 3), np.uint8))
+        return Enlarged(rows, lr, self._judge.super_resolve(lr)[1])
+
     def _answers(self, images: Sequence[Picture], ordered: Sequence[Detections]) -> list[Answer]:
         if len(images) != len(ordered):
             raise DataError(f"expected detections of every image, got {len(images)} images and {len(ordered)} of them")
         requests = (
-            Request(str(number), _picture(image), found.boxes[: self._config.max_rois])
+            Request(str(number), to_picture(image), found.boxes[: self._config.max_rois])
             for number, (image, found) in enumerate(zip(images, ordered, strict=True))
         )
         answers = list(judge_images(self._judge, requests, self._config.batch_size, looks=self._config.looks))
@@ -146,7 +183,12 @@ def _detections(boxes: npt.ArrayLike | Detections, scores: npt.ArrayLike | None)
         raise DataError(f"expected boxes [N, 4] and N finite scores: {error}") from error
 
 
-def _picture(image: Picture) -> Image.Image:
+def to_picture(image: Picture) -> Image.Image:
+    """An RGB picture of whatever :meth:`SecondStage.rescore` takes.
+
+    Raises:
+        DataError: if it cannot be read, or is no RGB image.
+    """
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     if isinstance(image, str | Path):

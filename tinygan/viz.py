@@ -66,7 +66,7 @@ def draw_boxes(
     for box, colour in zip(boxes, palette, strict=True):
         draw.rectangle(_outer(box, width_px), outline=colour, width=width_px)
     if labels is not None:
-        font = _font(max(10, 5 * width_px))
+        font = load_font(max(10, 5 * width_px))
         for box, colour, label in zip(boxes, palette, labels, strict=True):
             height = draw.textbbox((0, 0), label, font)[3]
             at = (float(box[0]) - width_px, max(0.0, float(box[1]) - width_px - height - 2))
@@ -122,7 +122,7 @@ def sr_sheet(
     if labels is not None and len(labels) != len(rows):
         raise ValueError(f"got {len(rows)} rows but {len(labels)} labels")
     titles = list(dict.fromkeys(title for row in rows for title in row)) or ["no patches"]
-    font = _font(max(11, tile_px // 7))
+    font = load_font(max(11, tile_px // 7))
     left = max((math.ceil(font.getlength(label)) + _GAP_PX for label in labels or ()), default=0)
     step, top = tile_px + _GAP_PX // 2, round(tile_px / 4) + 6
     size = (left + step * len(titles) + _GAP_PX // 2, top + step * max(1, len(rows)) + _GAP_PX // 2)
@@ -130,7 +130,7 @@ def sr_sheet(
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles):
         x = left + _GAP_PX // 2 + column * step
-        draw.text((x + tile_px / 2, top / 2), title, fill=_INK, font=_fitting(font, title, tile_px), anchor="mm")
+        draw.text((x + tile_px / 2, top / 2), title, fill=_INK, font=fit_font(font, title, tile_px), anchor="mm")
         for row, patches in enumerate(rows or [{}]):
             sheet.paste(_tile(patches.get(title), title, tile_px), (x, top + row * step))
     for row, label in enumerate(labels or ()):
@@ -229,13 +229,13 @@ def _dashed(image: ByteArray, boxes: FloatArray, width_px: int) -> ByteArray:
 
 def _captioned(image: ByteArray, text: str, legend: str) -> ByteArray:
     height, width = image.shape[:2]
-    largest = _font(min(48, max(14, width // 32)))
+    largest = load_font(min(48, max(14, width // 32)))
     strip_px = round(1.7 * largest.size)
-    font = _fitting(largest, text, width - 2 * _GAP_PX)
+    font = fit_font(largest, text, width - 2 * _GAP_PX)
     whole = Image.new("RGB", (width, height + strip_px), (20, 20, 20))
     draw = ImageDraw.Draw(whole)
     draw.text((_GAP_PX, strip_px / 2), text, fill=(255, 255, 255), font=font, anchor="lm")
-    small = _font(max(10, round(0.6 * font.size)))
+    small = load_font(max(10, round(0.6 * font.size)))
     if font.getlength(text) + small.getlength(legend) + 4 * _GAP_PX < width:
         draw.text((width - _GAP_PX, strip_px / 2), legend, fill=(190, 190, 190), font=small, anchor="rm")
     whole.paste(Image.fromarray(image), (0, strip_px))
@@ -282,16 +282,17 @@ def _outer(box: FloatArray, width_px: int) -> tuple[int, int, int, int]:
     return x1, y1, max(x1, x2), max(y1, y2)
 
 
-def _font(size_px: int) -> ImageFont.FreeTypeFont:
+def load_font(size_px: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own font, at least 6 px high."""
     font = ImageFont.load_default(max(6, size_px))
     assert isinstance(font, ImageFont.FreeTypeFont), "Pillow's wheels hold a scalable font"
     return font
 
 
-def _fitting(font: ImageFont.FreeTypeFont, text: str, width_px: int) -> ImageFont.FreeTypeFont:
+def fit_font(font: ImageFont.FreeTypeFont, text: str, width_px: int) -> ImageFont.FreeTypeFont:
     """The font, smaller if the text is wider than ``width_px``."""
     too_wide = font.getlength(text) / max(1, width_px)
-    return font if too_wide <= 1 else _font(math.floor(font.size / too_wide))
+    return font if too_wide <= 1 else load_font(math.floor(font.size / too_wide))
 
 
 def _checked(image: ByteArray) -> ByteArray:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
 from tinygan.errors import DataError
 
@@ -24,14 +27,40 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         DataError: if the file is absent, truncated, too large (see Pillow's decompression-bomb limit) or no image.
     """
+    return _decode(path, lambda image: image.convert("RGB"))
+
+
+def read_upright(path: Path) -> Image.Image:
+    """Decode an image file as viewers show it: EXIF orientation is applied, 16-bit grey becomes 8-bit.
+
+    Args:
+        path: as of :func:`read_image`.
+
+    Returns:
+        A fully decoded RGB image; of several frames or pages the first, without transparency.
+
+    Raises:
+        DataError: as of :func:`read_image`.
+    """
+    return _decode(path, _as_shown)
+
+
+def _decode(path: Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                rgb: Image.Image = image.convert("RGB")
-                return rgb
+                return convert(image)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: expected a readable image: {reason}") from error
+
+
+def _as_shown(image: Image.Image) -> Image.Image:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # conversion would clip 16 bits at 255
+        values = np.asarray(upright, dtype=np.float64)
+        upright = Image.fromarray(np.clip(values / 257, 0, 255).round().astype(np.uint8))
+    return upright.convert("RGB")

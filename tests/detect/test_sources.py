@@ -1,0 +1,65 @@
+"""What is read, and what it is written to."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tinygan.detect.sources import find_sources
+from tinygan.errors import DataError, MissingDependency
+
+OUT = Path("nowhere/out")
+
+
+def make(folder: Path, *names: str) -> list[Path]:
+    files = [folder / name for name in names]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    return files
+
+
+def test_files_keep_their_name_and_folders_their_tree(tmp_path):
+    make(tmp_path / "many", "b/c.JPG", "a.png", "notes.txt", "b/d.e.webp")
+    (one,) = make(tmp_path, "photo.jpg")
+    found = find_sources([one, tmp_path / "many"], OUT)
+    assert [source.name for source in found] == ["photo.jpg", "a.png", "b/c.JPG", "b/d.e.webp"]
+    assert [source.output for source in found] == ["photo.png", "a.png", "b/c.png", "b/d.e.png"]
+
+
+def test_two_inputs_for_one_output_are_both_named(tmp_path):
+    for first, second in (("a/p.jpg", "b/p.jpg"), ("a/p.jpg", "a/p.png")):
+        files = make(tmp_path, first, second)
+        with pytest.raises(DataError, match=rf"{first} and .*{second} would both be written to .*out/p\.png"):
+            find_sources(files, OUT)
+
+
+def test_the_same_file_twice_is_read_once(tmp_path):
+    files = make(tmp_path, "p.jpg", "q.jpg")
+    assert [source.name for source in find_sources([*files, tmp_path], OUT)] == ["p.jpg", "q.jpg"]
+
+
+def test_inputs_are_never_written_over_and_outputs_never_read(tmp_path):
+    (photo,) = make(tmp_path, "p.png")
+    with pytest.raises(DataError, match="is an input, and would be written over"):
+        find_sources([photo], tmp_path)
+    make(tmp_path, "found/p.png", "found/deep/q.png")
+    assert [source.path for source in find_sources([tmp_path], tmp_path / "found")] == [photo]
+
+
+def test_mistakes_are_named(tmp_path):
+    (notes,) = make(tmp_path, "notes.txt")
+    with pytest.raises(DataError, match=r"absent\.jpg: no such file or folder; expected an image"):
+        find_sources([tmp_path / "absent.jpg"], OUT)
+    with pytest.raises(DataError, match=r"notes\.txt: expected an image .* or a folder"):
+        find_sources([notes], OUT)
+    with pytest.raises(DataError, match="holds no image and no video"):
+        find_sources([tmp_path], OUT)
+
+
+def test_a_video_without_pyav_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    photo, clip = make(tmp_path, "photo.jpg", "clip.mp4")
+    with pytest.raises(MissingDependency, match=r"clip\.mp4: .*pip install 'tinygan\[video\]'"):
+        find_sources([photo, clip], OUT)
+    assert len(find_sources([photo], OUT)) == 1

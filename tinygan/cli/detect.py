@@ -1,0 +1,147 @@
+"""``tinygan-detect``: photographs and videos in; boxes, pictures of them and super-resolved faces out."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinygan.cli.common import (
+    DONE,
+    SOME_SKIPPED,
+    Parser,
+    add_config_options,
+    add_output_options,
+    add_runtime_options,
+    make_parser,
+    positive_int,
+    run_command,
+)
+
+if TYPE_CHECKING:
+    from proposals import Choice
+    from tinygan.detect.results import Totals
+
+LISTED = 20
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(_parser(), _detect, argv)
+
+
+def _parser() -> Parser:
+    from proposals import PROPOSERS
+
+    parser = make_parser(
+        "tinygan-detect",
+        "Find the faces of photographs and videos; show and list them. --config and --set are the first stage's.",
+    )
+    names = ", ".join(sorted(PROPOSERS))
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="images, videos, folders of them")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
+    parser.add_argument("--min-score", type=_share, default=0.3, metavar="S", help="least final score (default: 0.3)")
+    parser.add_argument("--proposer", default="retinaface", metavar="NAME", help=f"{names} (default: retinaface)")
+    parser.add_argument(
+        "--first-stage-weights", type=Path, metavar="W", help="the proposer's, file or run (default: those that ship)"
+    )
+    parser.add_argument("--checkpoint", default="lite", metavar="PATH|lite", help="second stage: run, file, or lite")
+    parser.add_argument("--max-rois", type=positive_int, default=600, metavar="N", help="boxes judged (default: 600)")
+    parser.add_argument("--no-boxes", action="store_true", help="leave every box where the first stage put it")
+    parser.add_argument("--no-pictures", action="store_true", help="write tables alone")
+    add_output_options(parser, "a run")
+    add_config_options(parser)
+    add_runtime_options(parser)
+    return parser
+
+
+def _detect(arguments: argparse.Namespace) -> int:
+    from tinygan.detect.sources import find_sources
+
+    started = time.monotonic()
+    sources = find_sources(arguments.inputs, arguments.out)
+    from proposals import choose_proposer
+    from tinygan.detect.detector import FaceDetector
+    from tinygan.detect.results import open_results
+    from tinygan.detect.run import DetectConfig, detect_all
+    from tinygan.runtime import RuntimeOptions
+
+    chosen = choose_proposer(arguments.proposer, arguments.first_stage_weights, arguments.config, arguments.overrides)
+    detector = FaceDetector.open(
+        chosen,
+        arguments.checkpoint,
+        boxes=not arguments.no_boxes,
+        max_rois=arguments.max_rois,
+        batch_size=arguments.batch_size or 128,
+        options=RuntimeOptions(device=arguments.device, precision=arguments.precision, threads=arguments.threads),
+    )
+    settings = _settings(arguments, chosen)
+    config = DetectConfig(min_score=arguments.min_score, pictures=not arguments.no_pictures)
+    with open_results(arguments.out, settings, arguments.resume, arguments.overwrite) as results:
+        skipped = detect_all(detector, sources, results, config)
+        totals = results.write_tables(settings)
+    return _print(totals, skipped, arguments.out, time.monotonic() - started)
+
+
+def _settings(arguments: argparse.Namespace, chosen: Choice) -> dict[str, Any]:
+    """What decides the result, as JSON types."""
+    import json
+
+    from tinygan.checkpoint import find_weights, packaged_weights
+    from tinygan.config import to_tree
+
+    checkpoint = Path(arguments.checkpoint)
+    checkpoint = find_weights(checkpoint) if checkpoint.exists() else packaged_weights(arguments.checkpoint)
+    return {
+        "min_score": arguments.min_score,
+        "first_stage": {
+            "proposer": chosen.name,
+            "weights": _digest(chosen.weights),
+            **json.loads(json.dumps(to_tree(chosen.config))),
+        },
+        "second_stage": {
+            "checkpoint": _digest(checkpoint),
+            "boxes": not arguments.no_boxes,
+            "max_rois": arguments.max_rois,
+        },
+        "pictures": not arguments.no_pictures,
+    }
+
+
+def _digest(file: Path | None) -> str | None:
+    return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _share(text: str) -> float:
+    """An argparse type: a number in [0, 1]."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number in [0, 1], got {text}")
+    return value
+
+
+def _print(totals: Totals, skipped: Sequence[str], out: Path, seconds: float) -> int:
+    parts = [_count(totals.images, "image")] if totals.images or not totals.frames else []
+    parts += [_count(totals.frames, "frame")] if totals.frames else []
+    what = ", ".join([*parts, _count(totals.faces, "face")])
+    changes = ", ".join(f"{totals.outcomes[name]} {name}" for name in ("raised", "lowered", "moved"))
+    print(f"{out}: {what}; {changes}; {totals.dropped} dropped; {seconds:.1f} s")
+    if not skipped:
+        return DONE
+    print(f"skipped: {_count(len(skipped), 'input')}", file=sys.stderr)
+    for line in skipped[:LISTED]:
+        print(f"  {line}", file=sys.stderr)
+    if len(skipped) > LISTED:
+        print(f"  … and {len(skipped) - LISTED} more", file=sys.stderr)
+    return SOME_SKIPPED
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,216 @@
+"""The output folder of ``tinygan-detect``: a journal that survives a kill, and the tables made of it at the end.
+
+Every image or frame is a line of ``detect.jsonl`` as soon as it is done, and every finished input another,
+``{"done": name}``; what stands behind the last of those is dropped when a run is continued.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from tinygan.detect.sources import Source
+from tinygan.detections import Detections
+from tinygan.errors import DataError
+from tinygan.formats.files import open_atomically, write_atomically
+
+JOURNAL, JSON_TABLE, CSV_TABLE = "detect.jsonl", "detections.json", "detections.csv"
+Record = dict[str, Any]  # a line of JSON
+_COLUMNS = ("x1", "y1", "x2", "y2", "score", "proposal_score", "face_logit", "outcome")
+
+
+@dataclass
+class Totals:
+    """What an output folder holds.
+
+    Attributes:
+        images: pictures.
+        frames: frames of videos.
+        faces: boxes in both.
+        dropped: boxes that the second stage lowered below the least score.
+        outcomes: faces by outcome.
+    """
+
+    images: int = 0
+    frames: int = 0
+    faces: int = 0
+    dropped: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, record: Record) -> None:
+        """Count an image or a frame."""
+        self.frames += "frame" in record
+        self.images += "frame" not in record
+        self.faces += len(record["faces"])
+        self.dropped += record["dropped"]
+        self.outcomes.update(face["outcome"] for face in record["faces"])
+
+
+class Results:
+    """An output folder, to be used as a context; made by :func:`open_results`.
+
+    Args:
+        folder: it holds a journal.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._journal: IO[bytes] = (folder / JOURNAL).open("r+b")
+        self.done: dict[str, str] = {}
+        self._safe = end = len(self._journal.readline())  # the settings
+        for line in self._journal:
+            end += len(line)
+            if line.startswith(b'{"done"') and line.endswith(b"\n"):
+                entry = json.loads(line)
+                self.done[entry["done"]] = entry["output"]
+                self._safe = end
+        self.drop()
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._journal.close()
+
+    def add(self, record: Record) -> None:
+        """Note an image or a frame; it counts once its input is done."""
+        self._journal.write(json.dumps(record).encode() + b"\n")
+
+    def finish(self, source: Source) -> None:
+        """All of this input is noted and its picture or video written."""
+        self._journal.write(json.dumps({"done": source.name, "output": source.output}).encode() + b"\n")
+        self._journal.flush()
+        self._safe = self._journal.tell()
+        self.done[source.name] = source.output
+
+    def drop(self) -> None:
+        """Forget what was noted since the last finished input."""
+        self._journal.flush()
+        self._journal.seek(self._safe)
+        self._journal.truncate()
+
+    def write_tables(self, header: Mapping[str, Any]) -> Totals:
+        """Write both tables of all finished inputs.
+
+        Args:
+            header: JSON types, to stand before the images.
+        """
+        self.drop()
+        totals = Totals()
+        for record in self._records():
+            totals.add(record)
+        self._write_json(header)
+        self._write_csv(timed=totals.frames > 0)
+        return totals
+
+    def _records(self) -> Iterator[Record]:
+        with (self.folder / JOURNAL).open("rb") as journal:
+            for line in journal:
+                record = json.loads(line)
+                if "faces" in record:
+                    yield record
+
+    def _write_json(self, header: Mapping[str, Any]) -> None:
+        with open_atomically(self.folder / JSON_TABLE) as file:
+            lines = (f" {json.dumps(key)}: {json.dumps(value)},\n" for key, value in header.items())
+            file.write(("{\n" + "".join(lines) + ' "images": [').encode())
+            for number, record in enumerate(self._records()):
+                file.write(((",\n  " if number else "\n  ") + json.dumps(record)).encode())
+            file.write(b"\n ]\n}\n")
+
+    def _write_csv(self, timed: bool) -> None:
+        """A row a face, and one with nothing but the name for an input without a face."""
+        found = {record["name"] for record in self._records() if record["faces"]}
+        with open_atomically(self.folder / CSV_TABLE) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+            rows = csv.writer(text, lineterminator="\n")
+            rows.writerow(("image", *(("frame", "seconds") if timed else ()), *_COLUMNS))
+            for record in self._records():
+                for face in record["faces"]:
+                    when = (record.get("frame"), record.get("seconds")) if timed else ()
+                    numbers = (face["score"], face["proposal_score"], face["face_logit"], face["outcome"])
+                    rows.writerow((record["name"], *when, *face["box"], *numbers))
+                if record["name"] not in found:
+                    found.add(record["name"])
+                    rows.writerow((record["name"], *[""] * (len(_COLUMNS) + 2 * timed)))
+            text.detach()
+
+
+def open_results(folder: Path, settings: Mapping[str, Any], resume: bool, overwrite: bool) -> Results:
+    """The output folder; what lies there is continued, replaced or refused.
+
+    Args:
+        folder: made if absent.
+        settings: JSON types; a continued run must have the same.
+        resume: continue what is there.
+        overwrite: replace what is there.
+
+    Raises:
+        DataError: if something is there and neither ``resume`` nor ``overwrite`` is given, if it was not written by
+            this command, or with other settings.
+    """
+    journal = folder / JOURNAL
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: expected a folder to write into, but this is a file; choose another --out")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not journal.is_file():
+            raise DataError(f"{folder}: is not empty and was not written by tinygan-detect; choose another --out")
+        if overwrite:
+            _clear(folder)
+        elif not resume:
+            raise DataError(f"{folder}: holds results already; continue with --resume or replace them with --overwrite")
+        elif _settings(journal) != settings:
+            raise DataError(f"{folder}: was written with other settings; repeat those, or replace it with --overwrite")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not journal.is_file():
+        write_atomically(journal, json.dumps({"settings": settings}).encode() + b"\n")
+    return Results(folder)
+
+
+def to_record(source: Source, size: tuple[int, int], found: Detections, dropped: int) -> Record:
+    """A line of the journal, and an entry of the JSON table.
+
+    Args:
+        source: the image or video.
+        size: its width and height in pixels.
+        found: its faces, as of :meth:`FaceDetector.detect`.
+        dropped: how many more the second stage lowered below the least score.
+    """
+    columns = {name: column.tolist() for name, column in found.fields.items()}
+    landmarks = columns.get("landmarks")
+    faces = [
+        {
+            "box": box,
+            "score": score,
+            **{name: columns[name][row] for name in ("proposal_score", "face_logit", "proposal_box", "outcome")},
+            **({} if landmarks is None else {"landmarks": landmarks[row]}),
+        }
+        for row, (box, score) in enumerate(zip(found.boxes.tolist(), found.scores.tolist(), strict=True))
+    ]
+    return {"name": source.name, "width": size[0], "height": size[1], "dropped": dropped, "faces": faces}
+
+
+def _settings(journal: Path) -> Any:
+    with journal.open("rb") as file:
+        try:
+            return json.loads(file.readline())["settings"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{journal}:1: expected the settings of a run; replace it with --overwrite") from error
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run wrote, and nothing else."""
+    with Results(folder) as results:
+        written = [folder / output for output in results.done.values()]
+    for file in (*written, folder / JSON_TABLE, folder / CSV_TABLE):
+        file.unlink(missing_ok=True)
+    for below in sorted({above for file in written for above in file.parents}, reverse=True):
+        if folder in below.parents and below.is_dir() and not any(below.iterdir()):
+            below.rmdir()
+    (folder / JOURNAL).unlink()

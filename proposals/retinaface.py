@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 MEAN_BGR = (104.0, 117.0, 123.0)
 PYRAMID_CHANNELS = {"mobilenet025": 64, "resnet50": 256}
 LANDMARKS = 5
+OVERVIEW_FROM = 1.25  # of overview_px
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,8 @@ class RetinaFaceConfig:
         nms_iou: of two boxes that overlap more, the lower scored is dropped.
         keep: best boxes of an image after NMS.
         scales: factors by which the image is resized; several are detected one by one and merged by NMS.
+        overview_px: images more than a quarter longer are searched once more, shrunk to this, for faces larger than any
+            anchor; 0: they are not.
         max_side_px: longer sides (after scaling) are shrunk to this, which bounds memory.
     """
 
@@ -58,6 +61,7 @@ class RetinaFaceConfig:
     nms_iou: float = 0.4
     keep: int = 750
     scales: tuple[float, ...] = (1.0,)
+    overview_px: int = 0
     max_side_px: int = 4096
 
     def __post_init__(self) -> None:
@@ -71,9 +75,17 @@ class RetinaFaceConfig:
         for name in ("score_threshold", "nms_iou"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} lies in [0, 1], got {getattr(self, name)}")
+        if self.overview_px < 0:
+            raise ValueError(f"overview_px must not be negative, got {self.overview_px}")
         for name in ("top_k", "keep", "max_side_px"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def scales_of(self, longer_side_px: int) -> tuple[float, ...]:
+        """The scales at which an image is searched."""
+        if not self.overview_px or longer_side_px <= OVERVIEW_FROM * self.overview_px:
+            return self.scales
+        return (*self.scales, self.overview_px / longer_side_px)
 
     @property
     def anchors_per_cell(self) -> int:
@@ -183,7 +195,7 @@ class RetinaFace:
     def _detect(self, image: Tensor) -> Detections:
         check_image(image)
         picture = image.to(self._runtime.device)[None]
-        found = [self._candidates(picture, scale) for scale in self._config.scales]
+        found = [self._candidates(picture, scale) for scale in self._config.scales_of(max(picture.shape[-2:]))]
         boxes, scores, landmarks = (torch.cat(parts) for parts in zip(*found, strict=True))
         chosen = nms(boxes, scores, self._config.nms_iou)
         columns = [tensor[chosen].double().cpu().numpy() for tensor in (boxes, scores, landmarks)]

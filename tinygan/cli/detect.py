@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -89,8 +90,6 @@ def _detect(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace, chosen: Choice) -> dict[str, Any]:
     """What decides the result, as JSON types."""
-    import json
-
     from tinygan.checkpoint import find_weights, packaged_weights
     from tinygan.config import to_tree
 

@@ -34,3 +34,15 @@ def test_an_unknown_name_lists_what_ships(name, tmp_path, capsys):
     words = ["--proposals", str(tmp_path), "--images", str(tmp_path), "--out", str(tmp_path / "out")]
     assert main([*words, "--checkpoint", name]) == 2
     assert "this tinygan ships lite" in capsys.readouterr().err
+
+
+def test_the_first_stage_fits_its_limits_and_brings_its_fusion():
+    file = packaged_weights("retinaface_mobilenet025")
+    assert file.stat().st_size <= 3_000_000
+    weights = load_weights(file, ("proposer",))
+    fusion = Fusion.from_facts(weights.facts["fusion"])
+    assert fusion.fitted and fusion.judge > 0 and weights.facts["proposer"] == "retinaface"
+    # It learned from the images that lite learned from, so the others are honest for both.
+    assert set(weights.facts["trained_on"]) == set(
+        load_weights(packaged_weights("lite"), ("fused",)).facts["trained_on"]
+    )

@@ -47,7 +47,8 @@ PRESET = {
     "whole": "proposers/retinaface_mobilenet025_whole",
     "scratch": "proposers/retinaface_mobilenet025",
 }
-SHIPPED_RUN, NAME = "whole", "retinaface_mobilenet025"
+SHIPPED_RUN, NAME = "frozen", "retinaface_mobilenet025"
+OVERVIEW_PX = 1024  # photographs of today are longer, and their faces larger than the anchors
 HEIGHTS_PX = (0.0, 24.0, 48.0)
 
 
@@ -134,7 +135,9 @@ class FirstStage:
         fusion = fit_fusion([judged], recipe.rois, recipe.fusion)
         trained = load_weights(self.out / SHIPPED_RUN, ("proposer",))
         file = self.out / f"{NAME}.safetensors"
-        save_weights(file, replace(trained, facts={**trained.facts, "fusion": fusion.to_facts()}))
+        network = {**trained.config["network"], "overview_px": OVERVIEW_PX}
+        facts = {**trained.facts, "fusion": fusion.to_facts()}
+        save_weights(file, replace(trained, config={**trained.config, "network": network}, facts=facts))
         proposals = sum(len(one.face_logits) for one in judged.values())
         self._note("fusion", {"images": len(judged), "proposals": proposals, **fusion.to_facts()})
         print(f"{file}: {file.stat().st_size / 1e6:.2f} MB; copy it to {packaged_weights(NAME)}", flush=True)

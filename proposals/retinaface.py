@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 MEAN_BGR = (104.0, 117.0, 123.0)
 PYRAMID_CHANNELS = {"mobilenet025": 64, "resnet50": 256}
 LANDMARKS = 5
-OVERVIEW_FROM = 1.25  # of overview_px
+OVERVIEW_FROM, OVERVIEW_SIDE_PX = 2, 48  # times overview_px; side of a face in an overview
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,8 @@ class RetinaFaceConfig:
         nms_iou: of two boxes that overlap more, the lower scored is dropped.
         keep: best boxes of an image after NMS.
         scales: factors by which the image is resized; several are detected one by one and merged by NMS.
-        overview_px: images more than a quarter longer are searched once more, shrunk to this, for faces larger than any
-            anchor; 0: they are not.
+        overview_px: images at least twice as long are searched once more, shrunk to this: faces of 48 px or more there
+            are looked for in this overview alone, others at the other scales. 0: there is no overview.
         max_side_px: longer sides (after scaling) are shrunk to this, which bounds memory.
     """
 
@@ -81,11 +81,10 @@ class RetinaFaceConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
-    def scales_of(self, longer_side_px: int) -> tuple[float, ...]:
-        """The scales at which an image is searched."""
-        if not self.overview_px or longer_side_px <= OVERVIEW_FROM * self.overview_px:
-            return self.scales
-        return (*self.scales, self.overview_px / longer_side_px)
+    def overview_of(self, longer_side_px: int) -> float | None:
+        """The scale of an image's overview, if it is to have one."""
+        wanted = self.overview_px > 0 and longer_side_px >= OVERVIEW_FROM * self.overview_px
+        return self.overview_px / longer_side_px if wanted else None
 
     @property
     def anchors_per_cell(self) -> int:
@@ -195,7 +194,11 @@ class RetinaFace:
     def _detect(self, image: Tensor) -> Detections:
         check_image(image)
         picture = image.to(self._runtime.device)[None]
-        found = [self._candidates(picture, scale) for scale in self._config.scales_of(max(picture.shape[-2:]))]
+        found = [self._candidates(picture, scale) for scale in self._config.scales]
+        overview = self._config.overview_of(max(picture.shape[-2:]))
+        if overview is not None:
+            found = [_smaller(one, OVERVIEW_SIDE_PX / overview) for one in found]
+            found.append(self._candidates(picture, overview))
         boxes, scores, landmarks = (torch.cat(parts) for parts in zip(*found, strict=True))
         chosen = nms(boxes, scores, self._config.nms_iou)
         columns = [tensor[chosen].double().cpu().numpy() for tensor in (boxes, scores, landmarks)]
@@ -238,6 +241,12 @@ class RetinaFace:
                 "max_side_px finds more tiny faces and takes more memory", side_px, self._config.max_side_px,
             )  # fmt: skip
         self._said_shrunk = True
+
+
+def _smaller(found: _Candidates, side_px: float) -> _Candidates:
+    """Those whose longer side is shorter."""
+    small = (found.boxes[:, 2:] - found.boxes[:, :2]).amax(dim=1) < side_px
+    return _Candidates(*(column[small] for column in found))
 
 
 def build_retinaface(config: RetinaFaceConfig, weights: Path | None, runtime: Runtime) -> RetinaFace:

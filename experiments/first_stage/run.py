@@ -48,7 +48,7 @@ PRESET = {
     "scratch": "proposers/retinaface_mobilenet025",
 }
 SHIPPED_RUN, NAME = "frozen", "retinaface_mobilenet025"
-OVERVIEW_PX = 1024  # photographs of today are longer, and their faces larger than the anchors
+OVERVIEW_PX = 640  # photographs of today are longer, and their faces larger than the anchors
 HEIGHTS_PX = (0.0, 24.0, 48.0)
 
 

@@ -3,9 +3,10 @@
     python -m experiments.first_stage.run --data ROOT --teacher W --out runs/first_stage
 
 Finished steps are reused and a cut-off training goes on, so the command can be repeated until it is through. Steps:
-``landmarks`` (the teacher's, for faces that have none), ``frozen``, ``whole`` and ``scratch`` (three trainings),
-``holdout`` (the trainings on images none of them saw), ``ship`` (the one to ship, with its own second-stage fusion, as
-``retinaface_mobilenet025.safetensors``) and ``report`` (WIDER_val, at the end; the only step that reads it).
+``landmarks`` (the teacher's, for faces that have none), ``frozen`` and ``scratch`` (two trainings), ``holdout`` (both
+on images that none of them saw), ``ship`` (``frozen`` with its own second-stage fusion, as
+``retinaface_mobilenet025.safetensors``), and at the end, the only ones that read WIDER_val, ``report`` (first stages
+alone) and ``second_stage`` (the shipped one before and after).
 """
 
 from __future__ import annotations
@@ -41,10 +42,9 @@ from tinygan.train.fusion import fit_fusion, holdout_names, judge_proposals
 from tinygan.train.prepare import match_proposals
 from tinygan.train.recipe import Recipe
 
-STEPS = ("landmarks", "frozen", "whole", "scratch", "holdout", "ship", "report")
+STEPS = ("landmarks", "frozen", "scratch", "holdout", "ship", "report", "second_stage")
 PRESET = {
     "frozen": "proposers/retinaface_mobilenet025_finetune",
-    "whole": "proposers/retinaface_mobilenet025_whole",
     "scratch": "proposers/retinaface_mobilenet025",
 }
 SHIPPED_RUN, NAME = "frozen", "retinaface_mobilenet025"
@@ -90,7 +90,8 @@ class FirstStage:
         elif step in PRESET:
             self.train(step)
         else:
-            {"holdout": self.measure_holdout, "ship": self.ship, "report": self.report}[step]()
+            steps = {"holdout": self.measure_holdout, "ship": self.ship, "report": self.report}
+            {**steps, "second_stage": self.report_second_stage}[step]()
 
     def teach(self) -> None:
         """Points of five landmarks for the training faces, as the teacher sees them."""
@@ -143,31 +144,29 @@ class FirstStage:
         print(f"{file}: {file.stat().st_size / 1e6:.2f} MB; copy it to {packaged_weights(NAME)}", flush=True)
 
     def report(self) -> None:
-        """WIDER_val: every training, and the shipped one before and after the second stage."""
+        """WIDER_val: the teacher and every training, alone."""
         split = load_split(self.data, "val")
         names = list(split.faces)
         truth = truth_of(self.data, split, names)
-        found: dict[str, dict[str, Detections]] = {}
-        for name in ("teacher", *PRESET):
-            if name == "teacher" or (self.out / name / FINISHED_FILE).is_file():
-                found[name] = dict(self._propose(name, "val"))
-        first = {
-            name: {s: row["after"] for s, row in self._ap(one, truth, names).items()} for name, one in found.items()
-        }
+        finished = [name for name in PRESET if (self.out / name / FINISHED_FILE).is_file()]
+        teacher = self._propose("teacher", "val")
+        table = compare({name: (teacher, self._propose(name, "val")) for name in finished}, truth, names)
+        print(format_table(table))
+        self._note("val_against_teacher", table)
+
+    def report_second_stage(self) -> None:
+        """WIDER_val: the shipped first stage before and after the second."""
+        split = load_split(self.data, "val")
+        names = list(split.faces)
+        before = self._propose(SHIPPED_RUN, "val")
         started = time.monotonic()
-        after = self._rescore(found[SHIPPED_RUN], split.images)
+        after = self._rescore(before, split.images)
         seconds = time.monotonic() - started
-        table = compare({"second stage": (found[SHIPPED_RUN], after)}, truth, names)
-        table |= compare({"training": (found["teacher"], found[SHIPPED_RUN])}, truth, names)
-        for name in first:
-            print(name, {subset: round(value, 4) for subset, value in first[name].items()}, flush=True)
+        table = compare({"second stage": (before, after)}, truth_of(self.data, split, names), names)
         print(format_table(table))
         proposing = json.loads(self._report_file(f"{SHIPPED_RUN}_val").read_text())
         timing = {"first": proposing["ms_per_image"], "second": round(1000 * seconds / len(after), 1)}
-        self._note("val", {"exact_ap": first, "differences": table, "ms_per_image": timing})
-
-    def _ap(self, found: Mapping[str, Detections], truth: Any, names: Sequence[str]) -> dict[str, dict[str, float]]:
-        return compare({"one": (found, found)}, truth, names)["one"]
+        self._note("val_second_stage", {**table["second stage"], "ms_per_image": timing})
 
     def _weights(self, name: str) -> Path:
         return self.teacher if name == "teacher" else self.out / name

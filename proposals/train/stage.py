@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -18,13 +19,14 @@ from proposals.retinaface import RetinaFace, RetinaFaceNetwork
 from proposals.train.pictures import PictureBatch
 from proposals.train.recipe import OptimiserConfig, ProposerRecipe
 from tinygan.detections import Detections, GroundTruth
-from tinygan.errors import ConfigError
+from tinygan.errors import ConfigError, DataError
 from tinygan.evaluate.wider import evaluate_wider
 from tinygan.formats.images import read_image
 from tinygan.formats.wider_mat import truth_by_height
 from tinygan.runtime import Runtime
 from tinygan.viz import before_after, save_png
 
+log = logging.getLogger(__name__)
 HEIGHTS_PX = (0.0, 24.0, 48.0)
 
 
@@ -103,7 +105,8 @@ class DetectorStage:
         if not self._truths:
             return {}
         self._found = self._propose(list(self._truths))
-        result = evaluate_wider(self._found, truth_by_height(self._truths, HEIGHTS_PX))
+        truths = {name: self._truths[name] for name in self._found}
+        result = evaluate_wider(self._found, truth_by_height(truths, HEIGHTS_PX))
         figures = {
             f"ap_{least:g}px": one.ap_exact for least, one in zip(HEIGHTS_PX, result.subsets.values(), strict=True)
         }
@@ -113,7 +116,7 @@ class DetectorStage:
         """A hold-out image with many faces: the best boxes, green where they are faces."""
         if not self._found:
             return
-        name = sorted(self._truths, key=lambda name: abs(int(self._truths[name].usable.sum()) - 15))[0]
+        name = sorted(self._found, key=lambda name: abs(int(self._truths[name].usable.sum()) - 15))[0]
         pixels = np.asarray(read_image(self._images / name))
         faces = max(1, int(self._truths[name].usable.sum()))
         found = self._found[name]
@@ -123,7 +126,11 @@ class DetectorStage:
         detector = RetinaFace(deepcopy(self.result), self._recipe.network, self._runtime)
         found = {}
         for name in names:
-            pixels = np.array(read_image(self._images / name))
+            try:
+                pixels = np.array(read_image(self._images / name))
+            except DataError as error:
+                log.warning("not measured on: %s", error)
+                continue
             (found[name],) = detector.propose([torch.from_numpy(pixels).permute(2, 0, 1)])
         return found
 

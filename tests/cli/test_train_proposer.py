@@ -10,7 +10,9 @@ from proposals.train import run as training
 from tinygan.checkpoint import load_weights
 from tinygan.cli.propose import main as propose
 from tinygan.cli.train_proposer import main
+from tinygan.data.rois import split_holdout
 from tinygan.formats.files import open_detections
+from tinygan.formats.wider import load_split
 from tinygan.loop import STATE_FILE
 
 TINY = [
@@ -99,8 +101,6 @@ def test_frozen_layers_rest_and_the_others_learn(trained, tiny_wider, tmp_path):
 
 
 def test_landmarks_are_learnt_where_they_are_known(tiny_wider, tmp_path):
-    from tinygan.formats.wider import load_split
-
     lines = []
     for name, truth in load_split(tiny_wider.root, "train").faces.items():
         lines.append(f"# {name}")
@@ -159,6 +159,16 @@ def test_imagenet_weights_that_cannot_be_had_say_what_to_do(tiny_wider, tmp_path
     settings = ("network.backbone=resnet50", "optimiser.backbone_weights=imagenet")
     assert main(typed(tiny_wider.root, tmp_path / "run", settings=settings)) == 2
     assert "TORCH_HOME" in capsys.readouterr().err
+
+
+def test_images_that_cannot_be_read_are_listed_and_the_rest_is_learnt(make_wider, tmp_path, capsys):
+    data = make_wider(tmp_path / "wider")
+    training, holdout = split_holdout(load_split(data.root, "train").faces, 0.4)
+    for name in (training[0], holdout[0]):
+        (data.root / "WIDER_train/images" / name).write_bytes(b"no image")
+    assert main(typed(data.root, tmp_path / "run", settings=("evaluate_images=20",))) == 1
+    assert training[0] in capsys.readouterr().err and (tmp_path / "run/model.safetensors").is_file()
+    assert "ap_0px" in metrics(tmp_path / "run")[-1]
 
 
 def test_a_finished_or_started_run_is_not_lost(trained, tiny_wider, capsys):

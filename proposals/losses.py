@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -39,7 +40,8 @@ class DetectionLossConfig:
     def __post_init__(self) -> None:
         if self.negatives_per_face < 1:
             raise ValueError(f"negatives_per_face must be at least 1, got {self.negatives_per_face}")
-        if min(self.box_weight, self.landmark_weight, self.focal_gamma) < 0 or not 0 <= self.focal_alpha <= 1:
+        weights = (self.box_weight, self.landmark_weight, self.focal_gamma)
+        if not all(0 <= value < math.inf for value in weights) or not 0 <= self.focal_alpha <= 1:
             raise ValueError("weights and focal_gamma must not be negative, focal_alpha lies in [0, 1]")
 
 

@@ -21,7 +21,8 @@ class MatchingConfig:
     Attributes:
         positive_iou: an anchor with at least this IoU to a face answers for it.
         negative_iou: below this IoU to every face an anchor is background; between the two it is ignored.
-        rescue_iou: a face that no anchor reaches by ``positive_iou`` gets its best one, from this IoU on.
+        rescue_iou: every face gets its best anchor, from this IoU on, though another face overlap that one more; of two
+            faces with the same best anchor the later one gets it.
         ignored_iou: an anchor with this IoU to an ignored face (invalid, too small) is ignored.
     """
 

@@ -7,6 +7,7 @@ checkpoints load. The paper's dense regression (λ3) and cascade are not part of
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class RetinaFaceConfig:
         keep: best boxes of an image after NMS.
         scales: factors by which the image is resized; several are detected one by one and merged by NMS.
         overview_px: images at least twice as long are searched once more, shrunk to this: faces of 48 px or more there
-            are looked for in this overview alone, others at the other scales. 0: there is no overview.
+            are looked for in this overview alone. 0: there is no overview.
         max_side_px: longer sides (after scaling) are shrunk to this, which bounds memory.
     """
 
@@ -66,11 +67,12 @@ class RetinaFaceConfig:
 
     def __post_init__(self) -> None:
         counts = {len(sides) for sides in self.anchors}
-        if len(self.anchors) != len(STRIDES) or len(counts) != 1 or min(map(min, self.anchors), default=0) <= 0:
+        sides = [side for level in self.anchors for side in level]
+        if len(self.anchors) != len(STRIDES) or len(counts) != 1 or not sides or not _positive(sides):
             raise ValueError(f"anchors are three lists of equally many sides above 0, got {self.anchors}")
-        if len(self.variances) != 2 or min(self.variances) <= 0:
+        if len(self.variances) != 2 or not _positive(self.variances):
             raise ValueError(f"variances are two numbers above 0, got {self.variances}")
-        if not self.scales or min(self.scales) <= 0:
+        if not self.scales or not _positive(self.scales):
             raise ValueError(f"scales are one or more factors above 0, got {self.scales}")
         for name in ("score_threshold", "nms_iou"):
             if not 0 <= getattr(self, name) <= 1:
@@ -90,6 +92,10 @@ class RetinaFaceConfig:
     def anchors_per_cell(self) -> int:
         """Anchors at one place of one level."""
         return len(self.anchors[0])
+
+
+def _positive(values: Sequence[float]) -> bool:
+    return all(0 < value < math.inf for value in values)
 
 
 class Output(NamedTuple):

@@ -6,7 +6,7 @@ Finished steps are reused and a cut-off training goes on, so the command can be 
 ``landmarks`` (the teacher's, for faces that have none), ``frozen`` and ``scratch`` (two trainings), ``holdout`` (both
 on images that none of them saw), ``ship`` (``frozen`` with its own second-stage fusion, as
 ``retinaface_mobilenet025.safetensors``), and at the end, the only ones that read WIDER_val, ``report`` (first stages
-alone) and ``second_stage`` (the shipped one before and after).
+alone) and ``second_stage`` (the shipped one before and after; its overview included).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from experiments.lite.report import compare, format_table, truth_of
 from tinygan.checkpoint import WEIGHTS_FILE, load_weights, packaged_weights, save_weights
 from tinygan.cli import propose as propose_command
 from tinygan.cli import train_proposer as train_command
+from tinygan.cli.common import SOME_SKIPPED
 from tinygan.config import load_config
 from tinygan.detections import Detections
 from tinygan.errors import TinyGanError
@@ -48,6 +49,7 @@ PRESET = {
     "scratch": "proposers/retinaface_mobilenet025",
 }
 SHIPPED_RUN, NAME = "frozen", "retinaface_mobilenet025"
+SHIPPED = "shipped"  # that run with an overview
 OVERVIEW_PX = 640  # photographs of today are longer, and their faces larger than the anchors
 HEIGHTS_PX = (0.0, 24.0, 48.0)
 
@@ -112,8 +114,8 @@ class FirstStage:
         names = self._holdout(split)
         truth = truth_by_height({name: split.faces[name] for name in names}, HEIGHTS_PX)
         found: dict[str, Any] = {}
-        for name in ("teacher", *PRESET):
-            if name != "teacher" and not (self.out / name / FINISHED_FILE).is_file():
+        for name in ("teacher", *PRESET, SHIPPED):
+            if name in PRESET and not (self.out / name / FINISHED_FILE).is_file():
                 continue
             proposals = self._propose(name, "train")
             result = evaluate_wider({image: proposals[image] for image in names if image in proposals}, truth)
@@ -125,13 +127,13 @@ class FirstStage:
         """The chosen training with the second stage's fusion, fitted on hold-out images that neither stage saw."""
         split = load_split(self.data, "train")
         names = self._holdout(split)
-        self._propose(SHIPPED_RUN, "train")
+        self._propose(SHIPPED, "train")
         lite = load_weights(packaged_weights("lite"), ("fused",))
         recipe = load_config(Recipe, None, base=lite.config)
         judge = Judge.from_weights(lite, Runtime(RuntimeOptions(threads=self.threads)))
         unreadable: list[str] = []
         judged = judge_proposals(
-            judge, self._proposals(SHIPPED_RUN, "train"), split, names, 128, 600, unreadable, recipe.fusion.looks
+            judge, self._proposals(SHIPPED, "train"), split, names, 128, 600, unreadable, recipe.fusion.looks
         )
         fusion = fit_fusion([judged], recipe.rois, recipe.fusion)
         trained = load_weights(self.out / SHIPPED_RUN, ("proposer",))
@@ -148,7 +150,7 @@ class FirstStage:
         split = load_split(self.data, "val")
         names = list(split.faces)
         truth = truth_of(self.data, split, names)
-        finished = [name for name in PRESET if (self.out / name / FINISHED_FILE).is_file()]
+        finished = [SHIPPED, *(name for name in PRESET if (self.out / name / FINISHED_FILE).is_file())]
         teacher = self._propose("teacher", "val")
         table = compare({name: (teacher, self._propose(name, "val")) for name in finished}, truth, names)
         print(format_table(table))
@@ -158,18 +160,18 @@ class FirstStage:
         """WIDER_val: the shipped first stage before and after the second."""
         split = load_split(self.data, "val")
         names = list(split.faces)
-        before = self._propose(SHIPPED_RUN, "val")
+        before = self._propose(SHIPPED, "val")
         started = time.monotonic()
         after = self._rescore(before, split.images)
         seconds = time.monotonic() - started
         table = compare({"second stage": (before, after)}, truth_of(self.data, split, names), names)
         print(format_table(table))
-        proposing = json.loads(self._report_file(f"{SHIPPED_RUN}_val").read_text())
+        proposing = json.loads(self._report_file(f"{SHIPPED}_val").read_text())
         timing = {"first": proposing["ms_per_image"], "second": round(1000 * seconds / len(after), 1)}
         self._note("val_second_stage", {**table["second stage"], "ms_per_image": timing})
 
     def _weights(self, name: str) -> Path:
-        return self.teacher if name == "teacher" else self.out / name
+        return {"teacher": self.teacher, SHIPPED: self.out / SHIPPED_RUN}.get(name, self.out / name)
 
     def _proposals(self, name: str, part: str) -> Path:
         return self.out / "proposals" / f"{name}_{part}.tar.gz"
@@ -185,6 +187,8 @@ class FirstStage:
             images = self.data / f"WIDER_{part}" / "images"
             words = ["--weights", str(self._weights(name)), "--images", str(images), "--out", str(out), "--resume"]
             words += ["--report", str(self._report_file(f"{name}_{part}"))]
+            if name == SHIPPED:
+                words += ["--set", f"overview_px={OVERVIEW_PX}"]
             if part == "train":
                 split = load_split(self.data, "train")
                 subset = self.out / "holdout.txt"
@@ -218,7 +222,7 @@ class FirstStage:
     def _run(self, command: str, body: Any, words: Sequence[str]) -> None:
         words = [*words, *(["--threads", str(self.threads)] if self.threads else [])]
         print("$", command, *words, flush=True)
-        if body(words):
+        if body(words) > SOME_SKIPPED:
             raise SystemExit(f"{command} failed")
 
     def _note(self, key: str, value: object) -> None:
@@ -226,7 +230,7 @@ class FirstStage:
         results: dict[str, Any] = json.loads(self.results_file.read_text()) if self.results_file.is_file() else {}
         results[key] = value
         results["trainings"] = {
-            name: self._length(name) for name in PRESET if (self.out / name / METRICS_FILE).is_file()
+            name: self._length(name) for name in PRESET if (self.out / name / FINISHED_FILE).is_file()
         }
         write_atomically(self.results_file, json.dumps(results, indent=1).encode())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -38,7 +39,7 @@ class PictureConfig:
     def __post_init__(self) -> None:
         if self.size < 32:
             raise ValueError(f"size must be at least 32, got {self.size}")
-        if not 0 < self.smallest_scale <= self.largest_scale:
+        if not 0 < self.smallest_scale <= self.largest_scale < math.inf:
             raise ValueError(
                 f"expected 0 < smallest_scale <= largest_scale, got {self.smallest_scale} and {self.largest_scale}"
             )
@@ -72,8 +73,10 @@ class OptimiserConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.average < 1:
             raise ValueError(f"average lies in [0, 1), got {self.average}")
-        if self.clip_norm <= 0:
+        if not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be above 0, got {self.clip_norm}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,5 +108,7 @@ class ProposerRecipe:
     def __post_init__(self) -> None:
         if not 0 <= self.holdout < 1:
             raise ValueError(f"holdout must lie in [0, 1), got {self.holdout}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
         if self.evaluate_images < 0:
             raise ValueError(f"evaluate_images must not be negative, got {self.evaluate_images}")

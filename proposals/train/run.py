@@ -14,10 +14,10 @@ from torchvision.models import resnet50
 from proposals.backbones import ResNet50
 from proposals.public_weights import load_into, load_tensors
 from proposals.retinaface import RetinaFaceNetwork
-from proposals.train.pictures import PictureSource, photographs
+from proposals.train.pictures import Photograph, PictureSource, photographs
 from proposals.train.recipe import ProposerRecipe
-from proposals.train.stage import DetectorStage
-from tinygan.checkpoint import WEIGHTS_FILE, Weights, save_weights
+from proposals.train.stage import DetectorStage, freeze
+from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights, save_weights
 from tinygan.config import to_tree
 from tinygan.data.rois import split_holdout
 from tinygan.detections import GroundTruth
@@ -60,40 +60,86 @@ class Prepared:
     unreadable: list[str]
 
 
-def train_proposer(data: ProposerData, recipe: ProposerRecipe, folder: RunFolder, runtime: Runtime) -> list[str]:
+@dataclass(frozen=True)
+class Inputs:
+    """What a training starts from: read and found fit before anything is written.
+
+    Attributes:
+        split: images and faces.
+        training_names: images to train on.
+        holdout_names: images kept out.
+        photos: those to train on, with their faces.
+        network: before the first step.
+    """
+
+    split: WiderSplit
+    training_names: list[str]
+    holdout_names: list[str]
+    photos: list[Photograph]
+    network: RetinaFaceNetwork
+
+
+def read_inputs(data: ProposerData, recipe: ProposerRecipe) -> Inputs:
+    """Read all but the images.
+
+    Raises:
+        DataError: if data are absent or malformed, or no image is left to train on.
+        CheckpointError: if ``init`` does not fit.
+        ConfigError: if a layer to freeze is unknown, or random weights were to be frozen.
+    """
+    split = load_split(data.root, "train")
+    training, holdout = split_holdout(split.faces, recipe.holdout)
+    if not training:
+        raise DataError(f"{data.root}: none of its {len(holdout)} images is left to train on; lower holdout")
+    photos = photographs(split.images, split.faces, training, _labels(data.landmarks, split))
+    seed_everything(recipe.seed)
+    network = first_network(recipe, data.init)
+    optimiser = recipe.optimiser
+    freeze(network, optimiser)
+    if data.init is None and optimiser.backbone_weights == "none" and (optimiser.freeze or optimiser.freeze_norm):
+        raise ConfigError("optimiser.freeze and freeze_norm would keep random weights as they are; give --init W")
+    return Inputs(split, training, holdout, photos, network)
+
+
+def train_proposer(inputs: Inputs, recipe: ProposerRecipe, folder: RunFolder, runtime: Runtime) -> list[str]:
     """Train to the end; the folder then holds ``model.safetensors`` of kind ``proposer``.
 
     Args:
-        data: images, landmarks, first weights.
+        inputs: images, landmarks, first weights.
         recipe: everything else.
         folder: of the run; a run that was cut off goes on.
         runtime: device and precision.
 
     Returns:
-        A line for every image that could not be read.
-
-    Raises:
-        DataError: if data are absent or malformed.
-        CheckpointError: if ``init`` does not fit.
-        ConfigError: if a layer to freeze is unknown.
+        A line for every image that this process could not read.
     """
-    split = load_split(data.root, "train")
-    training, holdout = split_holdout(split.faces, recipe.holdout)
-    photos = photographs(split.images, split.faces, training, _labels(data.landmarks, split))
+    split = inputs.split
+    on_disk = [name for name in inputs.holdout_names if (split.images / name).is_file()]
+    measured = {name: split.faces[name] for name in _spread(on_disk, recipe.evaluate_images)}
     seed_everything(recipe.seed)
-    network = first_network(recipe, data.init)
-    measured = {name: split.faces[name] for name in _spread(_readable(holdout, split), recipe.evaluate_images)}
-    stage = DetectorStage(network, recipe, runtime, split.images, measured)
+    stage = DetectorStage(inputs.network, recipe, runtime, split.images, measured)
     size = stage_batch_size(recipe.loop, runtime)
-    source = PictureSource(photos, recipe, size, runtime.rank, runtime.world_size)
+    source = PictureSource(inputs.photos, recipe, size, runtime.rank, runtime.world_size)
     run_loop(stage, source.draw, recipe.loop, folder, runtime)
-    prepared = Prepared(training, holdout, list(source.unreadable))
+    prepared = Prepared(inputs.training_names, inputs.holdout_names, list(source.unreadable))
     if runtime.is_main:
         tensors = {f"proposer.{name}": tensor for name, tensor in stage.result.state_dict().items()}
         facts = {**trained_facts(prepared), "proposer": "retinaface"}
         save_weights(folder.file(WEIGHTS_FILE), Weights("proposer", to_tree(recipe), tensors, facts))
         finish(folder, prepared)
+    runtime.barrier()  # a process that ended before the weights are written would take the others with it
     return prepared.unreadable
+
+
+def saved_network(init: Path | None) -> dict[str, object] | None:
+    """The network settings that come along with a run's weights; weights of others bring none.
+
+    Raises:
+        CheckpointError: if a run folder or ``.safetensors`` file is absent, damaged or of another kind.
+    """
+    if init is None or not (init.is_dir() or init.suffix == ".safetensors"):
+        return None
+    return {"network": load_weights(init, ("proposer",)).config["network"]}
 
 
 def first_network(recipe: ProposerRecipe, init: Path | None) -> RetinaFaceNetwork:
@@ -144,10 +190,6 @@ def _labels(path: Path | None, split: WiderSplit) -> Mapping[str, GroundTruth] |
     if not matched:
         raise DataError(f"{path}: none of its {len(labels)} images is among those of {split.images}")
     return {image: labels[name] for image, name in matched.items()}
-
-
-def _readable(names: Sequence[str], split: WiderSplit) -> list[str]:
-    return [name for name in names if (split.images / name).is_file()]
 
 
 def _spread(names: Sequence[str], count: int) -> list[str]:

@@ -51,8 +51,8 @@ class DetectorStage:
     ) -> None:
         self.network, self._recipe, self._runtime = network, recipe, runtime
         self._images, self._truths = images, truths
-        runtime.place(network)
         freeze(network, recipe.optimiser)
+        runtime.place(network)
         self.optimiser = build_optimiser(network, recipe.optimiser)
         self.average = start_average(network, recipe.optimiser.average)
         self._found: dict[str, Detections] = {}
@@ -89,7 +89,7 @@ class DetectorStage:
 
     def state_dict(self) -> dict[str, Any]:
         """Networks and optimiser."""
-        self._runtime.average_buffers(self.network)
+        self._agree()
         state = {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
         return state if self.average is None else {**state, "average": self.average.state_dict()}
 
@@ -102,6 +102,7 @@ class DetectorStage:
 
     def evaluate(self) -> dict[str, float]:
         """Exact AP on the hold-out, for faces of at least 0, 24 and 48 px; images at their own size."""
+        self._agree()
         if not self._truths:
             return {}
         self._found = self._propose(list(self._truths))
@@ -121,6 +122,11 @@ class DetectorStage:
         faces = max(1, int(self._truths[name].usable.sum()))
         found = self._found[name]
         save_png(before_after(pixels, Detections.empty(), found, self._truths[name], faces), path)
+
+    def _agree(self) -> None:
+        """BN statistics are those of all processes."""
+        for network in (self.network, self.result):
+            self._runtime.average_buffers(network)
 
     def _propose(self, names: Sequence[str]) -> dict[str, Detections]:
         detector = RetinaFace(deepcopy(self.result), self._recipe.network, self._runtime)

@@ -137,6 +137,13 @@ def test_it_learns(tiny_wider, tmp_path):
         ),
         ((), ("optimiser.backbone_weights=imagenet",), "resnet50 alone"),
         ((), ("pictures.size=3",), "size must be at least 32"),
+        ((), ("optimiser.freeze=[body.stage1]",), "would keep random weights as they are; give --init W"),
+        ((), ("holdout=0.9999",), "is left to train on; lower holdout"),
+        ((), ("pictures.largest_scale=.inf",), "smallest_scale <= largest_scale"),
+        ((), ("optimiser.weight_decay=-1",), "weight_decay must not be negative"),
+        ((), ("losses.box_weight=.nan",), "weights and focal_gamma must not be negative"),
+        ((), ("network.anchors=[[], [], []]",), "anchors are three lists"),
+        (("--seed", "-1"), (), "seed must not be negative"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(tiny_wider, tmp_path, monkeypatch, words, settings, message, capsys):
@@ -144,6 +151,26 @@ def test_mistakes_are_one_line_and_exit_2(tiny_wider, tmp_path, monkeypatch, wor
     assert main(typed(tiny_wider.root, tmp_path / "run", *words, settings=settings)) == 2
     error = capsys.readouterr().err.strip()
     assert message in error.splitlines()[-1] and "Traceback" not in error
+
+
+def test_a_runs_network_comes_along_with_its_weights(tiny_wider, tmp_path):
+    anchors = ((16.0, 32.0), (64.0, 128.0), (256.0, 512.0))
+    first = ("network.anchors=[[16, 32], [64, 128], [256, 512]]", "loop.epochs=1", "loop.patches_per_epoch=4")
+    assert main(typed(tiny_wider.root, tmp_path / "first", settings=first)) == 0
+    then = ("loop.epochs=1", "loop.patches_per_epoch=4")
+    assert main(typed(tiny_wider.root, tmp_path / "then", "--init", str(tmp_path / "first"), settings=then)) == 0
+    saved = load_weights(tmp_path / "then", ("proposer",)).config["network"]["anchors"]
+    assert tuple(tuple(level) for level in saved) == anchors
+
+
+def test_nothing_is_overwritten_before_the_inputs_are_found_fit(tiny_wider, tmp_path, capsys):
+    short, run = ("loop.epochs=1", "loop.patches_per_epoch=4"), tmp_path / "run"
+    assert main(typed(tiny_wider.root, run, settings=short)) == 0
+    before = (run / "model.safetensors").read_bytes()
+    assert main(typed(tiny_wider.root, run, "--init", str(run), "--overwrite", settings=short)) == 2
+    assert "holds the weights to start from" in capsys.readouterr().err
+    assert main(typed(tiny_wider.root, run, "--overwrite", settings=(*short, "optimiser.freeze=[spine]"))) == 2
+    assert (run / "model.safetensors").read_bytes() == before
 
 
 def test_weights_of_another_network_are_refused(checkpoint, tiny_wider, tmp_path, capsys):

@@ -119,3 +119,13 @@ def test_a_damaged_journal_is_named(tmp_path):
     (tmp_path / "detect.jsonl").write_text("nonsense\n")
     with pytest.raises(DataError, match=r"detect\.jsonl:1: expected the settings of a run"):
         opened(tmp_path, resume=True)
+
+
+def test_another_file_of_the_same_name_is_refused(tmp_path):
+    mine, other = Source("a.png", tmp_path / "1/a.png"), Source("a.png", tmp_path / "2/a.png")
+    with open_results(tmp_path / "out", {}, resume=False, overwrite=False) as results:
+        results.finish(mine)
+    with open_results(tmp_path / "out", {}, resume=True, overwrite=False) as results:
+        assert results.missing([mine, Source("b.png", tmp_path / "b.png")]) == [Source("b.png", tmp_path / "b.png")]
+        with pytest.raises(DataError, match=r"holds 'a.png' of .*1/a.png; choose another --out for .*2/a.png"):
+            results.missing([other])

@@ -57,6 +57,13 @@ def test_mistakes_are_named(tmp_path):
         find_sources([tmp_path], OUT)
 
 
+def test_an_output_folder_above_the_inputs_is_refused(tmp_path):
+    make(tmp_path / "in", "a.png")
+    for out in (tmp_path, tmp_path / "in"):
+        with pytest.raises(DataError, match="lies above, the input folder"):
+            find_sources([tmp_path / "in"], out)
+
+
 def test_a_video_without_pyav_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     photo, clip = make(tmp_path, "photo.jpg", "clip.mp4")

@@ -76,8 +76,10 @@ def _train(arguments: argparse.Namespace) -> int:
         print(f"{folder.path}: this stage is finished already")
         return DONE
     skipped = _run_stage(arguments, recipe, folder, runtime)
-    if runtime.is_main:
-        print(f"{folder.path}: stage {arguments.stage} is finished")
+    runtime.barrier()  # a process that ended before the weights are written would take the others with it
+    if not runtime.is_main:
+        return DONE
+    print(f"{folder.path}: stage {arguments.stage} is finished")
     if skipped:
         print(f"{len(skipped)} images could not be read and were skipped:", *skipped, sep="\n  ", file=sys.stderr)
         return SOME_SKIPPED

@@ -1,7 +1,7 @@
 """The output folder of ``tinygan-detect``: a journal that survives a kill, and the tables made of it at the end.
 
 Every image or frame is a line of ``detect.jsonl`` as soon as it is done, and every finished input another,
-``{"done": name}``; what stands behind the last of those is dropped when a run is continued.
+``{"done": name, …}``; what stands behind the last of those is dropped when a run is continued.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -63,12 +63,13 @@ class Results:
         self.folder = folder
         self._journal: IO[bytes] = (folder / JOURNAL).open("r+b")
         self.done: dict[str, str] = {}
+        self._paths: dict[str, str] = {}
         self._safe = end = len(self._journal.readline())  # the settings
         for line in self._journal:
             end += len(line)
             if line.startswith(b'{"done"') and line.endswith(b"\n"):
                 entry = json.loads(line)
-                self.done[entry["done"]] = entry["output"]
+                self.done[entry["done"]], self._paths[entry["done"]] = entry["output"], entry["path"]
                 self._safe = end
         self.drop()
 
@@ -84,10 +85,25 @@ class Results:
 
     def finish(self, source: Source) -> None:
         """All of this input is noted and its picture or video written."""
-        self._journal.write(json.dumps({"done": source.name, "output": source.output}).encode() + b"\n")
+        entry = {"done": source.name, "output": source.output, "path": str(source.path.resolve())}
+        self._journal.write(json.dumps(entry).encode() + b"\n")
         self._journal.flush()
         self._safe = self._journal.tell()
-        self.done[source.name] = source.output
+        self.done[source.name], self._paths[source.name] = source.output, entry["path"]
+
+    def missing(self, sources: Sequence[Source]) -> list[Source]:
+        """The inputs that are not done.
+
+        Raises:
+            DataError: if another file of the same name is.
+        """
+        for source in sources:
+            path = self._paths.get(source.name, str(source.path.resolve()))
+            if path != str(source.path.resolve()):
+                raise DataError(
+                    f"{self.folder}: holds '{source.name}' of {path}; choose another --out for {source.path}"
+                )
+        return [source for source in sources if source.name not in self.done]
 
     def drop(self) -> None:
         """Forget what was noted since the last finished input."""

@@ -49,9 +49,12 @@ def detect_all(detector: FaceDetector, sources: Sequence[Source], results: Resul
 
     Returns:
         A line for every input that could not be read; nothing of it is written.
+
+    Raises:
+        DataError: if ``results`` holds another input of the same name.
     """
     skipped = []
-    todo = [source for source in sources if source.name not in results.done]
+    todo = results.missing(sources)
     for source in tqdm(todo, desc="detecting", unit="input", disable=None if len(todo) > 1 else True):
         try:
             if source.is_video:

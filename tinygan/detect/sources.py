@@ -77,6 +77,8 @@ def _below(path: Path, out: Path) -> Iterator[Source]:
         return
     known = (file for file in sorted(path.rglob("*")) if file.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
     own = out.resolve()
+    if own in (path.resolve(), *path.resolve().parents):
+        raise DataError(f"{out}: --out is, or lies above, the input folder {path}; choose another --out")
     files = [file for file in known if file.is_file() and own not in file.resolve().parents]
     if not files:
         raise DataError(f"{path}: holds no image and no video; expected {_KNOWN}")

@@ -91,14 +91,14 @@ def choose_proposer(
         ConfigError: if there is no such first stage, preset or key.
         CheckpointError: if the weights are absent or another first stage's.
     """
-    from tinygan.checkpoint import find_weights, load_weights, packaged_weights
+    from tinygan.checkpoint import find_weights, is_ours, load_weights, packaged_weights
     from tinygan.config import load_config
 
     entry = find_proposer(name)
     if weights is None and entry.packaged is not None:
         weights = packaged_weights(entry.packaged)
     base = None
-    if weights is not None and (weights.is_dir() or weights.suffix == ".safetensors"):
+    if weights is not None and is_ours(weights):
         weights = find_weights(weights)
         saved = load_weights(weights, ("proposer",))
         if saved.facts["proposer"] != name:

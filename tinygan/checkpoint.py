@@ -69,6 +69,11 @@ def packaged_weights(name: str) -> Path:
     return file
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a path looks like a run folder or weights of tinygan's, rather than a checkpoint of others."""
+    return path.is_dir() or path.suffix == ".safetensors"
+
+
 def find_weights(path: Path) -> Path:
     """The weights file of a run folder, or the file itself.
 

@@ -1,10 +1,13 @@
-"""What training stages share: batch size per device, what a checkpoint remembers, the end of a run."""
+"""What training stages share: batch size, averaged weights, what a checkpoint remembers, the end of a run."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from typing import Any, Protocol
+
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tinygan.checkpoint import name_hash
 from tinygan.errors import ConfigError
@@ -24,6 +27,14 @@ def stage_batch_size(config: LoopConfig, runtime: Runtime) -> int:
     if config.batch_size % runtime.world_size:
         raise ConfigError(f"batch_size {config.batch_size} does not divide over {runtime.world_size} devices")
     return config.batch_size // runtime.world_size
+
+
+def moving_average(network: nn.Module, decay: float) -> AveragedModel | None:
+    """The exponential average of a network's weights and BN statistics; ``None`` if ``decay`` is 0."""
+    if not decay:
+        return None
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
 
 
 class Prepared(Protocol):

@@ -17,7 +17,7 @@ from proposals.retinaface import RetinaFaceNetwork
 from proposals.train.pictures import Photograph, PictureSource, photographs
 from proposals.train.recipe import ProposerRecipe
 from proposals.train.stage import DetectorStage, freeze
-from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights, save_weights
+from tinygan.checkpoint import WEIGHTS_FILE, Weights, is_ours, load_weights, save_weights
 from tinygan.config import to_tree
 from tinygan.data.rois import split_holdout
 from tinygan.detections import GroundTruth
@@ -127,7 +127,6 @@ def train_proposer(inputs: Inputs, recipe: ProposerRecipe, folder: RunFolder, ru
         facts = {**trained_facts(prepared), "proposer": "retinaface"}
         save_weights(folder.file(WEIGHTS_FILE), Weights("proposer", to_tree(recipe), tensors, facts))
         finish(folder, prepared)
-    runtime.barrier()  # a process that ended before the weights are written would take the others with it
     return prepared.unreadable
 
 
@@ -137,7 +136,7 @@ def saved_network(init: Path | None) -> dict[str, object] | None:
     Raises:
         CheckpointError: if a run folder or ``.safetensors`` file is absent, damaged or of another kind.
     """
-    if init is None or not (init.is_dir() or init.suffix == ".safetensors"):
+    if init is None or not is_ours(init):
         return None
     return {"network": load_weights(init, ("proposer",)).config["network"]}
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from proposals.losses import detection_losses, weighted_sum
 from proposals.matching import Targets
@@ -24,6 +23,7 @@ from tinygan.evaluate.wider import evaluate_wider
 from tinygan.formats.images import read_image
 from tinygan.formats.wider_mat import truth_by_height
 from tinygan.runtime import Runtime
+from tinygan.stage import moving_average
 from tinygan.viz import before_after, save_png
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class DetectorStage:
     """The network, its optimiser, and the hold-out it is measured on.
 
     Args:
-        network: with its first weights.
+        network: with its first weights, after :func:`freeze`.
         recipe: losses, optimiser.
         runtime: the device.
         images: folder of the hold-out images.
@@ -51,10 +51,9 @@ class DetectorStage:
     ) -> None:
         self.network, self._recipe, self._runtime = network, recipe, runtime
         self._images, self._truths = images, truths
-        freeze(network, recipe.optimiser)
         runtime.place(network)
         self.optimiser = build_optimiser(network, recipe.optimiser)
-        self.average = start_average(network, recipe.optimiser.average)
+        self.average = moving_average(network, recipe.optimiser.average)
         self._found: dict[str, Detections] = {}
 
     def step(self, batch: PictureBatch) -> Mapping[str, Tensor]:
@@ -177,14 +176,6 @@ def build_optimiser(network: nn.Module, config: OptimiserConfig) -> torch.optim.
     if config.kind == "adamw":
         return torch.optim.AdamW(groups, lr=1e-3)
     return torch.optim.SGD(groups, lr=1e-3, momentum=0.9)
-
-
-def start_average(network: nn.Module, decay: float) -> AveragedModel | None:
-    """The running average of weights and BN statistics, if there is to be one."""
-    if not decay:
-        return None
-    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
 
 
 def _below(name: str, prefix: str) -> bool:

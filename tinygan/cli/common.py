@@ -9,12 +9,17 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from tinygan import __version__
 from tinygan.errors import TinyGanError
 
+if TYPE_CHECKING:
+    from tinygan.loop import RunFolder
+    from tinygan.runtime import Runtime
+
 DONE, SOME_SKIPPED, MISUSE = 0, 1, 2
+LISTED = 20
 
 
 class Parser(argparse.ArgumentParser):
@@ -94,3 +99,48 @@ def run_command(parser: Parser, body: Callable[[argparse.Namespace], int], argv:
         message = " ".join(str(error).split())
         print(f"{parser.prog}: error: {message}", file=sys.stderr)
         return MISUSE
+
+
+def open_run(arguments: argparse.Namespace, settings: str, runtime: Runtime) -> RunFolder:
+    """The run folder ``--out``; of several processes the first one checks and makes it, the others open it.
+
+    Args:
+        arguments: with ``out``, ``resume`` and ``overwrite``.
+        settings: text of its ``config.yaml``.
+        runtime: of this process.
+    """
+    from tinygan.loop import RunFolder
+
+    if runtime.is_main:
+        RunFolder(arguments.out, settings, arguments.resume, arguments.overwrite)
+    runtime.barrier()
+    return RunFolder(arguments.out, settings, resume=True)
+
+
+def end_run(message: str, unreadable: Sequence[str], runtime: Runtime) -> int:
+    """Tell that a run is finished, and which images it could not read; returns the exit code."""
+    runtime.barrier()  # a process that ended before the weights are written would take the others with it
+    if not runtime.is_main:
+        return DONE
+    print(message)
+    if unreadable:
+        print(f"{len(unreadable)} images could not be read and were skipped:", *unreadable, sep="\n  ", file=sys.stderr)
+        return SOME_SKIPPED
+    return DONE
+
+
+def list_skipped(summary: str, lines: Sequence[str], more: str = "") -> int:
+    """Name the first skipped inputs on stderr.
+
+    Args:
+        summary: a line above them.
+        lines: one an input.
+        more: where the others are listed, if they are too many.
+
+    Returns:
+        The exit code.
+    """
+    print(summary, *(f"  {line}" for line in lines[:LISTED]), sep="\n", file=sys.stderr)
+    if len(lines) > LISTED:
+        print(f"  … and {len(lines) - LISTED} more{more}", file=sys.stderr)
+    return SOME_SKIPPED

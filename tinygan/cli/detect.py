@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from tinygan.cli.common import (
     DONE,
-    SOME_SKIPPED,
     Parser,
     add_config_options,
     add_output_options,
     add_runtime_options,
+    list_skipped,
     make_parser,
     positive_int,
     run_command,
@@ -26,8 +25,6 @@ from tinygan.cli.common import (
 if TYPE_CHECKING:
     from proposals import Choice
     from tinygan.detect.results import Totals
-
-LISTED = 20
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -134,12 +131,7 @@ def _print(totals: Totals, skipped: Sequence[str], out: Path, seconds: float) ->
     print(f"{out}: {what}; {changes}; {totals.dropped} dropped; {seconds:.1f} s")
     if not skipped:
         return DONE
-    print(f"skipped: {_count(len(skipped), 'input')}", file=sys.stderr)
-    for line in skipped[:LISTED]:
-        print(f"  {line}", file=sys.stderr)
-    if len(skipped) > LISTED:
-        print(f"  … and {len(skipped) - LISTED} more", file=sys.stderr)
-    return SOME_SKIPPED
+    return list_skipped(f"skipped: {_count(len(skipped), 'input')}", skipped)
 
 
 def _count(number: int, what: str) -> str:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinygan.cli.common import (
     DONE,
-    SOME_SKIPPED,
     Parser,
     add_config_options,
     add_output_options,
     add_runtime_options,
+    list_skipped,
     make_parser,
     positive_int,
     run_command,
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from tinygan.rescore import Report, RescoreConfig
 
 log = logging.getLogger(__name__)
-LISTED = 20
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,13 +114,9 @@ def _print(report: Report, out: Path) -> int:
     skipped = report.skipped
     if not skipped:
         return DONE
-    print(
+    return list_skipped(
         f"{len(skipped)} images were not rescored: {len(report.missing)} missing, {len(report.unreadable)} unreadable, "
         f"{len(report.without_proposals)} without proposals",
-        file=sys.stderr,
+        skipped,
+        "; --report FILE.json lists them all",
     )
-    for line in skipped[:LISTED]:
-        print(f"  {line}", file=sys.stderr)
-    if len(skipped) > LISTED:
-        print(f"  … and {len(skipped) - LISTED} more; --report FILE.json lists them all", file=sys.stderr)
-    return SOME_SKIPPED

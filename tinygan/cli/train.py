@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinygan.cli.common import (
     DONE,
-    SOME_SKIPPED,
     Parser,
     add_config_options,
     add_output_options,
     add_runtime_options,
+    end_run,
     make_parser,
+    open_run,
     run_command,
 )
 from tinygan.errors import ConfigError, DataError
@@ -61,29 +61,18 @@ def _parser() -> Parser:
 def _train(arguments: argparse.Namespace) -> int:
     _check_usage(arguments)
     from tinygan.config import to_yaml
-    from tinygan.loop import RunFolder
     from tinygan.runtime import Runtime, RuntimeOptions
 
     recipe = _recipe(arguments)
     options = RuntimeOptions(device=arguments.device, precision=arguments.precision, threads=arguments.threads)
     runtime = Runtime(options)
     settings = to_yaml(recipe) + _origin(arguments)
-    if runtime.is_main:
-        RunFolder(arguments.out, settings, arguments.resume, arguments.overwrite)
-    runtime.barrier()  # of several processes the first one checks and makes the folder, the others open it
-    folder = RunFolder(arguments.out, settings, resume=True)
+    folder = open_run(arguments, settings, runtime)
     if folder.finished:
         print(f"{folder.path}: this stage is finished already")
         return DONE
     skipped = _run_stage(arguments, recipe, folder, runtime)
-    runtime.barrier()  # a process that ended before the weights are written would take the others with it
-    if not runtime.is_main:
-        return DONE
-    print(f"{folder.path}: stage {arguments.stage} is finished")
-    if skipped:
-        print(f"{len(skipped)} images could not be read and were skipped:", *skipped, sep="\n  ", file=sys.stderr)
-        return SOME_SKIPPED
-    return DONE
+    return end_run(f"{folder.path}: stage {arguments.stage} is finished", skipped, runtime)
 
 
 def _check_usage(arguments: argparse.Namespace) -> None:

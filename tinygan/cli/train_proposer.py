@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tinygan.cli.common import (
     DONE,
-    SOME_SKIPPED,
     Parser,
     add_config_options,
     add_output_options,
     add_runtime_options,
+    end_run,
     make_parser,
+    open_run,
     run_command,
 )
 from tinygan.errors import DataError
-
-if TYPE_CHECKING:
-    from tinygan.runtime import Precision
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +50,6 @@ def _train(arguments: argparse.Namespace) -> int:
     from proposals.train.recipe import ProposerRecipe
     from proposals.train.run import ProposerData, read_inputs, saved_network, train_proposer
     from tinygan.config import load_config, to_yaml
-    from tinygan.loop import RunFolder
     from tinygan.runtime import Runtime, RuntimeOptions
 
     overrides = list(arguments.overrides)
@@ -63,27 +58,18 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.batch_size is not None:
         overrides.append(f"loop.batch_size={arguments.batch_size}")
     recipe = load_config(ProposerRecipe, arguments.config, overrides, base=saved_network(arguments.init))
-    # In bf16 the depthwise convolutions take a third longer on a CPU, and small boxes move; ask for it where it pays.
-    precision: Precision = "32" if arguments.precision == "auto" else arguments.precision
-    options = RuntimeOptions(device=arguments.device, precision=precision, threads=arguments.threads)
-    runtime = Runtime(options)
+    options = RuntimeOptions(device=arguments.device, precision=arguments.precision, threads=arguments.threads)
+    runtime = Runtime(options.exact())
     inputs = read_inputs(ProposerData(arguments.data, arguments.landmarks, arguments.init), recipe)
     settings = to_yaml(recipe) + _origin(arguments)
-    if runtime.is_main:
-        RunFolder(arguments.out, settings, arguments.resume, arguments.overwrite)
-    runtime.barrier()  # of several processes the first one checks and makes the folder, the others open it
-    folder = RunFolder(arguments.out, settings, resume=True)
+    folder = open_run(arguments, settings, runtime)
     if folder.finished:
         print(f"{folder.path}: this training is finished already")
         return DONE
     skipped = train_proposer(inputs, recipe, folder, runtime)
-    if not runtime.is_main:
-        return DONE
-    print(f"{folder.path}: training is finished; use it with tinygan-propose --weights {folder.path}")
-    if skipped:
-        print(f"{len(skipped)} images could not be read and were skipped:", *skipped, sep="\n  ", file=sys.stderr)
-        return SOME_SKIPPED
-    return DONE
+    return end_run(
+        f"{folder.path}: training is finished; use it with tinygan-propose --weights {folder.path}", skipped, runtime
+    )
 
 
 def _origin(arguments: argparse.Namespace) -> str:

@@ -5,7 +5,6 @@ faces = tinygan.FaceDetector().detect("photo.jpg")
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ import torch
 from proposals import choose_proposer
 from proposals.base import inside_image
 from tinygan.boxes import iou
-from tinygan.checkpoint import load_weights, packaged_weights
+from tinygan.checkpoint import is_ours, load_weights, packaged_weights
 from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.formats.images import read_upright
@@ -49,7 +48,7 @@ class FaceDetector:
         fusion = None
         if first_stage is None:
             choice = choose_proposer("retinaface")
-            first_stage, fusion = choice.build(Runtime(RuntimeOptions(precision="32"))), fitted_fusion(choice.weights)
+            first_stage, fusion = choice.build(Runtime(RuntimeOptions().exact())), fitted_fusion(choice.weights)
         self._first = first_stage
         self._second = SecondStage(LITE, fusion=fusion) if second_stage is None else second_stage
 
@@ -80,7 +79,6 @@ class FaceDetector:
             CheckpointError: if weights are absent, damaged or of another network.
         """
         options = options or RuntimeOptions()
-        exact = replace(options, precision="32") if options.precision == "auto" else options
         second = SecondStage(
             checkpoint,
             boxes=boxes,
@@ -89,7 +87,7 @@ class FaceDetector:
             fusion=fitted_fusion(first_stage.weights) if _is_lite(checkpoint) else None,
             runtime=Runtime(options),
         )
-        return cls(first_stage.build(Runtime(exact)), second)
+        return cls(first_stage.build(Runtime(options.exact())), second)
 
     def detect(self, image: Picture, min_score: float = MIN_SCORE) -> Detections:
         """Find the faces of one image.
@@ -141,7 +139,7 @@ def outcomes(found: Detections) -> npt.NDArray[np.str_]:
 
 def fitted_fusion(weights: Path | None) -> Fusion | None:
     """The fusion with ``lite`` that was fitted for a first stage, if its weights file holds one."""
-    if weights is None or weights.suffix != ".safetensors":
+    if weights is None or not is_ours(weights):
         return None
     facts = load_weights(weights, ("proposer",)).facts
     return Fusion.from_facts(facts["fusion"]) if "fusion" in facts else None

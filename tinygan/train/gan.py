@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights, save_weights
 from tinygan.config import build_config, to_tree
@@ -22,7 +22,7 @@ from tinygan.losses import adversarial_loss, classification_loss, pixel_loss, re
 from tinygan.models.discriminator import Discriminator
 from tinygan.models.generator import Generated, Generator, GeneratorConfig
 from tinygan.runtime import Runtime, seed_everything
-from tinygan.stage import finish, stage_batch_size, trained_facts
+from tinygan.stage import finish, moving_average, stage_batch_size, trained_facts
 from tinygan.train.prepare import TrainingData, TrainingInput, prepare
 from tinygan.train.recipe import Recipe, check_trainable
 from tinygan.train.samples import HeldOut
@@ -172,13 +172,8 @@ class Gan:
         return generator, discriminator
 
     def _start_averages(self, decay: float) -> list[AveragedModel]:
-        if not decay:
-            return []
-        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        return [
-            AveragedModel(network, multi_avg_fn=average, use_buffers=True)
-            for network in (self.generator, self.discriminator)
-        ]
+        averages = (moving_average(network, decay) for network in (self.generator, self.discriminator))
+        return [average for average in averages if average is not None]
 
     def _parts(self) -> dict[str, Any]:
         named = {

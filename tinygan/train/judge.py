@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from proposals.public_weights import load_into, load_tensors
 from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights, save_weights
@@ -33,7 +32,7 @@ from tinygan.losses import box_loss, classification_loss
 from tinygan.models.discriminator import Discriminator, grow
 from tinygan.models.surroundings import Surroundings
 from tinygan.runtime import Runtime, seed_everything
-from tinygan.stage import finish, stage_batch_size, trained_facts
+from tinygan.stage import finish, moving_average, stage_batch_size, trained_facts
 from tinygan.train.gan import check_fits
 from tinygan.train.prepare import TrainingInput
 from tinygan.train.recipe import Recipe
@@ -80,10 +79,7 @@ class JudgeStage:
         if tower is not None:
             groups.append({"params": list(tower.parameters()), "factor": settings.surroundings_rate})
         self.optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
-        self.average: AveragedModel | None = None
-        if settings.ema_decay:
-            average = get_ema_multi_avg_fn(settings.ema_decay)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(self.discriminator, multi_avg_fn=average, use_buffers=True)
+        self.average = moving_average(self.discriminator, settings.ema_decay)
 
     def step(self, batch: RegionBatch) -> Mapping[str, Tensor]:
         """One update of the discriminator on its face logit and its box."""

@@ -12,8 +12,8 @@ from tinygan.boxes import (
     intersection,
     iou,
     longer_side,
-    merge,
     square_crops,
+    suppress,
     to_frames,
 )
 
@@ -68,18 +68,16 @@ def test_boxes_approach_their_goals_by_centre_and_size():
     assert np.array_equal(approach(flat, goals, half, half), flat)
 
 
-def test_overlapping_boxes_become_their_weighted_mean():
+def test_of_overlapping_boxes_the_best_scored_one_stays():
     boxes = np.array([[100.0, 0, 110, 10], [2, 0, 12, 10], [0, 0, 10, 10], [50, 50, 60, 60]])
-    kept, merged = merge(boxes, np.array([0.1, 0.2, 0.6, 0.5]), 0.6)
-    assert kept.tolist() == [0, 2, 3]
-    assert merged.tolist() == [[100, 0, 110, 10], [0.5, 0, 10.5, 10], [50, 50, 60, 60]]
-    kept, merged = merge(boxes, np.array([0.1, 0.2, 0.6, 0.5]), 0.7)  # they overlap by 2 / 3
-    assert kept.tolist() == [0, 1, 2, 3] and np.array_equal(merged, boxes)
+    scores = np.array([0.1, 0.2, 0.6, 0.5])
+    assert suppress(boxes, scores, 0.6).tolist() == [0, 2, 3]
+    assert suppress(boxes, scores, 0.7).tolist() == [0, 1, 2, 3]  # they overlap by 2 / 3
+    chain = np.array([[0.0, 0, 10, 10], [4, 0, 14, 10], [8, 0, 18, 10]])  # each overlaps the next by 3 / 7
+    assert suppress(chain, np.array([0.9, 0.8, 0.7]), 0.4).tolist() == [0, 2]  # what went suppresses nothing
 
 
-def test_only_leads_take_others_in():
+def test_only_leads_suppress_others():
     boxes = np.array([[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10]])
-    kept, _ = merge(boxes, np.array([0.9, 0.8, 0.7]), 0.5, np.array([False, True, False]))
-    assert kept.tolist() == [0, 1]
-    kept, merged = merge(np.zeros((0, 4)), np.zeros(0), 0.5)
-    assert len(kept) == 0 and merged.shape == (0, 4)
+    assert suppress(boxes, np.array([0.9, 0.8, 0.7]), 0.5, np.array([False, True, False])).tolist() == [0, 1]
+    assert suppress(np.zeros((0, 4)), np.zeros(0), 0.5).tolist() == []

@@ -11,6 +11,7 @@ from tinygan.fusion import (
     fuse,
     impute_face_logits,
     move_boxes,
+    one_per_face,
     search_weights,
     view_detector,
 )
@@ -121,6 +122,16 @@ def test_large_boxes_move_less():
     four_times = boxes + sides * np.array([-1.5, -1.5, 1.5, 1.5])
     larger = move_boxes(Fusion(resize=0.5), boxes, four_times)
     assert (larger[:, 2] - larger[:, 0]) / sides[:, 0] == pytest.approx([2, 2, 2, 2])
+
+
+def test_boxes_on_either_side_of_a_face_are_one_by_the_face_that_the_judge_sees():
+    boxes = np.array([[0.0, 0, 10, 10], [8, 0, 18, 10], [40, 0, 50, 10], [41, 0, 51, 10]])
+    found = np.array([[4.0, 0, 14, 10], [5, 0, 15, 10], [np.nan] * 4, [np.nan] * 4])
+    scores = np.array([0.6, 0.7, 0.2, 0.1])
+    assert one_per_face(Fusion(merge_iou=0.5), boxes, found, scores).tolist() == [1, 2]
+    assert one_per_face(Fusion(merge_iou=None), boxes, found, scores).tolist() == [0, 1, 2, 3]
+    unjudged = np.array([True, True, False, False])
+    assert one_per_face(Fusion(merge_iou=0.5), boxes, found, scores, unjudged).tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("bad", [{"move": 1.5}, {"resize": -0.1}, {"merge_iou": 0.0}, {"looks": 0}])

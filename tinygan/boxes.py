@@ -127,39 +127,29 @@ def approach(boxes: FloatArray, goals: FloatArray, move: FloatArray, resize: Flo
     return moved
 
 
-def merge(
-    boxes: FloatArray, scores: FloatArray, threshold: float, leads: BoolArray | None = None
-) -> tuple[IntArray, FloatArray]:
-    """Boxes that tell of the same face become one: greedy suppression with box voting (Gidaris & Komodakis 2015).
-
-    By falling score, every box takes in the lower-scored ones that overlap it, and moves to their weighted mean.
+def suppress(boxes: FloatArray, scores: FloatArray, threshold: float, leads: BoolArray | None = None) -> IntArray:
+    """Greedy non-maximum suppression: of boxes that overlap, the one with the highest score is kept.
 
     Memory grows with the number of boxes, not with its square.
 
     Args:
         boxes: float64 [N, 4].
-        scores: float64 [N], not negative: the weights.
-        threshold: boxes with this IoU or more are one.
-        leads: bool [N], boxes that may take in others; default: all.
+        scores: float64 [N].
+        threshold: a box goes if it overlaps a kept, better-scored one by this IoU or more.
+        leads: bool [N], boxes that may suppress others; default: all.
 
     Returns:
-        Positions int64 [K] of the boxes kept, in their order, and float64 [K, 4], where they lie now; a box that took
-        in no other is where it was.
+        Positions of the boxes kept, int64 [K], in their order.
     """
-    merged, free = boxes.copy(), np.ones(len(boxes), np.bool_)
+    free = np.ones(len(boxes), np.bool_)
     by_score = np.argsort(-scores, kind="stable")
     for at, lead in enumerate(by_score):
         if not free[lead] or (leads is not None and not leads[lead]):
             continue
         rest = by_score[at + 1 :]
         rest = rest[free[rest]]
-        taken = rest[iou(boxes[lead : lead + 1], boxes[rest])[0] >= threshold]
-        if len(taken):
-            free[taken] = False
-            group = np.append(taken, lead)
-            merged[lead] = np.average(boxes[group], axis=0, weights=np.maximum(scores[group], 1e-9))
-    kept = np.flatnonzero(free)
-    return kept, merged[kept]
+        free[rest[iou(boxes[lead : lead + 1], boxes[rest])[0] >= threshold]] = False
+    return np.flatnonzero(free)
 
 
 def _frames(anchors: FloatArray) -> tuple[FloatArray, FloatArray]:

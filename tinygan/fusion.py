@@ -15,10 +15,19 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
-from tinygan.boxes import approach, longer_side
+from tinygan.boxes import approach, longer_side, suppress
 from tinygan.config import build_config
-from tinygan.detections import FloatArray
-from tinygan.detector_view import IDENTITY, PLAIN, DetectorView, Evidence, fit_view, score_logit, size_feature
+from tinygan.detections import BoolArray, FloatArray
+from tinygan.detector_view import (
+    IDENTITY,
+    PLAIN,
+    DetectorView,
+    Evidence,
+    IntArray,
+    fit_view,
+    score_logit,
+    size_feature,
+)
 
 Method = Literal["replace", "product", "logit"]
 METHODS: tuple[Method, ...] = ("replace", "product", "logit")
@@ -31,33 +40,35 @@ class FusionConfig:
     Attributes:
         heights_px: AP counts faces of at least these heights in turn, the others are ignored. Like the official
             subsets they nest, so that large faces count in all of them.
+        ious: AP counts hits at each of these IoUs in turn, so that boxes are moved with care.
         sure: as of :class:`Fusion`.
         judge: values of the judge's weight to try.
         judge_by_size: values of its slope over size.
         size: values of the size's weight. More than a little of it lifts large faces at the cost of small ones.
         move: values of the share of the way that a box's centre moves to that of the face the judge sees.
         resize: values of the same for its width and height.
-        fade: how both fade with size, as of :class:`Fusion`.
-        merge_iou: values of the overlap at which two boxes are one; ``None``: none are merged.
+        fade: values of how both fade with size.
+        merge_iou: values of the overlap at which two faces are one; ``None``: none are merged.
         looks: as of :class:`Fusion`, if the judge has the third head.
         sweeps: passes over all of them.
     """
 
     heights_px: tuple[float, ...] = (0.0, 0.0, 24.0, 48.0)
+    ious: tuple[float, ...] = (0.5, 0.7)
     sure: float = 2.0
     judge: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
     judge_by_size: tuple[float, ...] = (0.0, -0.1, -0.2, -0.3, -0.4)
     size: tuple[float, ...] = (0.0, 0.1)
     move: tuple[float, ...] = (0.0, 0.5, 0.75, 1.0)
     resize: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
-    fade: float = 0.3
-    merge_iou: tuple[float | None, ...] = (None, 0.5, 0.6, 0.7)
+    fade: tuple[float, ...] = (0.3, 0.4, 0.5)
+    merge_iou: tuple[float | None, ...] = (None, 0.45, 0.5, 0.55, 0.6)
     looks: int = 2
     sweeps: int = 2
 
     def values(self) -> dict[str, tuple[float | None, ...]]:
         """What to try of each of :class:`Fusion`'s weights, in this order."""
-        names = ("judge", "judge_by_size", "move", "resize", "merge_iou", "size")
+        names = ("judge", "judge_by_size", "move", "resize", "fade", "merge_iou", "size")
         return {name: getattr(self, name) for name in names}
 
 
@@ -72,7 +83,8 @@ class Fusion:
 
     The judge's third head says where the face lies. A box's centre goes ``move clip(1 - fade z, 0, 1)`` of the way
     there, its width and height (their logarithms) ``resize`` as much; the judge knows better where a face is, the
-    detector how large it is drawn. Boxes that then overlap by ``merge_iou`` become one (:func:`tinygan.boxes.merge`).
+    detector how large it is drawn. Of boxes whose faces, where the judge sees them, overlap by ``merge_iou`` the
+    best-scored one stays.
 
     Attributes:
         detector: weight of m.
@@ -85,7 +97,7 @@ class Fusion:
         move: share of a centre's way at 16 px and below.
         resize: the same of width and height. With both 0 boxes stay where the detector put them, as in the paper.
         fade: how both shares fade with z.
-        merge_iou: ``None``: no boxes are merged.
+        merge_iou: ``None``: all boxes stay.
         looks: how often the judge looks; from the second time on, at where it found the face the time before.
         fitted: whether the weights were fitted on labelled proposals.
         evidence: what c is worth, by which an unknown detector's view is found; ``None``: no view.
@@ -194,6 +206,30 @@ def move_boxes(fusion: Fusion, boxes: FloatArray, found: FloatArray) -> FloatArr
     """
     fading = np.clip(1.0 - fusion.fade * size_feature(longer_side(boxes)), 0.0, 1.0)
     return approach(boxes, found, fusion.move * fading, fusion.resize * fading)
+
+
+def one_per_face(
+    fusion: Fusion, boxes: FloatArray, found: FloatArray, scores: FloatArray, leads: BoolArray | None = None
+) -> IntArray:
+    """Which boxes stay, when those that tell of the same face become one.
+
+    Faces are told apart by where the judge sees them: boxes shifted to either side of one face may hardly overlap, but
+    the judge finds the same face in both.
+
+    Args:
+        fusion: holds ``merge_iou``.
+        boxes: float64 [N, 4], as they will be written.
+        found: float64 [N, 4], where the judge found the faces; NaN: at ``boxes``.
+        scores: float64 [N], final.
+        leads: bool [N], boxes beside which others may go; default: all.
+
+    Returns:
+        Positions of the boxes that stay, int64 [K], in their order.
+    """
+    if fusion.merge_iou is None:
+        return np.arange(len(boxes))
+    faces = np.where(np.isfinite(found).all(axis=1, keepdims=True), found, boxes)
+    return suppress(faces, scores, fusion.merge_iou, leads)
 
 
 def search_weights(quality: Callable[[Fusion], float], start: Fusion, config: FusionConfig) -> Fusion:

@@ -7,14 +7,14 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
 
-from tinygan.boxes import longer_side, merge
+from tinygan.boxes import longer_side
 from tinygan.checkpoint import Weights
 from tinygan.config import build_config, to_tree
 from tinygan.detections import Detections, FloatArray
@@ -23,7 +23,7 @@ from tinygan.errors import DataError
 from tinygan.formats.files import DetectionFiles, DetectionWriter, open_detections, write_atomically
 from tinygan.formats.names import list_images, match_names
 from tinygan.formats.wider import load_subset
-from tinygan.fusion import Fusion, Method, fuse, impute_face_logits, move_boxes, view_detector
+from tinygan.fusion import Fusion, Method, fuse, impute_face_logits, move_boxes, one_per_face, view_detector
 from tinygan.judge import Answer, Judge, Request, judge_images
 
 log = logging.getLogger(__name__)
@@ -239,11 +239,7 @@ def fuse_detections(
     if not config.boxes:
         return Detections(detections.boxes, scores, columns)
     moved = Detections(move_boxes(config.fusion, detections.boxes, found), scores, columns)
-    if config.fusion.merge_iou is None:
-        return moved
-    leads = np.arange(len(moved)) < judged
-    kept, boxes = merge(moved.boxes, scores, config.fusion.merge_iou, leads)
-    return replace(moved[kept], boxes=boxes)
+    return moved[one_per_face(config.fusion, moved.boxes, found, scores, leads=np.arange(len(moved)) < judged)]
 
 
 def open_output(

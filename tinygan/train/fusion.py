@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit
 from tqdm import tqdm
 
-from tinygan.boxes import iou, longer_side, merge
+from tinygan.boxes import iou, longer_side
 from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights, name_hash, save_weights
 from tinygan.config import to_tree
 from tinygan.data.rois import RoiConfig
@@ -25,7 +24,16 @@ from tinygan.formats.files import open_detections, write_atomically
 from tinygan.formats.names import select_names
 from tinygan.formats.wider import WiderSplit, load_split, load_subset
 from tinygan.formats.wider_mat import truth_by_height
-from tinygan.fusion import Fusion, FusionConfig, calibrate, fused_logits, move_boxes, search_weights, view_detector
+from tinygan.fusion import (
+    Fusion,
+    FusionConfig,
+    calibrate,
+    fused_logits,
+    move_boxes,
+    one_per_face,
+    search_weights,
+    view_detector,
+)
 from tinygan.judge import Judge, Request, judge_images
 from tinygan.loop import FINISHED_FILE, RunFolder
 from tinygan.runtime import Runtime
@@ -122,9 +130,13 @@ def fit_fusion(detectors: Sequence[ByImage], labels: RoiConfig, config: FusionCo
         DataError: if there are not both faces and non-faces.
     """
     if not any(np.isfinite(judged.boxes).any() for one in detectors for judged in one.values()):
-        config = replace(config, move=(0.0,), resize=(0.0,), fade=0.0, merge_iou=(None,))  # a judge without third head
+        config = replace(
+            config, move=(0.0,), resize=(0.0,), fade=(0.0,), merge_iou=(None,)
+        )  # a judge without third head
     columns = [columns_of(one.values()) for one in detectors]
-    moving = Fusion(move=_middle(config.move), resize=_middle(config.resize), fade=config.fade, looks=config.looks)
+    moving = Fusion(
+        move=_middle(config.move), resize=_middle(config.resize), fade=_middle(config.fade), looks=config.looks
+    )
     is_face, counts = zip(*(_labels_of(one, labels, moving) for one in detectors), strict=True)
     pooled = [np.concatenate(column) for column in zip(*columns, strict=True)]
     kept = np.concatenate(counts)
@@ -148,8 +160,10 @@ def fit_fusion(detectors: Sequence[ByImage], labels: RoiConfig, config: FusionCo
     def quality(trial: Fusion) -> float:
         aps = []
         for one, column, view, truth in zip(detectors, columns, views, truths, strict=True):
-            result = evaluate_wider(rescored(one, trial, fused_logits(trial, *column, view)), truth)
-            aps += [subset.ap_exact for subset in result.subsets.values() if subset.faces]
+            detections = rescored(one, trial, fused_logits(trial, *column, view))
+            for iou_threshold in config.ious:
+                result = evaluate_wider(detections, truth, iou_threshold=iou_threshold)
+                aps += [subset.ap_exact for subset in result.subsets.values() if subset.faces]
         return float(np.mean(aps))
 
     best = search_weights(quality, basis, config)
@@ -193,10 +207,8 @@ def rescored(judged: ByImage, fusion: Fusion, logits: FloatArray) -> dict[str, D
 
 def _move_and_merge(judged: Judged, fusion: Fusion, logits: FloatArray) -> Detections:
     boxes = move_boxes(fusion, judged.detections.boxes, judged.boxes)
-    if fusion.merge_iou is None:
-        return Detections(boxes, logits)
-    kept, merged = merge(boxes, expit(logits), fusion.merge_iou)
-    return Detections(merged, logits[kept])
+    kept = one_per_face(fusion, boxes, judged.boxes, logits)
+    return Detections(boxes[kept], logits[kept])
 
 
 def holdout_names(split: WiderSplit, weights: Weights, subset: Path | None, init: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """The recipe of the shipped ``lite`` checkpoint, from the data to its figures, in one command.
 
-    python -m experiments.lite.run --data ROOT --proposals P1 P2 P3 --extra-images LFW --surroundings W --out runs/lite
+    python -m experiments.lite.run --data ROOT --proposals P1 P2 P3 --also P4 P5 --extra-images LFW --surroundings W \
+        --out runs/lite
 
 Every step is the command a user would type; finished steps are reused and a cut-off one goes on, so the
 command can be repeated until it is through. Steps: ``look`` (sheets of patches), ``mse``, ``gan``, ``judge`` and
@@ -38,7 +39,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "experiments.lite.look": look.main,
     "experiments.sr_quality.run": sr_quality.main,
 }
-SHORT, SHORT_JUDGE = "gan.epochs=2", "judge.epochs=3"
+SHORT, SHORT_JUDGE = "gan.epochs=2", "judge.epochs=4"
 SHIPPED = "lite.safetensors"
 WIDTHS = {  # discriminators beside the shipped one, whose short run is "gan_standard"
     "narrow": "[8,32,64,96,128]",
@@ -59,6 +60,7 @@ class Inputs:
     config: str
     surroundings: Path | None = None
     start: Path | None = None
+    also: Sequence[Path] = ()
     results: dict[str, Any] = field(default_factory=dict)
 
     def run(self, name: str) -> Path:
@@ -75,6 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="WIDER FACE root, official .mat files in eval/")
     parser.add_argument("--proposals", type=Path, nargs="+", required=True, help="two detectors or more")
+    parser.add_argument(
+        "--also", type=Path, nargs="+", default=[], help="further detectors for stages judge and fusion; not reported"
+    )
     parser.add_argument("--extra-images", type=Path, help="further pictures of faces for stage mse-init, such as LFW")
     parser.add_argument("--out", type=Path, default=Path("runs/lite"))
     parser.add_argument("--config", default="lite")
@@ -90,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--proposals: give two detectors or more; the last one is the unseen one")
     inputs = Inputs(
         arguments.data, arguments.proposals, arguments.extra_images, arguments.out, arguments.config,
-        arguments.surroundings, arguments.start,
+        arguments.surroundings, arguments.start, arguments.also,
     )  # fmt: skip
     results = arguments.out / "results.json"
     if results.is_file():
@@ -123,12 +128,12 @@ def _gan(inputs: Inputs) -> None:
 
 
 def _judge(inputs: Inputs) -> None:
-    _train(inputs, "judge", inputs.proposals, [], init="gan", stage="judge")
+    _train(inputs, "judge", [*inputs.proposals, *inputs.also], [], init="gan", stage="judge")
 
 
 def _fusion(inputs: Inputs) -> None:
     """The checkpoint that ships, its filters in half precision."""
-    _fuse(inputs, "judge", inputs.proposals)
+    _fuse(inputs, "judge", [*inputs.proposals, *inputs.also])
     fused = load_weights(inputs.run("fused"), ("fused",))
     save_weights(inputs.run(SHIPPED), replace(fused, tensors=halved(fused.tensors)))
 
@@ -140,9 +145,10 @@ def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _unseen(inputs: Inputs) -> None:
     """A shorter run of the same networks that never sees the last detector."""
-    _train(inputs, "gan_standard", inputs.proposals[:-1], [SHORT])
-    _train(inputs, "judge_unseen", inputs.proposals[:-1], [SHORT_JUDGE], init="gan_standard", stage="judge")
-    _fuse(inputs, "judge_unseen", inputs.proposals[:-1])
+    known = inputs.proposals[:-1]
+    _train(inputs, "gan_standard", known, [SHORT])
+    _train(inputs, "judge_unseen", [*known, *inputs.also], [SHORT_JUDGE], init="gan_standard", stage="judge")
+    _fuse(inputs, "judge_unseen", [*known, *inputs.also])
 
 
 def _widths(inputs: Inputs) -> None:

@@ -68,6 +68,8 @@ def test_holdout_is_kept_out_and_used_for_fusion(runs, tiny_wider):
     holdout = (runs / "gan/holdout.txt").read_text().split()
     fitted = json.loads((runs / "fusion/fusion.json").read_text())
     assert 0 < len(holdout) < 12 and fitted["images"] == len(holdout) and fitted["fusion"]["fitted"]
+    (gains,) = fitted["exact_ap_where_fitted"].values()
+    assert gains["0 px, IoU 0.5"][1] >= gains["0 px, IoU 0.5"][0] > 0
 
 
 def test_finished_stage_is_left_alone(runs, tiny_wider, tiny_set, capsys):

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from experiments.lite import yunet
 from experiments.lite.report import compare, truth_of
 from experiments.lite.run import halved, main
 from tinygan.checkpoint import load_weights
@@ -29,6 +30,26 @@ def test_compare_by_hand_and_pooled():
     assert table["same"]["all"] == {"before": 0.5, "after": 0.5, "points": 0.0, "low": 0.0, "high": 0.0}
     assert table["pooled"]["all"]["points"] == pytest.approx(25)
     assert table["pooled"]["all"]["low"] == pytest.approx(25)  # every image tells the same
+
+
+def test_yunet_gets_the_image_as_opencv_wants_it_and_gives_corners(monkeypatch):
+    class Fake:
+        def setInputSize(self, size):  # noqa: N802  # OpenCV's name
+            self.size = size
+
+        def detect(self, image):
+            self.image = image
+            rows = [[2, 3, 10, 20, *[0] * 10, 1.5], [5, 5, 0.5, 9, *[0] * 10, 0.3]]
+            return 1, np.array(rows, np.float32) if image.any() else None
+
+    fake = Fake()
+    monkeypatch.setattr(yunet, "_detector", lambda: fake)
+    red = np.zeros((4, 6, 3), np.uint8)
+    red[..., 0] = 9
+    boxes, scores = yunet.find_faces(red)
+    assert fake.size == (6, 4) and fake.image[0, 0].tolist() == [0, 0, 9]
+    assert boxes.tolist() == [[2, 3, 12, 23]] and scores.tolist() == [1]
+    assert [part.shape for part in yunet.find_faces(0 * red)] == [(0, 4), (0,)]
 
 
 def test_half_precision_spares_statistics_too_large_for_it():
@@ -54,7 +75,7 @@ def test_one_command_runs_the_recipe_and_can_be_repeated(tiny_wider, tiny_option
     second = tmp_path / "second"
     second.symlink_to(tiny_wider.proposals)
     words = ["--data", str(tiny_wider.root), "--proposals", str(tiny_wider.proposals), str(second)]
-    words += ["--config", str(config), "--out", str(tmp_path / "out")]
+    words += ["--also", str(tiny_wider.proposals), "--config", str(config), "--out", str(tmp_path / "out")]
     assert main(words) == 0
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert set(results["widths"]) == {"narrowest", "narrow", "standard", "as shipped, full length"}

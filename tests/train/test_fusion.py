@@ -11,7 +11,7 @@ from tinygan.errors import DataError
 from tinygan.evaluate.wider import evaluate_wider
 from tinygan.formats.wider_mat import truth_of_faces
 from tinygan.fusion import Fusion, FusionConfig, fuse, fused_logits, view_detector
-from tinygan.train.fusion import Judged, columns_of, fit_fusion, rescored
+from tinygan.train.fusion import Judged, columns_of, fit_fusion, fitted_gains, rescored
 
 
 def judged_images(knows: float, seed: int, top: float = 1.0, count: int = 60) -> dict[str, Judged]:
@@ -89,6 +89,15 @@ def test_boxes_move_when_the_judge_knows_where_the_faces_are():
     assert evaluate_wider(after, truth).subsets["all"].ap_exact > 0.5
     before = {name: one.detections for name, one in judged.items()}
     assert evaluate_wider(before, truth).subsets["all"].ap_exact < 0.05
+
+
+def test_gains_are_told_by_height_and_iou():
+    images = loose(judged_images(1.0, 0), 0.45)
+    faces = np.concatenate([longer_side(one.truth.boxes) for one in images.values()])
+    config = FusionConfig(heights_px=(0.0, 0.0, faces.max() + 1))
+    rows = fitted_gains({"mine": images}, Fusion(move=1.0, resize=1.0, merge_iou=0.5, fitted=True), config)["mine"]
+    assert rows.keys() == {"0 px, IoU 0.5", "0 px, IoU 0.7"}  # no face is as high as the last
+    assert rows["0 px, IoU 0.5"].before < 0.05 and rows["0 px, IoU 0.7"].after > 0.3
 
 
 def test_boxes_stay_when_the_judge_only_guesses_where_faces_are():

@@ -63,6 +63,13 @@ class Judged(NamedTuple):
 ByImage = Mapping[str, Judged]
 
 
+class Gain(NamedTuple):
+    """An average precision before and after."""
+
+    before: float
+    after: float
+
+
 def train_fusion(
     data: TrainingInput,
     init: Path,
@@ -109,7 +116,7 @@ def train_fusion(
     fusion = fit_fusion(list(judged.values()), recipe.rois, recipe.fusion)
     facts = {**weights.facts, "fusion": fusion.to_facts()}
     if runtime.is_main:
-        _report(folder, fusion, judged, len(names))
+        _report(folder, fusion, judged, len(names), recipe.fusion)
         save_weights(folder.file(WEIGHTS_FILE), Weights("fused", to_tree(recipe), weights.tensors, facts))
         write_atomically(folder.file(FINISHED_FILE), json.dumps({"unreadable": unreadable}).encode())
     return unreadable
@@ -130,9 +137,8 @@ def fit_fusion(detectors: Sequence[ByImage], labels: RoiConfig, config: FusionCo
         DataError: if there are not both faces and non-faces.
     """
     if not any(np.isfinite(judged.boxes).any() for one in detectors for judged in one.values()):
-        config = replace(
-            config, move=(0.0,), resize=(0.0,), fade=(0.0,), merge_iou=(None,)
-        )  # a judge without third head
+        stay = (0.0,)  # a judge without the third head
+        config = replace(config, move=stay, resize=stay, fade=stay, merge_iou=(None,))
     columns = [columns_of(one.values()) for one in detectors]
     moving = Fusion(
         move=_middle(config.move), resize=_middle(config.resize), fade=_middle(config.fade), looks=config.looks
@@ -293,10 +299,44 @@ def judge_proposals(
     return judged
 
 
-def _report(folder: RunFolder, fusion: Fusion, judged: Mapping[str, ByImage], images: int) -> None:
+def fitted_gains(judged: Mapping[str, ByImage], fusion: Fusion, config: FusionConfig) -> dict[str, dict[str, Gain]]:
+    """Exact AP of the proposals and of what becomes of them, on the very images that the fusion was fitted on.
+
+    Args:
+        judged: ``{detector: {image name: judged proposals}}``.
+        fusion: as fitted.
+        config: faces of which heights count, and the IoUs of a hit.
+
+    Returns:
+        ``{detector: {"0 px, IoU 0.5": (before, after)}}``; where no face is that high there is no entry.
+    """
+    gains: dict[str, dict[str, Gain]] = {}
+    for detector, images in judged.items():
+        columns = columns_of(images.values())
+        view = view_detector(fusion, *columns) or fusion.usual_view
+        before = {name: one.detections for name, one in images.items()}
+        after = rescored(images, fusion, fused_logits(fusion, *columns, view))
+        gains[detector] = {}
+        for height_px in sorted(set(config.heights_px)):
+            truth = truth_by_height({name: one.truth for name, one in images.items()}, [height_px])
+            for iou_threshold in config.ious:
+                results = (evaluate_wider(side, truth, iou_threshold=iou_threshold) for side in (before, after))
+                (old,), (new,) = (result.subsets.values() for result in results)
+                if old.faces:
+                    gains[detector][f"{height_px:g} px, IoU {iou_threshold:g}"] = Gain(old.ap_exact, new.ap_exact)
+    return gains
+
+
+def _report(
+    folder: RunFolder, fusion: Fusion, judged: Mapping[str, ByImage], images: int, config: FusionConfig
+) -> None:
     counts = {path: sum(len(one.face_logits) for one in of_detector.values()) for path, of_detector in judged.items()}
-    summary = {"images": images, "proposals": counts, "fusion": fusion.to_facts()}
+    gains = fitted_gains(judged, fusion, config)
+    summary = {"images": images, "proposals": counts, "exact_ap_where_fitted": gains, "fusion": fusion.to_facts()}
     write_atomically(folder.file(FUSION_FILE), json.dumps(summary, indent=1).encode())
+    for detector, rows in gains.items():
+        cells = (f"{name}: {gain.before:.3f} -> {gain.after:.3f}" for name, gain in rows.items())
+        log.info("%s: exact AP on the hold-out, where fusion was fitted; faces from %s", detector, "; ".join(cells))
     log.info(
         "fusion: %.3f x log-odds of the score + (%.3f %+.3f z) x surprise of the face logit %+.3f z %+.3f, "
         "boxes move %.2f and resize %.2f of the way, fading by %.2f z, and merge at IoU %s; "

@@ -44,6 +44,7 @@ def test_defaults_then_file_then_set(tmp_path):
         ("inner.kind=none", "none"),
         ("inner.kind=off", "none"),  # which YAML reads as False
         ("inner.sizes=[3, 4]", (3, 4)),
+        ("inner.sizes=3", (3,)),
         ("inner.gate=null", None),
         ("inner.gate=7", 7.0),
         ("inner.on=false", False),
@@ -64,7 +65,8 @@ def test_values_are_coerced_by_annotation(override, expected):
         ("inner.width=true", "'inner.width' is of type int, got True"),
         ("inner.on=3", "'inner.on' is of type bool, got 3"),
         ("inner.kind=cubic", "'inner.kind' is one of bicubic, none; got 'cubic'"),
-        ("inner.sizes=3", "'inner.sizes' is a list, got 3"),
+        ("inner.sizes=many", "'inner.sizes' is a list, got 'many'"),
+        ("inner.sizes=true", "'inner.sizes' is a list, got True"),
         ("inner=3", "'inner' is a section with keys, got 3"),
         ("inner.width", "expected section.key=value"),
         ("inner.width=[", "the value is not YAML"),

@@ -170,6 +170,8 @@ def _coerce(value: Any, hint: Any, name: str, origin: str) -> Any:
             return value
         raise ConfigError(f"{origin}: '{name}' is one of {', '.join(map(str, arguments))}; got {value!r}")
     if kind is tuple:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = [value]
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{origin}: '{name}' is a list, got {value!r}")
         return tuple(_coerce(item, arguments[0], name, origin) for item in value)

@@ -4,7 +4,7 @@
     YUNET=yunet_n_dynamic.onnx tinygan-propose --proposer callable --set function=experiments.lite.yunet:find_faces \\
         --images DIR --out yunet.tar.gz
 
-The weights are OpenCV Zoo's (``face_detection_yunet``, MIT licence), with a free input size.
+The weights are OpenCV Zoo's (``face_detection_yunet``, Apache-2.0), with a free input size.
 """
 
 from __future__ import annotations

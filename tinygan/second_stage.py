@@ -91,8 +91,8 @@ class SecondStage:
             scores: [N], in [0, 1]; not with detections.
 
         Returns:
-            The boxes by falling new score, with columns ``proposal_box``, ``proposal_score`` and ``face_logit``. Those
-            that came to overlap as one are merged.
+            The boxes by falling new score, with columns ``proposal_box``, ``proposal_score`` and ``face_logit``. Of
+            those in which the judge sees the same face the best-scored one stays.
 
         Raises:
             DataError: if the image cannot be read, or shapes or scores are unfit.

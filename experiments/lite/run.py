@@ -146,10 +146,10 @@ def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _unseen(inputs: Inputs) -> None:
     """A shorter run of the same networks that never sees the last detector."""
-    known = inputs.proposals[:-1]
-    _train(inputs, "gan_standard", known, [SHORT])
-    _train(inputs, "judge_unseen", [*known, *inputs.also], [SHORT_JUDGE], init="gan_standard", stage="judge")
-    _fuse(inputs, "judge_unseen", [*known, *inputs.also])
+    known = [*inputs.proposals[:-1], *inputs.also]
+    _train(inputs, "gan_standard", inputs.proposals[:-1], [SHORT])
+    _train(inputs, "judge_unseen", known, [SHORT_JUDGE], init="gan_standard", stage="judge")
+    _fuse(inputs, "judge_unseen", known)
 
 
 def _widths(inputs: Inputs) -> None:

@@ -311,17 +311,17 @@ def fitted_gains(judged: Mapping[str, ByImage], fusion: Fusion, config: FusionCo
         ``{detector: {"0 px, IoU 0.5": (before, after)}}``; where no face is that high there is no entry.
     """
     gains: dict[str, dict[str, Gain]] = {}
+    heights_px = sorted(set(config.heights_px))
     for detector, images in judged.items():
         columns = columns_of(images.values())
         view = view_detector(fusion, *columns) or fusion.usual_view
         before = {name: one.detections for name, one in images.items()}
         after = rescored(images, fusion, fused_logits(fusion, *columns, view))
+        truth = truth_by_height({name: one.truth for name, one in images.items()}, heights_px)
         gains[detector] = {}
-        for height_px in sorted(set(config.heights_px)):
-            truth = truth_by_height({name: one.truth for name, one in images.items()}, [height_px])
-            for iou_threshold in config.ious:
-                results = (evaluate_wider(side, truth, iou_threshold=iou_threshold) for side in (before, after))
-                (old,), (new,) = (result.subsets.values() for result in results)
+        for iou_threshold in config.ious:
+            results = [evaluate_wider(side, truth, iou_threshold=iou_threshold) for side in (before, after)]
+            for height_px, old, new in zip(heights_px, *(one.subsets.values() for one in results), strict=True):
                 if old.faces:
                     gains[detector][f"{height_px:g} px, IoU {iou_threshold:g}"] = Gain(old.ap_exact, new.ap_exact)
     return gains

@@ -35,7 +35,7 @@ METHODS: tuple[Method, ...] = ("replace", "product", "logit")
 
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:
-    """How fusion weights are fitted: by coordinate search, for the best mean AP on the hold-out.
+    """How fusion weights are fitted: by coordinate search, for the smallest mean log(1 - AP) on the hold-out.
 
     Attributes:
         heights_px: AP counts faces of at least these heights in turn, the others are ignored. Like the official

@@ -225,7 +225,7 @@ def _train(
     stage: str = "gan",
 ) -> None:
     options: list[object] = [word for setting in settings for word in ("--set", setting)]
-    if stage == "judge" and inputs.surroundings is not None:
+    if stage == "judge" and inputs.surroundings is not None and inputs.run(init) != inputs.start:
         options += ["--surroundings", inputs.surroundings]
     _do("tinygan-train", "--stage", stage, "--config", inputs.config, *options, "--data", inputs.data,
         "--proposals", *proposals, "--init", inputs.run(init), "--out", inputs.run(run), "--resume")  # fmt: skip

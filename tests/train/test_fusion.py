@@ -11,7 +11,7 @@ from tinygan.errors import DataError
 from tinygan.evaluate.wider import evaluate_wider
 from tinygan.formats.wider_mat import truth_of_faces
 from tinygan.fusion import Fusion, FusionConfig, fuse, fused_logits, view_detector
-from tinygan.train.fusion import Judged, columns_of, fit_fusion, fitted_gains, rescored
+from tinygan.train.fusion import Judged, columns_of, fit_fusion, fitted_gains, mean_log_error, rescored
 
 
 def judged_images(knows: float, seed: int, top: float = 1.0, count: int = 60) -> dict[str, Judged]:
@@ -106,3 +106,9 @@ def test_boxes_stay_when_the_judge_only_guesses_where_faces_are():
         for name, one in judged_images(1.0, 0).items()
     }
     assert fit_fusion([judged], RoiConfig(), FusionConfig()).move == 0
+
+
+def test_error_counts_by_its_share():
+    """Two points at 0.92 are a quarter of its error and weigh more than eight at 0.5, a sixth of its."""
+    assert mean_log_error([0.94, 0.5]) < mean_log_error([0.92, 0.58]) < mean_log_error([0.92, 0.5])
+    assert np.isfinite(mean_log_error([1.0, 0.0])) and mean_log_error([0.0]) == 0

@@ -42,6 +42,7 @@ from tinygan.train.recipe import Recipe
 
 log = logging.getLogger(__name__)
 FUSION_FILE = "fusion.json"
+LEAST_ERROR = 1e-3
 
 
 class Judged(NamedTuple):
@@ -126,7 +127,7 @@ def fit_fusion(detectors: Sequence[ByImage], labels: RoiConfig, config: FusionCo
     """Fit fusion on judged proposals of one detector or more, each of which counts the same.
 
     What a face logit is worth is fitted on the labels; every detector's view then without them, as an unknown
-    detector's will be; the weights for the best mean AP; last, the final scores are calibrated.
+    detector's will be; the weights for the least :func:`mean_log_error`; last, the final scores are calibrated.
 
     Args:
         detectors: ``{image name: judged proposals}`` of each.
@@ -170,12 +171,24 @@ def fit_fusion(detectors: Sequence[ByImage], labels: RoiConfig, config: FusionCo
             for iou_threshold in config.ious:
                 result = evaluate_wider(detections, truth, iou_threshold=iou_threshold)
                 aps += [subset.ap_exact for subset in result.subsets.values() if subset.faces]
-        return float(np.mean(aps))
+        return -mean_log_error(aps)
 
     best = search_weights(quality, basis, config)
     logits = [fused_logits(best, *column, view) for column, view in zip(columns, views, strict=True)]
     calibrated = calibrate(best, np.concatenate(logits)[kept], np.concatenate(is_face)[kept])
     return replace(calibrated, usual_view=usual)
+
+
+def mean_log_error(aps: Sequence[float]) -> float:
+    """Mean logarithm of 1 - AP: what counts is the share of the error that goes.
+
+    By mean AP, weak detectors and the smallest faces, where most points are to be had, would outvote the others, and
+    the judge get a weight that costs good and unknown detectors their larger faces.
+
+    Args:
+        aps: average precisions, in [0, 1].
+    """
+    return float(np.log(np.maximum(1.0 - np.asarray(aps), LEAST_ERROR)).mean())
 
 
 def columns_of(judged: Iterable[Judged]) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -27,11 +27,10 @@ from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights
 from tinygan.config import load_config, to_tree, to_yaml
 from tinygan.formats.files import write_atomically
 from tinygan.formats.wider import load_split
-from tinygan.fusion import fused_logits, view_detector
 from tinygan.judge import Judge
 from tinygan.loop import RunFolder
 from tinygan.runtime import Runtime, RuntimeOptions
-from tinygan.train.fusion import ByImage, columns_of, fit_fusion, holdout_names, judge_proposals, rescored
+from tinygan.train.fusion import ByImage, fit_fusion, holdout_names, judge_proposals, rescored, view_of
 from tinygan.train.gan import fit_gan
 from tinygan.train.judge import train_judge
 from tinygan.train.mse_init import train_mse_init
@@ -173,9 +172,7 @@ class Ablation:
             )
             np.savez(run / "judged" / f"{part}.npz", **face_logit_columns(judged[part]))  # type: ignore[arg-type]
         fusion = fit_fusion([judged["train"]], recipe.rois, replace(recipe.fusion, looks=looks))
-        columns = columns_of(judged["val"].values())
-        view = view_detector(fusion, *columns) or fusion.usual_view
-        after = rescored(judged["val"], fusion, fused_logits(fusion, *columns, view))
+        after = rescored(judged["val"], fusion, view_of(judged["val"], fusion))
         before = {name: one.detections for name, one in judged["val"].items()}
         split = load_split(self.data.root, "val")
         names = list(split.faces)

@@ -20,10 +20,9 @@ from tinygan.checkpoint import load_weights
 from tinygan.config import load_config
 from tinygan.detections import Detections
 from tinygan.formats.wider import load_split
-from tinygan.fusion import fused_logits, view_detector
 from tinygan.judge import Judge
 from tinygan.runtime import Runtime, RuntimeOptions
-from tinygan.train.fusion import Judged, columns_of, fit_fusion, holdout_names, judge_proposals, rescored
+from tinygan.train.fusion import Judged, fit_fusion, holdout_names, judge_proposals, rescored, view_of
 from tinygan.train.recipe import Recipe
 
 FOLDS = 5
@@ -97,9 +96,8 @@ def holdout_gains(
         ]
         fusion = fit_fusion(seen, recipe.rois, recipe.fusion)
         for path, images in judged.items():
-            view = view_detector(fusion, *columns_of(images.values())) or fusion.usual_view
             here = {name: images[name] for name in held if name in images}
-            after[path] |= rescored(here, fusion, fused_logits(fusion, *columns_of(here.values()), view))
+            after[path] |= rescored(here, fusion, view_of(images, fusion))
     pairs = {
         path.name.partition(".")[0]: ({name: one.detections for name, one in images.items()}, after[path])
         for path, images in judged.items()

@@ -10,8 +10,8 @@ from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import DataError
 from tinygan.evaluate.wider import evaluate_wider
 from tinygan.formats.wider_mat import truth_of_faces
-from tinygan.fusion import Fusion, FusionConfig, fuse, fused_logits, view_detector
-from tinygan.train.fusion import Judged, columns_of, fit_fusion, fitted_gains, mean_log_error, rescored
+from tinygan.fusion import Fusion, FusionConfig, fuse, view_detector
+from tinygan.train.fusion import Judged, columns_of, fit_fusion, fitted_gains, mean_log_error, rescored, view_of
 
 
 def judged_images(knows: float, seed: int, top: float = 1.0, count: int = 60) -> dict[str, Judged]:
@@ -84,8 +84,7 @@ def test_boxes_move_when_the_judge_knows_where_the_faces_are():
     fusion = fit_fusion([judged], RoiConfig(), FusionConfig(looks=2))
     assert fusion.move >= 0.5 and fusion.looks == 2
     truth = truth_of_faces({name: one.truth for name, one in judged.items()})
-    view = view_detector(fusion, *columns_of(judged.values()))
-    after = rescored(judged, fusion, fused_logits(fusion, *columns_of(judged.values()), view))
+    after = rescored(judged, fusion, view_of(judged, fusion))
     assert evaluate_wider(after, truth).subsets["all"].ap_exact > 0.5
     before = {name: one.detections for name, one in judged.items()}
     assert evaluate_wider(before, truth).subsets["all"].ap_exact < 0.05

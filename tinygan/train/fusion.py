@@ -17,7 +17,7 @@ from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights, name_hash, s
 from tinygan.config import to_tree
 from tinygan.data.rois import RoiConfig
 from tinygan.detections import BoolArray, Detections, FloatArray, GroundTruth
-from tinygan.detector_view import PLAIN, fit_evidence, size_feature
+from tinygan.detector_view import PLAIN, DetectorView, fit_evidence, size_feature
 from tinygan.errors import DataError
 from tinygan.evaluate.wider import evaluate_wider
 from tinygan.formats.files import open_detections, write_atomically
@@ -112,6 +112,8 @@ def train_fusion(
         )
         if of_detector:
             judged[str(path)] = of_detector
+            count = sum(len(one.face_logits) for one in of_detector.values())
+            log.info("%s: %d proposals of %d hold-out images judged", path, count, len(of_detector))
     if not judged:
         raise DataError(f"{data.proposals[0]}: holds no proposals of the {len(names)} hold-out images")
     fusion = fit_fusion(list(judged.values()), recipe.rois, recipe.fusion)
@@ -166,8 +168,8 @@ def fit_fusion(detectors: Sequence[ByImage], labels: RoiConfig, config: FusionCo
 
     def quality(trial: Fusion) -> float:
         aps = []
-        for one, column, view, truth in zip(detectors, columns, views, truths, strict=True):
-            detections = rescored(one, trial, fused_logits(trial, *column, view))
+        for one, view, truth in zip(detectors, views, truths, strict=True):
+            detections = rescored(one, trial, view)
             for iou_threshold in config.ious:
                 result = evaluate_wider(detections, truth, iou_threshold=iou_threshold)
                 aps += [subset.ap_exact for subset in result.subsets.values() if subset.faces]
@@ -211,14 +213,20 @@ def _middle(values: Sequence[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def rescored(judged: ByImage, fusion: Fusion, logits: FloatArray) -> dict[str, Detections]:
-    """The detections that fusion makes of one detector's proposals.
+def view_of(judged: ByImage, fusion: Fusion) -> DetectorView:
+    """The view of one detector, found in these proposals; of too few, the fusion's usual one."""
+    return view_detector(fusion, *columns_of(judged.values())) or fusion.usual_view
+
+
+def rescored(judged: ByImage, fusion: Fusion, view: DetectorView) -> dict[str, Detections]:
+    """The detections that fusion makes of one detector's proposals, scored by their fused logits.
 
     Args:
         judged: by image.
-        fusion: how boxes move and merge.
-        logits: float64 [N], the fused logits in the order of the images.
+        fusion: what scores and face logits weigh, how boxes move and merge.
+        view: of the detector.
     """
+    logits = fused_logits(fusion, *columns_of(judged.values()), view)
     ends = np.cumsum([len(one.face_logits) for one in judged.values()])
     parts = np.split(logits, ends[:-1])
     return {name: _move_and_merge(one, fusion, part) for (name, one), part in zip(judged.items(), parts, strict=True)}
@@ -326,10 +334,8 @@ def fitted_gains(judged: Mapping[str, ByImage], fusion: Fusion, config: FusionCo
     gains: dict[str, dict[str, Gain]] = {}
     heights_px = sorted(set(config.heights_px))
     for detector, images in judged.items():
-        columns = columns_of(images.values())
-        view = view_detector(fusion, *columns) or fusion.usual_view
         before = {name: one.detections for name, one in images.items()}
-        after = rescored(images, fusion, fused_logits(fusion, *columns, view))
+        after = rescored(images, fusion, view_of(images, fusion))
         truth = truth_by_height({name: one.truth for name, one in images.items()}, heights_px)
         gains[detector] = {}
         for iou_threshold in config.ious:

@@ -22,12 +22,12 @@ from proposals.base import Proposer
 from tinygan.config import to_tree
 from tinygan.errors import DataError
 from tinygan.formats import wider
-from tinygan.formats.files import DetectionWriter, write_atomically
+from tinygan.formats.files import DetectionWriter
 from tinygan.formats.images import read_image
 from tinygan.formats.names import list_images, match_names, stem
 
 log = logging.getLogger(__name__)
-MARKER = "propose.json"
+KEPT = ("propose.json",)  # beside the proposals
 
 
 @dataclass
@@ -101,39 +101,6 @@ def plan_proposing(images: Path, subset: Path | None = None) -> Plan:
         if rival != name:
             raise DataError(f"{images}: '{rival}' and '{name}' would both be written to {stem(name)}.txt; rename one")
     return Plan({name: images / name for name in names}, missing)
-
-
-def open_output(out: Path, settings: Mapping[str, object], resume: bool, overwrite: bool) -> DetectionWriter:
-    """The writer for ``out``; work that lies there is continued, replaced or refused.
-
-    Args:
-        out: folder or archive.
-        settings: JSON types; a resumed run must have the same.
-        resume: continue what is there.
-        overwrite: replace what is there.
-
-    Raises:
-        DataError: if something is there and neither ``resume`` nor ``overwrite`` is given, if it was not
-            written by this command, or if it was written with other settings.
-    """
-    probe = out.with_name(f"{out.name}.partial") if DetectionWriter.is_archive_path(out) else out
-    marker = probe / MARKER
-    if out.is_file() and not DetectionWriter.is_archive_path(out):
-        raise DataError(f"{out}: expected a folder or a name ending in .tar.gz, but this is a file")
-    if out.is_file() and not overwrite:
-        raise DataError(f"{out}: exists already; replace it with --overwrite or choose another --out")
-    if probe.is_dir() and any(probe.iterdir()):
-        if not marker.is_file():
-            raise DataError(f"{probe}: is not empty and was not written by tinygan-propose; choose another --out")
-        if overwrite:
-            _clear(probe)
-        elif not resume:
-            raise DataError(f"{probe}: holds results already; continue with --resume or replace them with --overwrite")
-        elif json.loads(marker.read_text()) != settings:
-            raise DataError(f"{probe}: was written with other settings; repeat those, or replace it with --overwrite")
-    writer = DetectionWriter(out)
-    write_atomically(marker, json.dumps(settings).encode())
-    return writer
 
 
 def run_settings(proposer: str, config: object, weights: Path | None, images: Path) -> dict[str, object]:
@@ -231,13 +198,3 @@ def _count(report: Report, boxes: int) -> None:
 def _boxes_written(writer: DetectionWriter, name: str) -> int:
     file = writer.folder / f"{stem(name)}.txt"
     return len(wider.parse_detections(wider.read_text(file, "proposals"), str(file)))
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier run wrote, and nothing else."""
-    for file in folder.rglob("*.txt"):
-        file.unlink()
-    (folder / MARKER).unlink()
-    for below in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
-        if not any(below.iterdir()):
-            below.rmdir()

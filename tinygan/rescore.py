@@ -27,7 +27,8 @@ from tinygan.fusion import Fusion, Method, fuse, impute_face_logits, move_boxes,
 from tinygan.judge import Answer, Judge, Request, judge_images
 
 log = logging.getLogger(__name__)
-MARKER, VIEW_FILE = "rescore.json", "detector_view.json"
+VIEW_FILE = "detector_view.json"
+KEPT = ("rescore.json", VIEW_FILE)  # beside the detections
 SETTINGS = ("method", "fusion", "view", "view_rois", "boxes", "max_rois")  # a resumed run must have the same
 
 
@@ -242,34 +243,13 @@ def fuse_detections(
     return moved[one_per_face(config.fusion, moved.boxes, found, scores, leads=np.arange(len(moved)) < judged)]
 
 
-def open_output(
-    out: Path, weights: Weights, config: RescoreConfig, proposals: Path, resume: bool, overwrite: bool
-) -> DetectionWriter:
-    """The writer for ``out``; work that lies there is continued, replaced or refused.
-
-    Raises:
-        DataError: if something is there and neither ``resume`` nor ``overwrite`` is given, if it was not
-            written by this command, or if it was written with other settings.
-    """
-    probe = out.with_name(f"{out.name}.partial") if DetectionWriter.is_archive_path(out) else out
-    marker = probe / MARKER
-    settings = _settings(weights, config, proposals)
-    if out.is_file() and not DetectionWriter.is_archive_path(out):
-        raise DataError(f"{out}: expected a folder or a name ending in .tar.gz, but this is a file")
-    if out.is_file() and not overwrite:
-        raise DataError(f"{out}: exists already; replace it with --overwrite or choose another --out")
-    if probe.is_dir() and any(probe.iterdir()):
-        if not marker.is_file():
-            raise DataError(f"{probe}: is not empty and was not written by tinygan-rescore; choose another --out")
-        if overwrite:
-            _clear(probe)
-        elif not resume:
-            raise DataError(f"{probe}: holds results already; continue with --resume or replace them with --overwrite")
-        elif json.loads(marker.read_text()) != settings:
-            raise DataError(f"{probe}: was written with other settings; repeat those, or replace it with --overwrite")
-    writer = DetectionWriter(out)
-    write_atomically(marker, json.dumps(settings).encode())
-    return writer
+def run_settings(weights: Weights, config: RescoreConfig, proposals: Path) -> dict[str, object]:
+    """What decides a run's result, as JSON types."""
+    digest = hashlib.sha256()
+    for name in sorted(weights.tensors):
+        digest.update(weights.tensors[name].contiguous().numpy().tobytes())
+    settings = {key: value for key, value in to_tree(config).items() if key in SETTINGS}
+    return {"weights": digest.hexdigest(), **settings, "proposals": str(proposals.resolve())}
 
 
 def _find_view(
@@ -364,22 +344,3 @@ def _count(report: Report, proposals: int, written: int, config: RescoreConfig) 
     report.passed_through += proposals - judged
     report.written += written
     report.merged += proposals - written
-
-
-def _settings(weights: Weights, config: RescoreConfig, proposals: Path) -> dict[str, object]:
-    digest = hashlib.sha256()
-    for name in sorted(weights.tensors):
-        digest.update(weights.tensors[name].contiguous().numpy().tobytes())
-    settings = {key: value for key, value in to_tree(config).items() if key in SETTINGS}
-    return {"weights": digest.hexdigest(), **settings, "proposals": str(proposals.resolve())}
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier run wrote, and nothing else."""
-    for file in folder.rglob("*.txt"):
-        file.unlink()
-    (folder / MARKER).unlink()
-    (folder / VIEW_FILE).unlink(missing_ok=True)
-    for below in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
-        if not any(below.iterdir()):
-            below.rmdir()

@@ -49,8 +49,9 @@ def _propose(arguments: argparse.Namespace) -> int:
     if arguments.report is not None and not arguments.report.absolute().parent.is_dir():
         raise DataError(f"{arguments.report}: no such folder to write the report into")
     from proposals import choose_proposer
-    from proposals.engine import open_output, plan_proposing, propose_all, run_settings
+    from proposals.engine import KEPT, plan_proposing, propose_all, run_settings
     from tinygan.formats.files import write_atomically
+    from tinygan.output import open_output
     from tinygan.runtime import Runtime, RuntimeOptions
 
     chosen = choose_proposer(arguments.proposer, arguments.weights, arguments.config, arguments.overrides)
@@ -58,7 +59,9 @@ def _propose(arguments: argparse.Namespace) -> int:
     options = RuntimeOptions(device=arguments.device, precision=arguments.precision, threads=arguments.threads)
     proposer = chosen.build(Runtime(options.exact()))
     settings = run_settings(chosen.name, chosen.config, chosen.weights, arguments.images)
-    writer = open_output(arguments.out, settings, arguments.resume, arguments.overwrite)
+    writer = open_output(
+        arguments.out, KEPT, "tinygan-propose", settings, resume=arguments.resume, overwrite=arguments.overwrite
+    )
     report = propose_all(plan, proposer, writer, arguments.batch_size or 1)
     writer.close()
     if arguments.report is not None:

@@ -55,7 +55,8 @@ def _rescore(arguments: argparse.Namespace) -> int:
         raise DataError(f"{arguments.report}: no such folder to write the report into")
     from tinygan.formats.files import write_atomically
     from tinygan.judge import Judge
-    from tinygan.rescore import open_output, plan_rescoring, rescore
+    from tinygan.output import open_output
+    from tinygan.rescore import KEPT, plan_rescoring, rescore, run_settings
     from tinygan.runtime import Runtime, RuntimeOptions
 
     weights = _weights(arguments.checkpoint)
@@ -63,8 +64,9 @@ def _rescore(arguments: argparse.Namespace) -> int:
     plan = plan_rescoring(arguments.proposals, arguments.images, config, arguments.subset)
     options = RuntimeOptions(device=arguments.device, precision=arguments.precision, threads=arguments.threads)
     judge = Judge.from_weights(weights, Runtime(options))
+    settings = run_settings(weights, config, arguments.proposals)
     writer = open_output(
-        arguments.out, weights, config, arguments.proposals, resume=arguments.resume, overwrite=arguments.overwrite
+        arguments.out, KEPT, "tinygan-rescore", settings, resume=arguments.resume, overwrite=arguments.overwrite
     )
     report = rescore(plan, judge, config, writer)
     writer.close()

@@ -19,6 +19,7 @@ from tinygan.detect.sources import Source
 from tinygan.detections import Detections
 from tinygan.errors import DataError
 from tinygan.formats.files import open_atomically, write_atomically
+from tinygan.output import make_way, remove_empty
 
 JOURNAL, JSON_TABLE, CSV_TABLE = "detect.jsonl", "detections.json", "detections.csv"
 Record = dict[str, Any]  # a line of JSON
@@ -174,15 +175,10 @@ def open_results(folder: Path, settings: Mapping[str, Any], resume: bool, overwr
     journal = folder / JOURNAL
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: expected a folder to write into, but this is a file; choose another --out")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not journal.is_file():
-            raise DataError(f"{folder}: is not empty and was not written by tinygan-detect; choose another --out")
-        if overwrite:
-            _clear(folder)
-        elif not resume:
-            raise DataError(f"{folder}: holds results already; continue with --resume or replace them with --overwrite")
-        elif _settings(journal) != settings:
-            raise DataError(f"{folder}: was written with other settings; repeat those, or replace it with --overwrite")
+    make_way(
+        folder, journal, "tinygan-detect", settings,
+        resume=resume, overwrite=overwrite, clear=lambda: _clear(folder), read_settings=_settings,
+    )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     if not journal.is_file():
         write_atomically(journal, json.dumps({"settings": settings}).encode() + b"\n")
@@ -212,12 +208,8 @@ def to_record(source: Source, size: tuple[int, int], found: Detections, dropped:
     return {"name": source.name, "width": size[0], "height": size[1], "dropped": dropped, "faces": faces}
 
 
-def _settings(journal: Path) -> Any:
-    with journal.open("rb") as file:
-        try:
-            return json.loads(file.readline())["settings"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{journal}:1: expected the settings of a run; replace it with --overwrite") from error
+def _settings(line: str) -> Any:
+    return json.loads(line)["settings"]
 
 
 def _clear(folder: Path) -> None:
@@ -226,7 +218,5 @@ def _clear(folder: Path) -> None:
         written = [folder / output for output in results.done.values()]
     for file in (*written, folder / JSON_TABLE, folder / CSV_TABLE):
         file.unlink(missing_ok=True)
-    for below in sorted({above for file in written for above in file.parents}, reverse=True):
-        if folder in below.parents and below.is_dir() and not any(below.iterdir()):
-            below.rmdir()
+    remove_empty([above for file in written for above in file.parents if folder in above.parents])
     (folder / JOURNAL).unlink()

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tinygan.boxes import approach, from_frames, longer_side
+from tinygan.boxes import approach, from_frames, longer_side, paired_iou
 from tinygan.checkpoint import Weights
 from tinygan.config import build_config
 from tinygan.data.batches import to_float
@@ -28,6 +28,7 @@ from tinygan.models.generator import Generator, GeneratorConfig
 from tinygan.runtime import Runtime
 
 LOOK_RESIZE = 0.5  # share of the way to the size it found at which the judge looks again
+LOOK_LOGIT, LOOK_IOU = -1.5, 0.8  # it looks again at what may be a face and lies elsewhere than its box by this much
 
 
 class Verdicts(NamedTuple):
@@ -205,8 +206,8 @@ def judge_images(
         requests: images and boxes; read lazily.
         batch_size: patches in one forward pass.
         workers: threads that decode and cut.
-        looks: with 2, a judge that finds boxes looks again, at crops centred where it found the faces. The logits
-            are the mean of all looks, the boxes those of the last.
+        looks: with 2, a judge that finds boxes looks again where it found a face that does not lie in the middle of
+            its crop. A box's logits are the mean of its looks, its face's place is that of the last.
     """
     if looks > 1 and judge.finds_boxes:
         yield from _look_closer(judge, requests, batch_size, workers, looks)
@@ -223,9 +224,9 @@ def judge_images(
 def _look_closer(
     judge: Judge, requests: Iterable[Request], batch_size: int, workers: int, looks: int
 ) -> Iterator[Answer]:
-    """All looks but the last, then the last, at boxes moved to where the judge found the faces."""
+    """All looks but the last, then the last, at those boxes for which it may tell something new."""
     asked: deque[Request] = deque()
-    earlier: deque[Answer] = deque()
+    earlier: deque[tuple[Answer, BoolArray]] = deque()
 
     def remember() -> Iterator[Request]:
         for request in requests:
@@ -235,21 +236,22 @@ def _look_closer(
     def closer() -> Iterator[Request]:
         for answer in judge_images(judge, remember(), batch_size, workers, looks - 1):
             request = asked.popleft()
-            earlier.append(answer)
-            if answer.error is None:
-                every = np.ones(len(request.boxes))
-                request = replace(request, boxes=approach(request.boxes, answer.boxes, every, LOOK_RESIZE * every))
-            yield request
+            every = np.ones(len(answer.boxes))
+            boxes = request.boxes[: len(every)]  # none if the image could not be read
+            there = approach(boxes, answer.boxes, every, LOOK_RESIZE * every)
+            again = (answer.face_logits >= LOOK_LOGIT) & (paired_iou(boxes, there) < LOOK_IOU)
+            earlier.append((answer, again))
+            yield replace(request, boxes=there[again])
 
     for last in judge_images(judge, closer(), batch_size, workers):
-        before = earlier.popleft()
-        if last.error is None and before.error is None:
-            last = replace(
-                last,
-                face_logits=((looks - 1) * before.face_logits + last.face_logits) / looks,
-                real_logits=((looks - 1) * before.real_logits + last.real_logits) / looks,
-            )
-        yield last
+        before, again = earlier.popleft()
+        if last.error is not None:
+            yield last
+            continue
+        for known, seen in ((before.face_logits, last.face_logits), (before.real_logits, last.real_logits)):
+            known[again] += (seen - known[again]) / looks
+        before.boxes[again] = last.boxes
+        yield before
 
 
 def cut_ahead(requests: Iterable[Request], crops: CropConfig, wide: bool, workers: int) -> Iterator[Cut]:

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+ByteArray = npt.NDArray[np.uint8]
 Index = slice | npt.NDArray[Any]
 
 

@@ -22,14 +22,12 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit, logit
 
-from tinygan.detections import FloatArray
+from tinygan.detections import FloatArray, IntArray
 from tinygan.errors import DataError
 
-IntArray = npt.NDArray[np.int64]
 EPSILON = 1e-6
 MIN_PROPOSALS = 500
 _SEGMENTS, _SMOOTHNESS = 5, 0.01

@@ -17,17 +17,8 @@ from scipy.special import expit, log_expit
 
 from tinygan.boxes import approach, longer_side, suppress
 from tinygan.config import build_config
-from tinygan.detections import BoolArray, FloatArray
-from tinygan.detector_view import (
-    IDENTITY,
-    PLAIN,
-    DetectorView,
-    Evidence,
-    IntArray,
-    fit_view,
-    score_logit,
-    size_feature,
-)
+from tinygan.detections import BoolArray, FloatArray, IntArray
+from tinygan.detector_view import IDENTITY, PLAIN, DetectorView, Evidence, fit_view, score_logit, size_feature
 
 Method = Literal["replace", "product", "logit"]
 METHODS: tuple[Method, ...] = ("replace", "product", "logit")

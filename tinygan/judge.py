@@ -19,8 +19,8 @@ from tinygan.boxes import approach, from_frames, longer_side, paired_iou
 from tinygan.checkpoint import Weights
 from tinygan.config import build_config
 from tinygan.data.batches import to_float
-from tinygan.data.crops import ByteArray, CropConfig, cut_patch, inside_image
-from tinygan.detections import BoolArray, FloatArray
+from tinygan.data.crops import CropConfig, cut_patch, inside_image
+from tinygan.detections import BoolArray, ByteArray, FloatArray
 from tinygan.errors import CheckpointError, DataError
 from tinygan.formats.images import read_image
 from tinygan.models.discriminator import Discriminator, DiscriminatorConfig

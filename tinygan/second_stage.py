@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tinygan.boxes import IntArray, longer_side
+from tinygan.boxes import longer_side
 from tinygan.checkpoint import load_weights, packaged_weights
-from tinygan.data.crops import ByteArray, cut_patch
-from tinygan.detections import Detections, FloatArray
+from tinygan.data.crops import cut_patch
+from tinygan.detections import ByteArray, Detections, FloatArray, IntArray
 from tinygan.detector_view import DetectorView
 from tinygan.errors import DataError
 from tinygan.formats.images import read_image

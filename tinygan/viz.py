@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from tinygan import boxes as box_maths
-from tinygan.detections import BoolArray, Detections, FloatArray, GroundTruth
+from tinygan.detections import BoolArray, ByteArray, Detections, FloatArray, GroundTruth
 from tinygan.formats.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ByteArray = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 HIT: Colour = (50, 225, 80)

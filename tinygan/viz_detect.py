@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tinygan.boxes import intersection, longer_side
-from tinygan.detections import Detections, FloatArray
-from tinygan.viz import ByteArray, Colour, draw_boxes, fit_font, load_font
+from tinygan.detections import ByteArray, Detections, FloatArray
+from tinygan.viz import Colour, draw_boxes, fit_font, load_font
 
 COLOURS: Mapping[str, Colour] = {
     "kept": (0, 190, 255),

@@ -20,10 +20,10 @@ from PIL import Image, ImageDraw
 
 from tinygan.boxes import longer_side
 from tinygan.config import load_config
-from tinygan.data.crops import ByteArray, CropConfig, cut_patch, upscale
+from tinygan.data.crops import CropConfig, cut_patch, upscale
 from tinygan.data.patches import SMALL, STREAMS, patch_size, stream_of
 from tinygan.data.rois import FACE, NON_FACE, choose_rois, split_holdout
-from tinygan.detections import Detections, FloatArray
+from tinygan.detections import ByteArray, Detections, FloatArray
 from tinygan.formats.files import open_detections
 from tinygan.formats.images import read_image
 from tinygan.formats.wider import WiderSplit, load_split

@@ -22,8 +22,9 @@ import numpy as np
 from tinygan.boxes import longer_side
 from tinygan.checkpoint import load_weights
 from tinygan.config import build_config
-from tinygan.data.crops import ByteArray, CropConfig, DegradationConfig, cut_patch, make_lr, upscale
+from tinygan.data.crops import CropConfig, DegradationConfig, cut_patch, make_lr, upscale
 from tinygan.data.patches import PAIRED, SMALL, stream_of
+from tinygan.detections import ByteArray
 from tinygan.errors import DataError, TinyGanError
 from tinygan.evaluate.image_quality import psnr, ssim
 from tinygan.formats.files import write_atomically

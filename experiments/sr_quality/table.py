@@ -19,7 +19,8 @@ from experiments.lite.holdout import holdout_gains
 from tinygan.boxes import longer_side
 from tinygan.checkpoint import Weights, load_weights
 from tinygan.config import build_config
-from tinygan.data.crops import SCALE, ByteArray, CropConfig, DegradationConfig, cut_patch, make_lr
+from tinygan.data.crops import SCALE, CropConfig, DegradationConfig, cut_patch, make_lr
+from tinygan.detections import ByteArray
 from tinygan.errors import MissingDependency
 from tinygan.evaluate.image_quality import lpips, psnr, ssim
 from tinygan.formats.images import read_image

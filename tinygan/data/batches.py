@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinygan.data.crops import ByteArray, CropConfig, DegradationConfig, make_lr
+from tinygan.data.crops import CropConfig, DegradationConfig, make_lr
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, Patches
-from tinygan.data.rois import FACE, NON_FACE, IntArray
+from tinygan.data.rois import FACE, NON_FACE
+from tinygan.detections import ByteArray, IntArray
 from tinygan.errors import DataError
 
 

@@ -11,9 +11,8 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from tinygan.boxes import clip, square_crops
-from tinygan.detections import FloatArray
+from tinygan.detections import ByteArray, FloatArray
 
-ByteArray = npt.NDArray[np.uint8]
 SCALE = 4  # the generator's two x2 deconvolutions (Bai et al. 2018, Table 1)
 
 

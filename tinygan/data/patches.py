@@ -26,9 +26,9 @@ import numpy as np
 from tqdm import tqdm
 
 from tinygan.boxes import longer_side
-from tinygan.data.crops import ByteArray, CropConfig, cut_patch
-from tinygan.data.rois import FACE, IntArray, Rois
-from tinygan.detections import FloatArray
+from tinygan.data.crops import CropConfig, cut_patch
+from tinygan.data.rois import FACE, Rois
+from tinygan.detections import ByteArray, FloatArray, IntArray
 from tinygan.errors import DataError
 from tinygan.formats.files import write_atomically
 from tinygan.formats.images import read_image

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from tinygan.boxes import iou
-from tinygan.detections import BoolArray, Detections, FloatArray, GroundTruth
+from tinygan.detections import BoolArray, Detections, FloatArray, GroundTruth, IntArray
 
-IntArray = npt.NDArray[np.int64]
 FACE, NON_FACE, IGNORED = 1, 0, -1
 
 

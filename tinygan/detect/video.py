@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from tinygan.data.crops import ByteArray
+from tinygan.detections import ByteArray
 from tinygan.errors import DataError, MissingDependency
 from tinygan.formats.files import open_atomically
 

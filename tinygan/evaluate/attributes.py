@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygan.detections import BoolArray, FloatArray, GroundTruth
+from tinygan.detections import BoolArray, FloatArray, GroundTruth, IntArray
 from tinygan.errors import DataError
-from tinygan.evaluate.curves import IntArray
 from tinygan.formats import wider, wider_mat
 
 Masks = Mapping[str, BoolArray]  # {image: bool [M]}

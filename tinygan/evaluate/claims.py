@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinygan import boxes
-from tinygan.detections import BoolArray, Detections, FloatArray
-from tinygan.evaluate.curves import IntArray, Outcomes
+from tinygan.detections import BoolArray, Detections, FloatArray, IntArray
+from tinygan.evaluate.curves import Outcomes
 
 _MAX_PAIRS = 1 << 20  # detection-face pairs compared at once: bounds memory on crowds
 

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from tinygan.detections import BoolArray, FloatArray
+from tinygan.detections import BoolArray, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-IntArray = npt.NDArray[np.int64]
 _CHUNK = 8  # resamples worked on at once: they stay in the cache
 
 

@@ -26,10 +26,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tinygan.detections import BoolArray, Detections, FloatArray
+from tinygan.detections import BoolArray, Detections, FloatArray, IntArray
 from tinygan.formats.fddb import ELLIPSE, MAX_RADIUS_PX, FddbTruth, RocPoints, bounding_boxes
 
-IntArray = npt.NDArray[np.int64]
 ImageSize = tuple[int, int]
 """Width and height in pixels."""
 

@@ -21,10 +21,8 @@ from proposals.public_weights import load_into, load_tensors
 from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights, save_weights
 from tinygan.config import to_tree
 from tinygan.data.batches import to_float
-from tinygan.data.crops import ByteArray
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, stream_of
-from tinygan.data.rois import IntArray
-from tinygan.detections import FloatArray
+from tinygan.detections import ByteArray, FloatArray, IntArray
 from tinygan.errors import ConfigError
 from tinygan.judge import load_generator
 from tinygan.loop import RunFolder, run_loop

@@ -20,9 +20,9 @@ from tqdm import tqdm
 from tinygan.boxes import longer_side, to_frames
 from tinygan.config import to_tree
 from tinygan.data.batches import BatchConfig, SizeBalancedSampler, draw_light
-from tinygan.data.crops import ByteArray, CropConfig
-from tinygan.data.rois import IntArray, Rois, shift_rois, split_holdout
-from tinygan.detections import BoolArray, Detections, FloatArray
+from tinygan.data.crops import CropConfig
+from tinygan.data.rois import Rois, shift_rois, split_holdout
+from tinygan.detections import BoolArray, ByteArray, Detections, FloatArray, IntArray
 from tinygan.errors import DataError
 from tinygan.formats.files import open_detections, write_atomically
 from tinygan.formats.wider import WiderSplit, load_split

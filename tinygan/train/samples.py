@@ -11,10 +11,10 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from tinygan.data.batches import to_float
-from tinygan.data.crops import ByteArray, make_lr, upscale
+from tinygan.data.crops import make_lr, upscale
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, Patches
-from tinygan.data.rois import FACE, IntArray
-from tinygan.detections import FloatArray
+from tinygan.data.rois import FACE
+from tinygan.detections import ByteArray, FloatArray, IntArray
 from tinygan.judge import Judge, to_bytes
 from tinygan.models.generator import Generated, Generator
 from tinygan.runtime import Runtime

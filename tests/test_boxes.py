@@ -12,7 +12,6 @@ from tinygan.boxes import (
     intersection,
     iou,
     longer_side,
-    paired_iou,
     square_crops,
     suppress,
     to_frames,
@@ -45,7 +44,6 @@ def test_iou_lies_in_0_1_and_is_symmetric(first, second):
     overlap = iou(first, second)
     assert (overlap >= 0).all() and (overlap <= 1 + 1e-9).all()
     assert np.allclose(overlap, iou(second, first).T)
-    assert np.allclose(paired_iou(first[:3], second), np.diagonal(overlap))
 
 
 def test_frames_have_their_origin_in_the_middle_and_the_longer_side_as_unit():

@@ -98,7 +98,7 @@ def test_a_second_look_is_taken_where_the_first_found_the_face(finding_checkpoin
     assert np.abs(second[4].face_logits - first[4].face_logits).max() > 1e-3
 
 
-def test_a_second_look_is_taken_only_where_it_may_tell_something_new(finding_checkpoint, requests, monkeypatch):
+def test_a_second_look_is_taken_only_at_what_may_be_a_face(finding_checkpoint, requests, monkeypatch):
     judge = Judge.from_weights(load_weights(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
     once, twice = (next(judge_images(judge, requests[4:], 64, looks=looks)) for looks in (1, 2))
     middle = float(np.median(once.face_logits))
@@ -108,9 +108,6 @@ def test_a_second_look_is_taken_only_where_it_may_tell_something_new(finding_che
     assert 0 < again.sum() < len(again)
     assert found.face_logits == pytest.approx(np.where(again, twice.face_logits, once.face_logits), abs=1e-4)
     assert found.boxes == pytest.approx(np.where(again[:, None], twice.boxes, once.boxes), abs=1e-3)
-    monkeypatch.setattr("tinygan.judge.LOOK_IOU", 0.1)  # boxes are found half a side away: IoU 1/3
-    found = next(judge_images(judge, requests[4:], 64, looks=2))
-    assert found.face_logits == pytest.approx(once.face_logits) and found.boxes == pytest.approx(once.boxes)
 
 
 def test_a_second_look_at_an_unreadable_image_keeps_its_error(finding_checkpoint, requests):

@@ -53,22 +53,6 @@ def iou(first: FloatArray, second: FloatArray) -> FloatArray:
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
-def paired_iou(first: FloatArray, second: FloatArray) -> FloatArray:
-    """Intersection over union of boxes one by one; 0 where both have no area.
-
-    Args:
-        first: float64 [N, 4].
-        second: float64 [N, 4].
-
-    Returns:
-        float64 [N] in [0, 1].
-    """
-    sides = np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2])
-    shared: FloatArray = np.clip(sides, 0.0, None).prod(axis=1)
-    union = area(first) + area(second) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-
-
 def clip(boxes: FloatArray, width_px: float, height_px: float) -> FloatArray:
     """Boxes cut to an image of ``width_px`` x ``height_px``; shape [N, 4] is kept."""
     limit = np.array([width_px, height_px, width_px, height_px], dtype=np.float64)

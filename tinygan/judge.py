@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tinygan.boxes import approach, from_frames, longer_side, paired_iou
+from tinygan.boxes import approach, from_frames, longer_side
 from tinygan.checkpoint import Weights
 from tinygan.config import build_config
 from tinygan.data.batches import to_float
@@ -28,7 +28,7 @@ from tinygan.models.generator import Generator, GeneratorConfig
 from tinygan.runtime import Runtime
 
 LOOK_RESIZE = 0.5  # share of the way to the size it found at which the judge looks again
-LOOK_LOGIT, LOOK_IOU = -1.5, 0.8  # it looks again at what may be a face and lies elsewhere than its box by this much
+LOOK_LOGIT = -2.0  # it looks again at what may be a face
 
 
 class Verdicts(NamedTuple):
@@ -206,8 +206,8 @@ def judge_images(
         requests: images and boxes; read lazily.
         batch_size: patches in one forward pass.
         workers: threads that decode and cut.
-        looks: with 2, a judge that finds boxes looks again where it found a face that does not lie in the middle of
-            its crop. A box's logits are the mean of its looks, its face's place is that of the last.
+        looks: with 2, a judge that finds boxes looks again at what may be a face, at crops centred where it found it. A
+            box's logits are the mean of its looks, its face's place is that of the last.
     """
     if looks > 1 and judge.finds_boxes:
         yield from _look_closer(judge, requests, batch_size, workers, looks)
@@ -224,7 +224,7 @@ def judge_images(
 def _look_closer(
     judge: Judge, requests: Iterable[Request], batch_size: int, workers: int, looks: int
 ) -> Iterator[Answer]:
-    """All looks but the last, then the last, at those boxes for which it may tell something new."""
+    """All looks but the last, then the last, at boxes moved to where the judge found what may be a face."""
     asked: deque[Request] = deque()
     earlier: deque[tuple[Answer, BoolArray]] = deque()
 
@@ -239,7 +239,7 @@ def _look_closer(
             every = np.ones(len(answer.boxes))
             boxes = request.boxes[: len(every)]  # none if the image could not be read
             there = approach(boxes, answer.boxes, every, LOOK_RESIZE * every)
-            again = (answer.face_logits >= LOOK_LOGIT) & (paired_iou(boxes, there) < LOOK_IOU)
+            again = answer.face_logits >= LOOK_LOGIT
             earlier.append((answer, again))
             yield replace(request, boxes=there[again])
 

@@ -9,11 +9,11 @@ from tinygan.boxes import (
     area,
     clip,
     from_frames,
+    group,
     intersection,
     iou,
     longer_side,
     square_crops,
-    suppress,
     to_frames,
 )
 
@@ -68,16 +68,16 @@ def test_boxes_approach_their_goals_by_centre_and_size():
     assert np.array_equal(approach(flat, goals, half, half), flat)
 
 
-def test_of_overlapping_boxes_the_best_scored_one_stays():
+def test_overlapping_boxes_join_the_best_scored_one():
     boxes = np.array([[100.0, 0, 110, 10], [2, 0, 12, 10], [0, 0, 10, 10], [50, 50, 60, 60]])
     scores = np.array([0.1, 0.2, 0.6, 0.5])
-    assert suppress(boxes, scores, 0.6).tolist() == [0, 2, 3]
-    assert suppress(boxes, scores, 0.7).tolist() == [0, 1, 2, 3]  # they overlap by 2 / 3
+    assert group(boxes, scores, 0.6).tolist() == [0, 2, 2, 3]
+    assert group(boxes, scores, 0.7).tolist() == [0, 1, 2, 3]  # they overlap by 2 / 3
     chain = np.array([[0.0, 0, 10, 10], [4, 0, 14, 10], [8, 0, 18, 10]])  # each overlaps the next by 3 / 7
-    assert suppress(chain, np.array([0.9, 0.8, 0.7]), 0.4).tolist() == [0, 2]  # what went suppresses nothing
+    assert group(chain, np.array([0.9, 0.8, 0.7]), 0.4).tolist() == [0, 0, 2]  # what joined another is joined by none
 
 
-def test_only_leads_suppress_others():
+def test_only_leads_are_joined():
     boxes = np.array([[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10]])
-    assert suppress(boxes, np.array([0.9, 0.8, 0.7]), 0.5, np.array([False, True, False])).tolist() == [0, 1]
-    assert suppress(np.zeros((0, 4)), np.zeros(0), 0.5).tolist() == []
+    assert group(boxes, np.array([0.9, 0.8, 0.7]), 0.5, np.array([False, True, False])).tolist() == [0, 1, 1]
+    assert group(np.zeros((0, 4)), np.zeros(0), 0.5).tolist() == []

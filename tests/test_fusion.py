@@ -127,11 +127,15 @@ def test_large_boxes_move_less():
 def test_boxes_on_either_side_of_a_face_are_one_by_the_face_that_the_judge_sees():
     boxes = np.array([[0.0, 0, 10, 10], [8, 0, 18, 10], [40, 0, 50, 10], [41, 0, 51, 10]])
     found = np.array([[4.0, 0, 14, 10], [5, 0, 15, 10], [np.nan] * 4, [np.nan] * 4])
-    scores = np.array([0.6, 0.7, 0.2, 0.1])
-    assert one_per_face(Fusion(merge_iou=0.5), boxes, found, scores).tolist() == [1, 2]
-    assert one_per_face(Fusion(merge_iou=None), boxes, found, scores).tolist() == [0, 1, 2, 3]
-    unjudged = np.array([True, True, False, False])
-    assert one_per_face(Fusion(merge_iou=0.5), boxes, found, scores, unjudged).tolist() == [1, 2, 3]
+    scores, sureness = np.array([0.6, 0.7, 0.2, 0.1]), np.array([0.9, 0.5, 0.3, 0.3])
+
+    def stay(merge_iou, leads=None):
+        positions, best = one_per_face(Fusion(merge_iou=merge_iou), boxes, found, scores, sureness, leads)
+        return positions.tolist(), best.tolist()
+
+    assert stay(0.5) == ([0, 2], [0.7, 0.2])  # the detector is surest of the first, its twin has the better score
+    assert stay(None) == ([0, 1, 2, 3], scores.tolist())
+    assert stay(0.5, np.array([True, True, False, False])) == ([0, 2, 3], [0.7, 0.2, 0.1])
 
 
 @pytest.mark.parametrize("bad", [{"move": 1.5}, {"resize": -0.1}, {"merge_iou": 0.0}, {"looks": 0}])

@@ -124,20 +124,21 @@ def approach(boxes: FloatArray, goals: FloatArray, move: FloatArray, resize: Flo
     return moved
 
 
-def suppress(boxes: FloatArray, scores: FloatArray, threshold: float, leads: BoolArray | None = None) -> IntArray:
-    """Greedy non-maximum suppression: of boxes that overlap, the one with the highest score is kept.
+def group(boxes: FloatArray, scores: FloatArray, threshold: float, leads: BoolArray | None = None) -> IntArray:
+    """Greedy grouping, as in non-maximum suppression: boxes that overlap a better-scored one join it.
 
     Memory grows with the number of boxes, not with its square.
 
     Args:
         boxes: float64 [N, 4].
         scores: float64 [N].
-        threshold: a box goes if it overlaps a kept, better-scored one by this IoU or more.
-        leads: bool [N], boxes that may suppress others; default: all.
+        threshold: a box joins the best-scored free one that it overlaps by this IoU or more.
+        leads: bool [N], boxes that others may join; default: all.
 
     Returns:
-        Positions of the boxes kept, int64 [K], in their order.
+        The position of the box that each one joined, int64 [N]; its own if none.
     """
+    joined = np.arange(len(boxes))
     free = np.ones(len(boxes), np.bool_)
     by_score = np.argsort(-scores, kind="stable")
     for at, lead in enumerate(by_score):
@@ -145,8 +146,9 @@ def suppress(boxes: FloatArray, scores: FloatArray, threshold: float, leads: Boo
             continue
         rest = by_score[at + 1 :]
         rest = rest[free[rest]]
-        free[rest[iou(boxes[lead : lead + 1], boxes[rest])[0] >= threshold]] = False
-    return np.flatnonzero(free)
+        near = rest[iou(boxes[lead : lead + 1], boxes[rest])[0] >= threshold]
+        free[near], joined[near] = False, lead
+    return joined
 
 
 def _frames(anchors: FloatArray) -> tuple[FloatArray, FloatArray]:

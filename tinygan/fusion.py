@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
-from tinygan.boxes import approach, longer_side, suppress
+from tinygan.boxes import approach, group, longer_side
 from tinygan.config import build_config
 from tinygan.detections import BoolArray, FloatArray, IntArray
 from tinygan.detector_view import IDENTITY, PLAIN, DetectorView, Evidence, fit_view, score_logit, size_feature
@@ -75,7 +75,7 @@ class Fusion:
     The judge's third head says where the face lies. A box's centre goes ``move clip(1 - fade z, 0, 1)`` of the way
     there, its width and height (their logarithms) ``resize`` as much; the judge knows better where a face is, the
     detector how large it is drawn. Of boxes whose faces, where the judge sees them, overlap by ``merge_iou`` the
-    best-scored one stays.
+    one that the detector is surest of stays, with the best of their scores.
 
     Attributes:
         detector: weight of m.
@@ -200,27 +200,37 @@ def move_boxes(fusion: Fusion, boxes: FloatArray, found: FloatArray) -> FloatArr
 
 
 def one_per_face(
-    fusion: Fusion, boxes: FloatArray, found: FloatArray, scores: FloatArray, leads: BoolArray | None = None
-) -> IntArray:
-    """Which boxes stay, when those that tell of the same face become one.
+    fusion: Fusion,
+    boxes: FloatArray,
+    found: FloatArray,
+    scores: FloatArray,
+    sureness: FloatArray,
+    leads: BoolArray | None = None,
+) -> tuple[IntArray, FloatArray]:
+    """Which boxes stay, and with which scores, when those that tell of the same face become one.
 
     Faces are told apart by where the judge sees them: boxes shifted to either side of one face may hardly overlap, but
-    the judge finds the same face in both.
+    the judge finds the same face in both. It cannot say which of them is drawn better, as it sees them all from the
+    middle; the detector can. So the one that the detector is surest of stays, with the best of their final scores.
 
     Args:
         fusion: holds ``merge_iou``.
         boxes: float64 [N, 4], as they will be written.
         found: float64 [N, 4], where the judge found the faces; NaN: at ``boxes``.
         scores: float64 [N], final.
+        sureness: float64 [N], the detector's scores.
         leads: bool [N], boxes beside which others may go; default: all.
 
     Returns:
-        Positions of the boxes that stay, int64 [K], in their order.
+        Positions of the boxes that stay, int64 [K], in their order; their scores, float64 [K].
     """
     if fusion.merge_iou is None:
-        return np.arange(len(boxes))
+        return np.arange(len(boxes)), scores
     faces = np.where(np.isfinite(found).all(axis=1, keepdims=True), found, boxes)
-    return suppress(faces, scores, fusion.merge_iou, leads)
+    face = group(faces, scores, fusion.merge_iou, leads)
+    surest_first = np.lexsort((-scores, -sureness, face))
+    stay = np.sort(surest_first[np.unique(face[surest_first], return_index=True)[1]])
+    return stay, scores[face[stay]]
 
 
 def search_weights(quality: Callable[[Fusion], float], start: Fusion, config: FusionConfig) -> Fusion:

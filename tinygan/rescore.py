@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -220,7 +220,8 @@ def fuse_detections(
 
     Returns:
         The boxes, moved and merged, with fused scores and columns ``proposal_box`` (where the detector put each),
-        ``proposal_score`` and ``face_logit`` (imputed for boxes beyond ``max_rois``).
+        ``proposal_score`` and ``face_logit`` (imputed for boxes beyond ``max_rois``). Of the boxes in which the judge
+        sees the same face one stays; its columns are its own, its score is the best of theirs.
     """
     view = PLAIN if config.view == "none" else view or config.fusion.usual_view
     sides_px, judged = longer_side(detections.boxes), len(answer.face_logits)
@@ -240,7 +241,9 @@ def fuse_detections(
     if not config.boxes:
         return Detections(detections.boxes, scores, columns)
     moved = Detections(move_boxes(config.fusion, detections.boxes, found), scores, columns)
-    return moved[one_per_face(config.fusion, moved.boxes, found, scores, leads=np.arange(len(moved)) < judged)]
+    leads = np.arange(len(moved)) < judged
+    stay, best = one_per_face(config.fusion, moved.boxes, found, scores, detections.scores, leads)
+    return replace(moved[stay], scores=best)
 
 
 def run_settings(weights: Weights, config: RescoreConfig, proposals: Path) -> dict[str, object]:

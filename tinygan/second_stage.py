@@ -92,7 +92,7 @@ class SecondStage:
 
         Returns:
             The boxes by falling new score, with columns ``proposal_box``, ``proposal_score`` and ``face_logit``. Of
-            those in which the judge sees the same face the best-scored one stays.
+            those in which the judge sees the same face the one that the detector is surest of stays.
 
         Raises:
             DataError: if the image cannot be read, or shapes or scores are unfit.

@@ -100,7 +100,7 @@ class FaceDetector:
         Returns:
             By falling score, in pixels of the image and inside it, with columns ``proposal_box``, ``proposal_score``,
             ``face_logit``, ``outcome`` (see :func:`outcomes`) and those of the first stage, such as ``landmarks``,
-            where it put them. Of boxes in which the judge sees the same face the best-scored one stays.
+            where it put them. Of boxes in which the judge sees the same face one stays.
 
         Raises:
             DataError: if the image cannot be read or is unfit, or ``min_score`` lies outside [0, 1].

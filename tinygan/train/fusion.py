@@ -234,8 +234,8 @@ def rescored(judged: ByImage, fusion: Fusion, view: DetectorView) -> dict[str, D
 
 def _move_and_merge(judged: Judged, fusion: Fusion, logits: FloatArray) -> Detections:
     boxes = move_boxes(fusion, judged.detections.boxes, judged.boxes)
-    kept = one_per_face(fusion, boxes, judged.boxes, logits)
-    return Detections(boxes[kept], logits[kept])
+    stay, best = one_per_face(fusion, boxes, judged.boxes, logits, judged.detections.scores)
+    return Detections(boxes[stay], best)
 
 
 def holdout_names(split: WiderSplit, weights: Weights, subset: Path | None, init: Path) -> list[str]:

@@ -58,14 +58,17 @@ class CallableProposer:
         """Find faces; see :class:`proposals.base.Proposer`.
 
         Raises:
-            DataError: if the function returns anything but boxes and scores.
+            DataError: if the function fails, or returns anything but boxes and scores.
         """
         return [self._detect(image) for image in images]
 
     def _detect(self, image: Tensor) -> Detections:
         check_image(image)
         pixels = np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy())
-        answer: Any = self._function(pixels)
+        try:
+            answer: Any = self._function(pixels)
+        except Exception as error:  # whatever somebody's function may raise
+            raise DataError(f"{self._name} failed: {type(error).__name__}: {error}; see where with --debug") from error
         try:
             boxes, scores = answer
             found = Detections(boxes, scores)

@@ -23,7 +23,7 @@ LAYERS: list[set[str]] = [
     {"tinygan.stage"},
     {"tinygan.judge", "tinygan.fusion", "tinygan.loop", "tinygan.evaluate"},
     {"tinygan.losses", "tinygan.data", "tinygan.detector_view", "proposals"},
-    {"tinygan.models"},
+    {"tinygan.models", "tinygan.output"},
     {"tinygan.formats", "tinygan.checkpoint", "tinygan.viz", "tinygan.viz_detect"},
     {"tinygan.boxes", "tinygan.config", "tinygan.runtime"},
     {"tinygan.errors", "tinygan.detections"},

@@ -39,7 +39,7 @@ from tinygan.judge import Judge
 from tinygan.loop import FINISHED_FILE, METRICS_FILE
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage import SecondStage
-from tinygan.train.fusion import fit_fusion, holdout_names, judge_proposals
+from tinygan.train.fusion import count_proposals, fit_fusion, holdout_names, judge_proposals
 from tinygan.train.prepare import match_proposals
 from tinygan.train.recipe import Recipe
 
@@ -141,8 +141,7 @@ class FirstStage:
         network = {**trained.config["network"], "overview_px": OVERVIEW_PX}
         facts = {**trained.facts, "fusion": fusion.to_facts()}
         save_weights(file, replace(trained, config={**trained.config, "network": network}, facts=facts))
-        proposals = sum(len(one.face_logits) for one in judged.values())
-        self._note("fusion", {"images": len(judged), "proposals": proposals, **fusion.to_facts()})
+        self._note("fusion", {"images": len(judged), "proposals": count_proposals(judged), **fusion.to_facts()})
         print(f"{file}: {file.stat().st_size / 1e6:.2f} MB; copy it to {packaged_weights(NAME)}", flush=True)
 
     def report(self) -> None:

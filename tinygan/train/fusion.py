@@ -112,8 +112,9 @@ def train_fusion(
         )
         if of_detector:
             judged[str(path)] = of_detector
-            count = sum(len(one.face_logits) for one in of_detector.values())
-            log.info("%s: %d proposals of %d hold-out images judged", path, count, len(of_detector))
+            log.info(
+                "%s: %d proposals of %d hold-out images judged", path, count_proposals(of_detector), len(of_detector)
+            )
     if not judged:
         raise DataError(f"{data.proposals[0]}: holds no proposals of the {len(names)} hold-out images")
     fusion = fit_fusion(list(judged.values()), recipe.rois, recipe.fusion)
@@ -191,6 +192,11 @@ def mean_log_error(aps: Sequence[float]) -> float:
         aps: average precisions, in [0, 1].
     """
     return float(np.log(np.maximum(1.0 - np.asarray(aps), LEAST_ERROR)).mean())
+
+
+def count_proposals(judged: ByImage) -> int:
+    """How many proposals of one detector were judged."""
+    return sum(len(one.face_logits) for one in judged.values())
 
 
 def columns_of(judged: Iterable[Judged]) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -349,7 +355,7 @@ def fitted_gains(judged: Mapping[str, ByImage], fusion: Fusion, config: FusionCo
 def _report(
     folder: RunFolder, fusion: Fusion, judged: Mapping[str, ByImage], images: int, config: FusionConfig
 ) -> None:
-    counts = {path: sum(len(one.face_logits) for one in of_detector.values()) for path, of_detector in judged.items()}
+    counts = {path: count_proposals(of_detector) for path, of_detector in judged.items()}
     gains = fitted_gains(judged, fusion, config)
     summary = {"images": images, "proposals": counts, "exact_ap_where_fitted": gains, "fusion": fusion.to_facts()}
     write_atomically(folder.file(FUSION_FILE), json.dumps(summary, indent=1).encode())

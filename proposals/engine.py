@@ -6,9 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -18,13 +16,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from proposals.base import Proposer
+from tinygan.concurrency import ordered_map
 from tinygan.config import to_tree
 from tinygan.errors import DataError
 from tinygan.formats import wider
-from tinygan.formats.files import DetectionWriter
+from tinygan.formats.folders import DetectionWriter
 from tinygan.formats.images import read_image
 from tinygan.formats.names import list_images, match_names, stem
+from tinygan.proposers import Proposer
 
 log = logging.getLogger(__name__)
 KEPT = ("propose.json",)  # beside the proposals
@@ -139,7 +138,11 @@ def propose_all(
             todo.append(name)
     batch: list[_Decoded] = []
     for picture in tqdm(
-        _decode_ahead(plan, todo, workers), total=len(todo), desc="proposing", unit="image", disable=None
+        ordered_map(lambda name: _decode(name, plan.image_of[name]), todo, workers, workers + 2),
+        total=len(todo),
+        desc="proposing",
+        unit="image",
+        disable=None,
     ):
         if picture.error is not None:
             log.warning("unreadable: %s", picture.error)
@@ -161,17 +164,6 @@ class _Decoded(NamedTuple):
     name: str
     pixels: Tensor
     error: str | None = None
-
-
-def _decode_ahead(plan: Plan, names: list[str], workers: int) -> Iterator[_Decoded]:
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[_Decoded]] = deque()
-        for name in names:
-            waiting.append(pool.submit(_decode, name, plan.image_of[name]))
-            if len(waiting) >= workers + 2:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _decode(name: str, path: Path) -> _Decoded:

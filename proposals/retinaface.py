@@ -20,11 +20,11 @@ from torchvision.ops import nms
 
 from proposals.anchors import decode_boxes, decode_landmarks, pyramid_anchors
 from proposals.backbones import STRIDES, BackboneName, build_backbone
-from proposals.base import check_image, inside_image
-from proposals.folding import fold_batch_norm
-from proposals.public_weights import load_into, load_tensors
 from tinygan.detections import Detections
+from tinygan.models.folding import fold_batch_norm
+from tinygan.models.public_weights import load_into, load_tensors
 from tinygan.models.pyramid import ContextModule, FeaturePyramid
+from tinygan.proposers import Entry, best_inside, check_image
 from tinygan.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ class RetinaFace:
 
     @torch.inference_mode()
     def propose(self, images: Sequence[Tensor]) -> list[Detections]:
-        """Find faces; see :class:`proposals.base.Proposer`."""
+        """Find faces; see :class:`tinygan.proposers.Proposer`."""
         return [self._detect(image) for image in images]
 
     def _detect(self, image: Tensor) -> Detections:
@@ -209,7 +209,7 @@ class RetinaFace:
         chosen = nms(boxes, scores, self._config.nms_iou)
         columns = [tensor[chosen].double().cpu().numpy() for tensor in (boxes, scores, landmarks)]
         detections = Detections(columns[0], columns[1], {"landmarks": columns[2]})
-        return inside_image(detections, image.shape[2], image.shape[1], self._config.keep)
+        return best_inside(detections, image.shape[2], image.shape[1], self._config.keep)
 
     def _candidates(self, picture: Tensor, scale: float) -> _Candidates:
         """The best boxes at one scale, before NMS."""
@@ -274,3 +274,6 @@ def _hint(tensors: dict[str, Tensor], config: RetinaFaceConfig) -> str:
         if name in tensors and backbone != config.backbone:
             return f"; they look like backbone {backbone}: set backbone={backbone}"
     return "; expected layers body, fpn, ssh1-3, ClassHead, BboxHead, LandmarkHead (a .pth of PyTorch RetinaFace)"
+
+
+ENTRY = Entry(RetinaFaceConfig, build_retinaface, "retinaface_mobilenet025")

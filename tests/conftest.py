@@ -16,12 +16,12 @@ from PIL import Image, ImageDraw
 from tinygan.checkpoint import Weights, save_weights
 from tinygan.config import load_config, to_tree
 from tinygan.detections import Detections, GroundTruth
-from tinygan.formats.files import DetectionWriter
+from tinygan.formats.folders import DetectionWriter
 from tinygan.formats.wider import format_ground_truth
-from tinygan.fusion import Fusion
 from tinygan.models.discriminator import Discriminator
 from tinygan.models.generator import Generator
-from tinygan.train.recipe import Recipe
+from tinygan.second_stage.fusion import Fusion
+from tinygan.training.recipe import Recipe
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -61,7 +61,7 @@ TINY = [
     "judge_training.surroundings=mobilenet025",
     "crops.wide_size=32",
     "judge_training.ema_decay=0.5",
-    "fusion.judge=[0.0,0.5]",
+    "fusion_search.judge=[0.0,0.5]",
     "fusion.judge_by_size=[0.0]",
     "fusion.size=[0.0]",
     "fusion.sweeps=1",

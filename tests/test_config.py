@@ -105,6 +105,6 @@ def test_round_trips(tmp_path):
 
 @pytest.mark.parametrize("preset", ["lite", "paper"])
 def test_presets_load(preset):
-    from tinygan.train.recipe import Recipe
+    from tinygan.training.recipe import Recipe
 
     assert load_config(Recipe, preset).losses.alpha == 0.001

@@ -6,8 +6,8 @@ import pytest
 from experiments.lite.flops import giga_flops
 from tinygan.checkpoint import load_weights, packaged_weights
 from tinygan.cli.rescore import main
-from tinygan.formats.files import open_detections
-from tinygan.fusion import Fusion
+from tinygan.formats.registry import open_detections
+from tinygan.second_stage.fusion import Fusion
 
 
 def test_lite_fits_its_limits_and_knows_its_fusion():

@@ -14,7 +14,7 @@ _HOME = {
     "Detections": "tinygan.detections",
     "FaceDetector": "tinygan.detect.detector",
     "GroundTruth": "tinygan.detections",
-    "SecondStage": "tinygan.second_stage",
+    "SecondStage": "tinygan.second_stage.stage",
     "TinyGanError": "tinygan.errors",
 }
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tinygan.detect.detector import FaceDetector
     from tinygan.detections import Detections, GroundTruth
     from tinygan.errors import TinyGanError
-    from tinygan.second_stage import SecondStage
+    from tinygan.second_stage.stage import SecondStage
 
 
 def __getattr__(name: str) -> Any:

@@ -81,7 +81,7 @@ def square_crops(boxes: FloatArray, context: float) -> FloatArray:
     return np.concatenate([centre - half, centre + half], axis=1)
 
 
-def to_frames(boxes: FloatArray, anchors: FloatArray) -> FloatArray:
+def encode_boxes(boxes: FloatArray, anchors: FloatArray) -> FloatArray:
     """Boxes as seen from others: the origin at an anchor's centre, its longer side (at least 1 px) as the unit.
 
     Args:
@@ -96,14 +96,14 @@ def to_frames(boxes: FloatArray, anchors: FloatArray) -> FloatArray:
     return framed
 
 
-def from_frames(framed: FloatArray, anchors: FloatArray) -> FloatArray:
-    """The inverse of :func:`to_frames`: float64 [N, 4], pixels."""
+def decode_boxes(framed: FloatArray, anchors: FloatArray) -> FloatArray:
+    """The inverse of :func:`encode_boxes`: float64 [N, 4], pixels."""
     centre, unit = _frames(anchors)
     boxes: FloatArray = framed * unit + centre
     return boxes
 
 
-def approach(boxes: FloatArray, goals: FloatArray, move: FloatArray, resize: FloatArray) -> FloatArray:
+def interpolate(boxes: FloatArray, goals: FloatArray, move: FloatArray, resize: FloatArray) -> FloatArray:
     """Boxes on their way to others: centres straight, width and height by their logarithms.
 
     Args:
@@ -124,7 +124,7 @@ def approach(boxes: FloatArray, goals: FloatArray, move: FloatArray, resize: Flo
     return moved
 
 
-def group(boxes: FloatArray, scores: FloatArray, threshold: float, leads: BoolArray | None = None) -> IntArray:
+def greedy_groups(boxes: FloatArray, scores: FloatArray, threshold: float, leads: BoolArray | None = None) -> IntArray:
     """Greedy grouping, as in non-maximum suppression: boxes that overlap a better-scored one join it.
 
     Memory grows with the number of boxes, not with its square.

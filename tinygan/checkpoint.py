@@ -16,7 +16,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from tinygan.errors import CheckpointError
-from tinygan.formats.files import write_atomically
+from tinygan.files import write_atomically
 
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = 1
@@ -109,7 +109,12 @@ def load_weights(path: Path, kinds: tuple[str, ...]) -> Weights:
         raise CheckpointError(
             f"{file}: a checkpoint of kind '{header['kind']}', expected {' or '.join(kinds)}{_hint(header['kind'])}"
         )
-    return Weights(header["kind"], header["config"], tensors, header["facts"])
+    return Weights(header["kind"], _renamed(header["config"]), tensors, header["facts"])
+
+
+def _renamed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of an earlier version under the keys of now."""
+    return {{"fusion": "fusion_search"}.get(key, key): value for key, value in config.items()}
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:

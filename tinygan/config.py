@@ -59,7 +59,7 @@ def find_config(source: str | Path) -> Path:
     path = Path(source)
     if path.is_file():
         return path
-    folder = Path(str(resources.files("tinygan"))) / "configs"
+    folder = Path(str(resources.files("tinygan.configs")))
     preset = folder / f"{source}.yaml"
     if preset.is_file():
         return preset

@@ -14,9 +14,9 @@ from experiments.ablation.rows import ROWS
 from tinygan.boxes import longer_side
 from tinygan.data.rois import FACE, NON_FACE, RoiConfig, label_boxes
 from tinygan.detections import FloatArray
-from tinygan.formats.files import write_atomically
-from tinygan.train.fusion import ByImage
-from tinygan.train.samples import roc_area
+from tinygan.files import write_atomically
+from tinygan.training.fusion import ByImage
+from tinygan.training.samples import roc_area
 
 BINS_PX = (0.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0, np.inf)
 PAIRS = (("full", "no SR"), ("full", "no SR, wider D"), ("pairs + wild, no routing", "no SR, no routing"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from experiments.lite.flops import discriminator_flops, generator_flops
-from tinygan.train.recipe import Recipe
+from tinygan.training.recipe import Recipe
 
 EVERYTHING = 1e9  # no crop is larger: all go through the generator
 

@@ -25,17 +25,17 @@ from experiments.lite.flops import discriminator_flops, generator_flops
 from experiments.lite.report import compare, truth_of
 from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights
 from tinygan.config import load_config, to_tree, to_yaml
-from tinygan.formats.files import write_atomically
+from tinygan.files import write_atomically
 from tinygan.formats.wider import load_split
-from tinygan.judge import Judge
-from tinygan.loop import RunFolder
 from tinygan.runtime import Runtime, RuntimeOptions
-from tinygan.train.fusion import ByImage, fit_fusion, holdout_names, judge_proposals, rescored, view_of
-from tinygan.train.gan import fit_gan
-from tinygan.train.judge import train_judge
-from tinygan.train.mse_init import train_mse_init
-from tinygan.train.prepare import TrainingData, TrainingInput, prepare
-from tinygan.train.recipe import Recipe
+from tinygan.second_stage.judge import Judge
+from tinygan.training.fusion import ByImage, fit_fusion, holdout_names, judge_proposals, rescored, view_of
+from tinygan.training.gan import fit_gan
+from tinygan.training.judge import train_judge
+from tinygan.training.mse_init import train_mse_init
+from tinygan.training.prepare import TrainingData, TrainingInput, prepare
+from tinygan.training.recipe import Recipe
+from tinygan.training.run import RunFolder
 
 CONFIG = Path(__file__).parent / "ablation.yaml"
 Load = Callable[[Sequence[str]], Recipe]
@@ -171,7 +171,7 @@ class Ablation:
                 judge, self.data.proposals[0], split, names, 128, self.max_rois, [], looks=looks
             )
             np.savez(run / "judged" / f"{part}.npz", **face_logit_columns(judged[part]))  # type: ignore[arg-type]
-        fusion = fit_fusion([judged["train"]], recipe.rois, replace(recipe.fusion, looks=looks))
+        fusion = fit_fusion([judged["train"]], recipe.rois, replace(recipe.fusion_search, looks=looks))
         after = rescored(judged["val"], fusion, view_of(judged["val"], fusion))
         before = {name: one.detections for name, one in judged["val"].items()}
         split = load_split(self.data.root, "val")

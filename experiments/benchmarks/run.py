@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from tinygan.detections import Detections, GroundTruth
-from tinygan.formats.files import write_atomically, write_wider
+from tinygan.files import write_atomically
+from tinygan.formats.folders import write_wider
 from tinygan.formats.tabular import save_csv
 from tinygan.formats.wider import format_ground_truth
 

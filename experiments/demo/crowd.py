@@ -38,7 +38,8 @@ from experiments.demo.photos import (
 from experiments.demo.simulate import simulate_proposals
 from tinygan.detections import FloatArray, GroundTruth
 from tinygan.errors import DataError
-from tinygan.formats.files import DetectionWriter, write_atomically
+from tinygan.files import write_atomically
+from tinygan.formats.folders import DetectionWriter
 from tinygan.formats.wider import ATTRIBUTES, Split, format_ground_truth
 
 Area = tuple[slice, slice]

@@ -26,11 +26,11 @@ from tinygan.cli import rescore as rescore_command
 from tinygan.cli import train as train_command
 from tinygan.cli.common import SOME_SKIPPED
 from tinygan.detections import Detections, GroundTruth
-from tinygan.formats.files import open_detections
 from tinygan.formats.images import read_image
 from tinygan.formats.names import match_names
+from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import load_split
-from tinygan.viz import before_after, save_png
+from tinygan.pictures import before_after, save_png
 
 CONFIG = Path(__file__).parent / "demo.yaml"
 COMMANDS = {

@@ -31,17 +31,18 @@ from tinygan.config import load_config
 from tinygan.detections import Detections
 from tinygan.errors import TinyGanError
 from tinygan.evaluate.wider import evaluate_wider
-from tinygan.formats.files import open_detections, write_atomically
+from tinygan.files import write_atomically
+from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import Split, WiderSplit, load_split
 from tinygan.formats.wider_mat import truth_by_height
-from tinygan.fusion import Fusion
-from tinygan.judge import Judge
-from tinygan.loop import FINISHED_FILE, METRICS_FILE
 from tinygan.runtime import Runtime, RuntimeOptions
-from tinygan.second_stage import SecondStage
-from tinygan.train.fusion import count_proposals, fit_fusion, holdout_names, judge_proposals
-from tinygan.train.prepare import match_proposals
-from tinygan.train.recipe import Recipe
+from tinygan.second_stage.fusion import Fusion
+from tinygan.second_stage.judge import Judge
+from tinygan.second_stage.stage import SecondStage
+from tinygan.training.fusion import count_proposals, fit_fusion, holdout_names, judge_proposals
+from tinygan.training.prepare import match_proposals
+from tinygan.training.recipe import Recipe
+from tinygan.training.run import FINISHED_FILE, METRICS_FILE
 
 STEPS = ("landmarks", "frozen", "scratch", "holdout", "ship", "report", "second_stage")
 PRESET = {
@@ -133,9 +134,9 @@ class FirstStage:
         judge = Judge.from_weights(lite, Runtime(RuntimeOptions(threads=self.threads)))
         unreadable: list[str] = []
         judged = judge_proposals(
-            judge, self._proposals(SHIPPED, "train"), split, names, 128, 600, unreadable, recipe.fusion.looks
+            judge, self._proposals(SHIPPED, "train"), split, names, 128, 600, unreadable, recipe.fusion_search.looks
         )
-        fusion = fit_fusion([judged], recipe.rois, recipe.fusion)
+        fusion = fit_fusion([judged], recipe.rois, recipe.fusion_search)
         trained = load_weights(self.out / SHIPPED_RUN, ("proposer",))
         file = self.out / f"{NAME}.safetensors"
         network = {**trained.config["network"], "overview_px": OVERVIEW_PX}

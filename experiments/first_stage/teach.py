@@ -10,7 +10,7 @@ import torch
 from proposals.retinaface import RetinaFaceConfig, build_retinaface
 from tinygan.boxes import iou
 from tinygan.detections import Detections, FloatArray, GroundTruth
-from tinygan.formats.files import write_atomically
+from tinygan.files import write_atomically
 from tinygan.formats.images import read_image
 from tinygan.formats.wider import load_split
 from tinygan.runtime import Runtime

@@ -12,7 +12,7 @@ from tinygan.checkpoint import load_weights
 from tinygan.config import build_config
 from tinygan.models.discriminator import Discriminator
 from tinygan.models.generator import Generator
-from tinygan.train.recipe import Recipe
+from tinygan.training.recipe import Recipe
 
 
 def giga_flops(checkpoint: Path) -> dict[str, float]:

@@ -20,10 +20,10 @@ from tinygan.checkpoint import load_weights
 from tinygan.config import load_config
 from tinygan.detections import Detections
 from tinygan.formats.wider import load_split
-from tinygan.judge import Judge
 from tinygan.runtime import Runtime, RuntimeOptions
-from tinygan.train.fusion import Judged, fit_fusion, holdout_names, judge_proposals, rescored, view_of
-from tinygan.train.recipe import Recipe
+from tinygan.second_stage.judge import Judge
+from tinygan.training.fusion import Judged, fit_fusion, holdout_names, judge_proposals, rescored, view_of
+from tinygan.training.recipe import Recipe
 
 FOLDS = 5
 
@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--proposals", type=Path, nargs="+", required=True)
     parser.add_argument("--fit", type=Path, nargs="+", help="detectors to fit fusion on; default: all")
     parser.add_argument("--no-boxes", action="store_true", help="leave every box where the detector put it")
-    parser.add_argument("--set", action="append", default=[], metavar="fusion.KEY=VALUE", help="of the recipe's fusion")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="fusion_search.KEY=VALUE", help="of the recipe's fusion"
+    )
     arguments = parser.parse_args(argv)
     found = holdout_gains(
         arguments.run,
@@ -69,7 +71,7 @@ def holdout_gains(
         fit_on: detectors whose proposals fit the fusion; default: all.
         boxes: whether boxes may move and merge, if the judge finds boxes.
         max_rois: proposals judged of an image; the others are left out, before and after.
-        settings: overrides of the recipe, such as ``fusion.looks=1``.
+        settings: overrides of the recipe, such as ``fusion_search.looks=1``.
         generator: makes the pictures instead of the run's own.
 
     Returns:
@@ -80,7 +82,7 @@ def holdout_gains(
     names = holdout_names(split, weights, None, run)
     judge = Judge.from_weights(weights, Runtime(RuntimeOptions()), generator)
     recipe = load_config(Recipe, None, list(settings), base=weights.config)
-    looks = recipe.fusion.looks if boxes and judge.finds_boxes else 1
+    looks = recipe.fusion_search.looks if boxes and judge.finds_boxes else 1
     unreadable: list[str] = []
     judged = {
         path: judge_proposals(judge, path, split, names, 128, max_rois, unreadable, looks=looks) for path in proposals
@@ -94,7 +96,7 @@ def holdout_gains(
             {name: one for name, one in judged[path].items() if name not in held}
             for path in (proposals if fit_on is None else fit_on)
         ]
-        fusion = fit_fusion(seen, recipe.rois, recipe.fusion)
+        fusion = fit_fusion(seen, recipe.rois, recipe.fusion_search)
         for path, images in judged.items():
             here = {name: images[name] for name in held if name in images}
             after[path] |= rescored(here, fusion, view_of(images, fusion))

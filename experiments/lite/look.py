@@ -20,16 +20,16 @@ from PIL import Image, ImageDraw
 
 from tinygan.boxes import longer_side
 from tinygan.config import load_config
-from tinygan.data.crops import CropConfig, cut_patch, upscale
+from tinygan.data.cutting import CropConfig, cut_patch, upscale
 from tinygan.data.patches import SMALL, STREAMS, patch_size, stream_of
 from tinygan.data.rois import FACE, NON_FACE, choose_rois, split_holdout
 from tinygan.detections import ByteArray, Detections, FloatArray
-from tinygan.formats.files import open_detections
 from tinygan.formats.images import read_image
+from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import WiderSplit, load_split
-from tinygan.train.prepare import match_proposals
-from tinygan.train.recipe import Recipe
-from tinygan.viz import save_png
+from tinygan.pictures import save_png
+from tinygan.training.prepare import match_proposals
+from tinygan.training.recipe import Recipe
 
 COLUMNS, SHOWN, HARDEST, TILE_PX = 20, 200, 50, 96
 

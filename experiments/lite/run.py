@@ -30,9 +30,10 @@ from tinygan.checkpoint import load_weights, save_weights
 from tinygan.cli import rescore as rescore_command
 from tinygan.cli import train as train_command
 from tinygan.cli.common import SOME_SKIPPED
-from tinygan.formats.files import open_detections, write_atomically
+from tinygan.files import write_atomically
+from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import load_split
-from tinygan.loop import FINISHED_FILE, METRICS_FILE
+from tinygan.training.run import FINISHED_FILE, METRICS_FILE
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "tinygan-train": train_command.main,

@@ -22,18 +22,19 @@ import numpy as np
 from tinygan.boxes import longer_side
 from tinygan.checkpoint import load_weights
 from tinygan.config import build_config
-from tinygan.data.crops import CropConfig, DegradationConfig, cut_patch, make_lr, upscale
+from tinygan.data.cutting import CropConfig, DegradationConfig, cut_patch, make_lr, upscale
 from tinygan.data.patches import PAIRED, SMALL, stream_of
 from tinygan.detections import ByteArray
 from tinygan.errors import DataError, TinyGanError
 from tinygan.evaluate.image_quality import psnr, ssim
-from tinygan.formats.files import write_atomically
+from tinygan.files import write_atomically
 from tinygan.formats.images import read_image
 from tinygan.formats.wider import load_split
-from tinygan.judge import load_generator, to_bytes
+from tinygan.models.build import load_generator
+from tinygan.models.pixels import to_bytes
+from tinygan.pictures import save_png, sr_sheet
 from tinygan.runtime import Runtime, RuntimeOptions
-from tinygan.train.samples import generate
-from tinygan.viz import save_png, sr_sheet
+from tinygan.training.samples import generate
 
 Figures = dict[str, dict[str, float]]
 

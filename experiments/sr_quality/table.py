@@ -19,18 +19,19 @@ from experiments.lite.holdout import holdout_gains
 from tinygan.boxes import longer_side
 from tinygan.checkpoint import Weights, load_weights
 from tinygan.config import build_config
-from tinygan.data.crops import SCALE, CropConfig, DegradationConfig, cut_patch, make_lr
+from tinygan.data.cutting import SCALE, CropConfig, DegradationConfig, cut_patch, make_lr
 from tinygan.detections import ByteArray
 from tinygan.errors import MissingDependency
 from tinygan.evaluate.image_quality import lpips, psnr, ssim
 from tinygan.formats.images import read_image
 from tinygan.formats.names import list_images
 from tinygan.formats.wider import load_split
-from tinygan.judge import load_generator, to_bytes
+from tinygan.models.build import load_generator
 from tinygan.models.generator import Generated, Generator, bicubic
+from tinygan.models.pixels import to_bytes
 from tinygan.runtime import Runtime, RuntimeOptions
-from tinygan.train.fusion import holdout_names
-from tinygan.train.samples import generate
+from tinygan.training.fusion import holdout_names
+from tinygan.training.samples import generate
 
 SIZES_PX = (8, 12, 16)
 KINDS = ("clean", "wild")

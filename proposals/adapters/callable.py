@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from proposals.base import check_image, inside_image
 from tinygan.detections import Detections
 from tinygan.errors import CheckpointError, ConfigError, DataError
+from tinygan.proposers import Entry, best_inside, check_image
 from tinygan.runtime import Runtime
 
 Detector = Callable[[npt.NDArray[np.uint8]], tuple[npt.ArrayLike, npt.ArrayLike]]
@@ -55,7 +55,7 @@ class CallableProposer:
         self._function, self._keep, self._name = function, keep, name
 
     def propose(self, images: Sequence[Tensor]) -> list[Detections]:
-        """Find faces; see :class:`proposals.base.Proposer`.
+        """Find faces; see :class:`tinygan.proposers.Proposer`.
 
         Raises:
             DataError: if the function fails, or returns anything but boxes and scores.
@@ -74,7 +74,7 @@ class CallableProposer:
             found = Detections(boxes, scores)
         except (TypeError, ValueError) as error:
             raise DataError(f"{self._name}: expected boxes [N, 4] and scores [N], finite numbers: {error}") from error
-        return inside_image(found, pixels.shape[1], pixels.shape[0], self._keep)
+        return best_inside(found, pixels.shape[1], pixels.shape[0], self._keep)
 
 
 def build_callable(config: CallableConfig, weights: Path | None, runtime: Runtime) -> CallableProposer:
@@ -96,3 +96,6 @@ def build_callable(config: CallableConfig, weights: Path | None, runtime: Runtim
     if not callable(function):
         raise ConfigError(f"function {config.function}: expected a function, got {type(function).__name__}")
     return CallableProposer(function, config.keep, config.function)
+
+
+ENTRY = Entry(CallableConfig, build_callable)

@@ -9,7 +9,7 @@ from typing import Literal
 from proposals.losses import DetectionLossConfig
 from proposals.matching import MatchingConfig
 from proposals.retinaface import RetinaFaceConfig
-from tinygan.loop import LoopConfig
+from tinygan.training.loop import LoopConfig
 
 
 @dataclass(frozen=True, kw_only=True)

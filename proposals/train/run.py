@@ -12,7 +12,6 @@ from torch import Tensor
 from torchvision.models import resnet50
 
 from proposals.backbones import ResNet50
-from proposals.public_weights import load_into, load_tensors
 from proposals.retinaface import RetinaFaceNetwork
 from proposals.train.pictures import Photograph, PictureSource, photographs
 from proposals.train.recipe import ProposerRecipe
@@ -25,9 +24,10 @@ from tinygan.errors import ConfigError, DataError, MissingDependency
 from tinygan.formats.names import match_names
 from tinygan.formats.retinaface import load_labels
 from tinygan.formats.wider import WiderSplit, load_split
-from tinygan.loop import RunFolder, run_loop
+from tinygan.models.public_weights import load_into, load_tensors
 from tinygan.runtime import Runtime, seed_everything
-from tinygan.stage import finish, stage_batch_size, trained_facts
+from tinygan.training.loop import run_loop, stage_batch_size
+from tinygan.training.run import RunFolder, finish, trained_facts
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from tinygan.errors import ConfigError, DataError
 from tinygan.evaluate.wider import evaluate_wider
 from tinygan.formats.images import read_image
 from tinygan.formats.wider_mat import truth_by_height
+from tinygan.pictures import before_after, save_png
 from tinygan.runtime import Runtime
-from tinygan.stage import moving_average
-from tinygan.viz import before_after, save_png
+from tinygan.training.run import moving_average
 
 log = logging.getLogger(__name__)
 HEIGHTS_PX = (0.0, 24.0, 48.0)

@@ -11,7 +11,7 @@ from skimage import data
 from tinygan.boxes import iou
 from tinygan.cli.detect import main
 from tinygan.detect.video import read_frames, write_video
-from tinygan.formats.files import open_detections
+from tinygan.formats.registry import open_detections
 
 FACE = np.array([[22.4, 6.8, 33.8, 22.2]])  # of the astronaut at 64 px
 

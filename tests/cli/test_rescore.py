@@ -12,9 +12,9 @@ from scipy.special import logit
 
 from tinygan.checkpoint import Weights, load_weights, save_weights
 from tinygan.cli.rescore import main
-from tinygan.detector_view import DetectorView, Evidence, ScoreMap
-from tinygan.formats.files import open_detections
-from tinygan.fusion import Fusion
+from tinygan.formats.registry import open_detections
+from tinygan.second_stage.calibration import DetectorView, Evidence, ScoreMap
+from tinygan.second_stage.fusion import Fusion
 
 IDENTITY = ["--set", "fusion.judge=0", "--set", "fusion.size=0"]
 
@@ -103,13 +103,15 @@ def test_the_view_is_found_once_and_a_resumed_run_keeps_it(data, checkpoint, tmp
     fusion = Fusion(detector=0.8, judge=0.6, fitted=True, evidence=evidence)
     mapped = tmp_path / "mapped.safetensors"
     save_weights(mapped, Weights("fused", fused.config, fused.tensors, {"fusion": fusion.to_facts()}))
-    monkeypatch.setattr("tinygan.detector_view.MIN_PROPOSALS", 20)
+    monkeypatch.setattr("tinygan.second_stage.calibration.MIN_PROPOSALS", 20)
     out = tmp_path / "out"
     assert main(typed(data, mapped, out)) == 0
     assert "view: found from 60 proposals" in capsys.readouterr().out
     first = {name: out_file.scores for name, out_file in open_detections(out).items()}
     (out / "0--Parade/val_2.txt").unlink()
-    monkeypatch.setattr("tinygan.rescore.view_detector", lambda *columns: pytest.fail("the view was found already"))
+    monkeypatch.setattr(
+        "tinygan.second_stage.engine.view_detector", lambda *columns: pytest.fail("the view was found already")
+    )
     assert main(typed(data, mapped, out, "--resume")) == 0
     assert all(np.allclose(first[name], open_detections(out)[name].scores) for name in first)
     assert main(typed(data, mapped, out, "--set", "view=none", "--resume")) == 2

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from tinygan.data.batches import BatchConfig, BatchSource, SizeBalancedSampler
-from tinygan.data.crops import CropConfig, DegradationConfig
+from tinygan.data.cutting import CropConfig, DegradationConfig
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, Patches
 from tinygan.errors import DataError
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinygan.data.crops import CropConfig
+from tinygan.data.cutting import CropConfig
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, PatchSource, build_patches, stream_of
 from tinygan.data.rois import Rois
 

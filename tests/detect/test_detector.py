@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 
 import tinygan
-from proposals import choose_proposer
 from tinygan.boxes import iou
 from tinygan.checkpoint import Weights, load_weights, packaged_weights, save_weights
 from tinygan.detect.detector import FaceDetector, fitted_fusion, outcomes
 from tinygan.detections import Detections
 from tinygan.errors import CheckpointError, DataError
-from tinygan.fusion import Fusion
+from tinygan.proposers import choose_proposer
 from tinygan.runtime import RuntimeOptions
+from tinygan.second_stage.fusion import Fusion
 
 CPU = RuntimeOptions(device="cpu", precision="32", threads=1)
 BOXES = np.array([[10.0, 10, 20, 22], [40, 30, 44, 36], [50, 20, 62, 34]])
@@ -138,7 +138,7 @@ def test_the_fusion_of_the_first_stage_is_used_with_lite_alone(astronaut, checkp
 
 def test_boxes_may_be_left_where_they_are(astronaut, finding_checkpoint):
     chosen = choose_proposer("retinaface")
-    found = FaceDetector.open(chosen, finding_checkpoint, boxes=False, options=CPU).detect(astronaut[0], 0.0)
+    found = FaceDetector.open(chosen, finding_checkpoint, move_boxes=False, options=CPU).detect(astronaut[0], 0.0)
     assert len(found) and np.allclose(found.boxes, found.fields["proposal_box"])
 
 

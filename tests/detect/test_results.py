@@ -11,7 +11,7 @@ from tinygan.detect.results import open_results, to_record
 from tinygan.detect.sources import Source
 from tinygan.detections import Detections
 from tinygan.errors import DataError
-from tinygan.formats.files import open_detections
+from tinygan.formats.registry import open_detections
 
 SETTINGS = {"min_score": 0.3}
 ONE, TWO, CLIP = (Source(name, Path(name)) for name in ("a/one.jpg", "two.jpg", "clip.mp4"))

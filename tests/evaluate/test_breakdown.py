@@ -9,8 +9,8 @@ from tinygan.detections import Detections, GroundTruth
 from tinygan.evaluate.attributes import group_faces, load_attributes
 from tinygan.evaluate.breakdown import Breakdown, break_down, compare_breakdowns
 from tinygan.evaluate.wider import compare_wider, evaluate_wider
-from tinygan.formats.files import open_detections
 from tinygan.formats.names import match_names
+from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import load_subset
 from tinygan.formats.wider_mat import EvaluationTruth, load_evaluation_ground_truth, truth_of_faces
 

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 
 from tinygan.detections import Detections
-from tinygan.evaluate.claims import Claims, claim_faces, judge
+from tinygan.evaluate.claims import Claims, claim_faces, score_claims
 
 FACES = {"a": np.array([[0.0, 0, 10, 10], [20, 0, 30, 10]]), "b": np.zeros((0, 4)), "c": np.array([[0.0, 0, 10, 10]])}
 NAMES = ["a", "b", "c"]
@@ -51,7 +51,7 @@ def test_an_image_without_faces_is_skipped_but_its_scores_and_boxes_count(claims
 def test_one_claim_is_judged_at_every_threshold(
     claims: Claims, iou: float, hits: list[int], counted: list[int]
 ) -> None:
-    outcomes = judge(claims, [flags(1, 1), flags(), flags(1)], iou)
+    outcomes = score_claims(claims, [flags(1, 1), flags(), flags(1)], iou)
     assert outcomes.hits.astype(int).tolist() == hits
     assert outcomes.counted.astype(int).tolist() == counted
     assert outcomes.faces.tolist() == [2, 0, 1]
@@ -59,15 +59,15 @@ def test_one_claim_is_judged_at_every_threshold(
 
 def test_faces_that_do_not_count_are_ignored_at_their_threshold_only(claims: Claims) -> None:
     members = [flags(1, 0), flags(), flags(0)]
-    assert judge(claims, members, 0.5).counted.tolist() == [True, False, True, False]
-    assert judge(claims, members, 0.6).counted.tolist() == [True, False, True, True]  # 0.5 is now a miss
+    assert score_claims(claims, members, 0.5).counted.tolist() == [True, False, True, False]
+    assert score_claims(claims, members, 0.6).counted.tolist() == [True, False, True, True]  # 0.5 is now a miss
 
 
 def test_the_first_of_two_detections_hits() -> None:
     twice = claim_faces({"c": found([0, 0, 10, 10, 0.3], [0, 0, 10, 9, 0.8])}, FACES, ["c"])
-    assert judge(twice, [flags(1)], 0.5).hits.tolist() == [True, False]
+    assert score_claims(twice, [flags(1)], 0.5).hits.tolist() == [True, False]
     # At IoU 0.95 the better placed one does, though the other scores higher.
-    assert judge(twice, [flags(1)], 0.95).hits.tolist() == [False, True]
+    assert score_claims(twice, [flags(1)], 0.95).hits.tolist() == [False, True]
 
 
 def test_one_more_pixel() -> None:
@@ -78,6 +78,6 @@ def test_one_more_pixel() -> None:
 
 def test_nothing_detected() -> None:
     claims = claim_faces({}, FACES, NAMES)
-    outcomes = judge(claims, [flags(1, 1), flags(), flags(1)], 0.5)
+    outcomes = score_claims(claims, [flags(1, 1), flags(), flags(1)], 0.5)
     assert (claims.boxes, len(outcomes.scores), outcomes.positives) == (0, 0, 3)
     assert np.isinf([claims.low, claims.high]).all()

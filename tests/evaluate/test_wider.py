@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tinygan.detections import Detections
 from tinygan.evaluate.wider import WiderResult, compare_wider, evaluate_wider
-from tinygan.formats.files import open_detections
 from tinygan.formats.names import match_names
+from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import load_subset
 from tinygan.formats.wider_mat import EvaluationTruth, load_evaluation_ground_truth
 

@@ -11,7 +11,7 @@ from experiments.ablation.rows import ROWS
 from experiments.ablation.run import main
 from experiments.lite.flops import discriminator_flops, generator_flops
 from tinygan.config import load_config
-from tinygan.train.recipe import Recipe
+from tinygan.training.recipe import Recipe
 
 
 @pytest.fixture

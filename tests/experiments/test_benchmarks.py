@@ -6,7 +6,7 @@ import pytest
 
 from experiments.benchmarks.run import BOXES, FACES, IMAGES, draw_crowd, measure
 from tinygan.evaluate.wider import evaluate_wider
-from tinygan.formats.files import open_detections
+from tinygan.formats.registry import open_detections
 from tinygan.formats.wider_mat import load_evaluation_ground_truth
 
 

@@ -12,8 +12,8 @@ from experiments.demo.photos import astronaut_face, load_photos, tiny_face
 from experiments.demo.simulate import simulate_proposals
 from tinygan.boxes import iou
 from tinygan.errors import DataError
-from tinygan.formats.files import open_detections
 from tinygan.formats.names import stem
+from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import load_split
 
 

@@ -5,8 +5,7 @@ import pytest
 
 from tinygan.detections import Detections
 from tinygan.errors import ConfigError, DataError
-from tinygan.formats.files import open_detections
-from tinygan.formats.registry import FORMATS, find_format, name_of_suffix, sniff_name
+from tinygan.formats.registry import FORMATS, find_format, name_of_suffix, open_detections, sniff_name
 
 ONE = {"e/a": Detections(np.array([[1.0, 2, 3, 4]]), np.array([0.5]))}
 

@@ -3,7 +3,7 @@ import torch
 
 from tinygan.config import load_config
 from tinygan.models.generator import Generator, GeneratorConfig, bicubic
-from tinygan.train.recipe import Recipe
+from tinygan.training.recipe import Recipe
 
 SMALL = GeneratorConfig(width=8, up_width=8, residual_blocks=1, refine_width=8, refine_up_width=8, refine_blocks=1)
 

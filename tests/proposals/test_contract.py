@@ -1,4 +1,4 @@
-"""What every proposer in the table promises (see ``proposals.base.Proposer``), with random weights."""
+"""What every proposer in the table promises (see ``tinygan.proposers.Proposer``), with random weights."""
 
 import sys
 import types
@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from proposals import PROPOSERS, Entry, build_proposer, find_proposer
 from tinygan.config import load_config
 from tinygan.errors import ConfigError
+from tinygan.proposers import Entry, build_proposer, find_proposer, proposer_names
 
 # Random weights score everything near 0.5, and boxes reach beyond the image: nothing is dropped unseen.
 OVERRIDES = {
     "callable": ["function=tests_contract_function:detect"],
 }
-BUILDS = [(name, ()) for name in PROPOSERS] + [("retinaface", ("backbone=resnet50",))]
+BUILDS = [(name, ()) for name in proposer_names()] + [("retinaface", ("backbone=resnet50",))]
 FACES = 40  # of the function
 
 
@@ -32,7 +32,7 @@ def proposer(request, runtime):
     name, more = request.param
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "tests_contract_function", types.SimpleNamespace(detect=detect))
-        config = load_config(find_proposer(name).config_type(), None, [*OVERRIDES.get(name, []), *more])
+        config = load_config(find_proposer(name).config, None, [*OVERRIDES.get(name, []), *more])
         torch.manual_seed(0)
         yield build_proposer(name, config, None, runtime)
 
@@ -124,6 +124,7 @@ def test_config_of_another_proposer_is_refused(runtime):
 
 
 def test_every_row_of_the_table_resolves():
-    for entry in PROPOSERS.values():
+    for name in proposer_names():
+        entry = find_proposer(name)
         assert isinstance(entry, Entry)
-        assert entry.config_type().__doc__
+        assert entry.config.__doc__

@@ -15,8 +15,8 @@ from tinygan import __version__
 from tinygan.errors import TinyGanError
 
 if TYPE_CHECKING:
-    from tinygan.loop import RunFolder
     from tinygan.runtime import Runtime
+    from tinygan.training.run import RunFolder
 
 DONE, SOME_SKIPPED, MISUSE = 0, 1, 2
 LISTED = 20
@@ -109,7 +109,7 @@ def open_run(arguments: argparse.Namespace, settings: str, runtime: Runtime) -> 
         settings: text of its ``config.yaml``.
         runtime: of this process.
     """
-    from tinygan.loop import RunFolder
+    from tinygan.training.run import RunFolder
 
     if runtime.is_main:
         RunFolder(arguments.out, settings, arguments.resume, arguments.overwrite)

@@ -30,8 +30,7 @@ def _parser() -> Parser:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from tinygan.formats.files import open_detections
-    from tinygan.formats.registry import find_format, sniff_name
+    from tinygan.formats.registry import find_format, open_detections, sniff_name
 
     source, out = arguments.source, arguments.out
     target = find_format(arguments.to)

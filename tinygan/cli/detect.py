@@ -23,8 +23,8 @@ from tinygan.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from proposals import Choice
     from tinygan.detect.results import Totals
+    from tinygan.proposers import Choice
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,13 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    from proposals import PROPOSERS
+    from tinygan.proposers import proposer_names
 
     parser = make_parser(
         "tinygan-detect",
         "Find the faces of photographs and videos; show and list them. --config and --set are the first stage's.",
     )
-    names = ", ".join(sorted(PROPOSERS))
+    names = ", ".join(proposer_names())
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="images, videos, folders of them")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
     parser.add_argument("--min-score", type=_share, default=0.3, metavar="S", help="least final score (default: 0.3)")
@@ -62,17 +62,17 @@ def _detect(arguments: argparse.Namespace) -> int:
 
     started = time.monotonic()
     sources = find_sources(arguments.inputs, arguments.out)
-    from proposals import choose_proposer
     from tinygan.detect.detector import FaceDetector
     from tinygan.detect.results import open_results
     from tinygan.detect.run import DetectConfig, detect_all
+    from tinygan.proposers import choose_proposer
     from tinygan.runtime import RuntimeOptions
 
     chosen = choose_proposer(arguments.proposer, arguments.first_stage_weights, arguments.config, arguments.overrides)
     detector = FaceDetector.open(
         chosen,
         arguments.checkpoint,
-        boxes=not arguments.no_boxes,
+        move_boxes=not arguments.no_boxes,
         max_rois=arguments.max_rois,
         batch_size=arguments.batch_size or 128,
         options=RuntimeOptions(device=arguments.device, precision=arguments.precision, threads=arguments.threads),
@@ -101,7 +101,7 @@ def _settings(arguments: argparse.Namespace, chosen: Choice) -> dict[str, Any]:
         },
         "second_stage": {
             "checkpoint": _digest(checkpoint),
-            "boxes": not arguments.no_boxes,
+            "move_boxes": not arguments.no_boxes,
             "max_rois": arguments.max_rois,
         },
         "pictures": not arguments.no_pictures,

@@ -23,7 +23,8 @@ from tinygan.errors import DataError
 
 if TYPE_CHECKING:
     from tinygan.checkpoint import Weights
-    from tinygan.rescore import Report, RescoreConfig
+    from tinygan.second_stage.engine import Report
+    from tinygan.second_stage.rescoring import RescoreConfig
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +54,11 @@ def _parser() -> Parser:
 def _rescore(arguments: argparse.Namespace) -> int:
     if arguments.report is not None and not arguments.report.absolute().parent.is_dir():
         raise DataError(f"{arguments.report}: no such folder to write the report into")
-    from tinygan.formats.files import write_atomically
-    from tinygan.judge import Judge
-    from tinygan.output import open_output
-    from tinygan.rescore import KEPT, plan_rescoring, rescore, run_settings
+    from tinygan.files import write_atomically
+    from tinygan.formats.folders import open_output
     from tinygan.runtime import Runtime, RuntimeOptions
+    from tinygan.second_stage.engine import KEPT, plan_rescoring, rescore, run_settings
+    from tinygan.second_stage.judge import Judge
 
     weights = _weights(arguments.checkpoint)
     config = _config(arguments, weights)
@@ -85,7 +86,7 @@ def _weights(checkpoint: str) -> Weights:
 def _config(arguments: argparse.Namespace, weights: Weights) -> RescoreConfig:
     """Defaults < the checkpoint's fusion < --config < --set and options."""
     from tinygan.config import load_config
-    from tinygan.rescore import RescoreConfig
+    from tinygan.second_stage.rescoring import RescoreConfig
 
     fusion = weights.facts.get("fusion")
     overrides = list(arguments.overrides)
@@ -93,7 +94,7 @@ def _config(arguments: argparse.Namespace, weights: Weights) -> RescoreConfig:
         ("method", arguments.fusion),
         ("max_rois", arguments.max_rois),
         ("batch_size", arguments.batch_size),
-        ("boxes", False if arguments.no_boxes else None),
+        ("move_boxes", False if arguments.no_boxes else None),
     ):
         if value is not None:
             overrides.append(f"{key}={value}")

@@ -21,9 +21,9 @@ from tinygan.cli.common import (
 from tinygan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from tinygan.loop import RunFolder
     from tinygan.runtime import Runtime
-    from tinygan.train.recipe import Recipe
+    from tinygan.training.recipe import Recipe
+    from tinygan.training.run import RunFolder
 
 STAGES = ("mse-init", "gan", "judge", "fusion")
 
@@ -113,7 +113,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     """Defaults < the checkpoint's config (stages that start from one) < --config < --set."""
     from tinygan.checkpoint import load_weights
     from tinygan.config import load_config, to_tree
-    from tinygan.train.recipe import Recipe
+    from tinygan.training.recipe import Recipe
 
     overrides = list(arguments.overrides)
     if arguments.seed is not None:
@@ -135,22 +135,22 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
 
 
 def _run_stage(arguments: argparse.Namespace, recipe: Recipe, folder: RunFolder, runtime: Runtime) -> list[str]:
-    from tinygan.train.prepare import TrainingInput
+    from tinygan.training.prepare import TrainingInput
 
     data = TrainingInput(arguments.data, tuple(arguments.proposals), arguments.extra_images)
     if arguments.stage == "mse-init":
-        from tinygan.train.mse_init import train_mse_init
+        from tinygan.training.mse_init import train_mse_init
 
         return train_mse_init(data, recipe, folder, runtime)
     if arguments.stage == "gan":
-        from tinygan.train.gan import train_gan
+        from tinygan.training.gan import train_gan
 
         return train_gan(data, arguments.init, recipe, folder, runtime)
     if arguments.stage == "judge":
-        from tinygan.train.judge import train_judge
+        from tinygan.training.judge import train_judge
 
         return train_judge(data, arguments.init, recipe, folder, runtime, arguments.surroundings)
-    from tinygan.train.fusion import train_fusion
+    from tinygan.training.fusion import train_fusion
 
     return train_fusion(
         data,

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinygan.data.crops import CropConfig, DegradationConfig, make_lr
+from tinygan.data.cutting import CropConfig, DegradationConfig, make_lr
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, Patches
 from tinygan.data.rois import FACE, NON_FACE
 from tinygan.detections import ByteArray, IntArray
 from tinygan.errors import DataError
+from tinygan.models.pixels import to_float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,8 +216,3 @@ def draw_light(config: BatchConfig, count: int, rng: np.random.Generator) -> Lig
     is_grey = rng.random(count) < config.grey
     as_pictures = [torch.from_numpy(value.astype(np.float32))[:, :, None, None] for value in (gain, shift)]
     return Light(as_pictures[0], as_pictures[1], torch.from_numpy(is_grey))
-
-
-def to_float(pixels: ByteArray) -> Tensor:
-    """uint8 [B, S, S, 3] to float32 [B, 3, S, S] in [0, 1], stored channels-last."""
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)

@@ -16,29 +16,26 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from tinygan.boxes import longer_side
-from tinygan.data.crops import CropConfig, cut_patch
+from tinygan.concurrency import ordered_map
+from tinygan.data.cutting import CropConfig, cut_patch
 from tinygan.data.rois import FACE, Rois
 from tinygan.detections import ByteArray, FloatArray, IntArray
 from tinygan.errors import DataError
-from tinygan.formats.files import write_atomically
+from tinygan.files import write_atomically
 from tinygan.formats.images import read_image
 
 log = logging.getLogger(__name__)
 
 PAIRED, SMALL, MEDIUM = "paired", "small", "medium"
 STREAMS = (PAIRED, SMALL, MEDIUM)
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def stream_of(side_px: float, crops: CropConfig) -> str:
     """The stream of a crop, by its side in source pixels."""
     if side_px >= crops.hr_size:
         return PAIRED  # even where routing sends every crop through the generator
-    return SMALL if side_px <= crops.gate_px else MEDIUM
+    return SMALL if crops.through_generator(np.array([side_px]))[0] else MEDIUM
 
 
 def build_patches(
@@ -125,9 +122,10 @@ def _cut_all(
         except DataError as error:
             return str(error)
 
+    workers = os.cpu_count() or 1
     try:
         with tqdm(total=len(sources), desc="cutting patches", unit="image", disable=None) as bar:
-            for cuts in _ordered_map(cut, sources, workers=os.cpu_count() or 1):
+            for cuts in ordered_map(cut, sources, workers, 4 * workers):
                 bar.update()
                 if isinstance(cuts, str):
                     log.warning("skipped: %s", cuts)
@@ -167,15 +165,3 @@ def _open(folder: Path, stream: str, columns: dict[str, list[float]], crops: Cro
     path = folder / f"{stream}.u8"
     pixels = np.memmap(path, np.uint8, "r", shape=shape) if count else np.zeros(shape, np.uint8)
     return Patches(pixels, np.array(columns["labels"], np.int64), np.array(columns["sides_px"], np.float64))
-
-
-def _ordered_map(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Like ``map`` on threads, with at most ``4 * workers`` results waiting."""
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = []
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= 4 * workers:
-                yield waiting.pop(0).result()
-        while waiting:
-            yield waiting.pop(0).result()

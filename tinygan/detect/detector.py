@@ -12,20 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from proposals import choose_proposer
-from proposals.base import inside_image
 from tinygan.boxes import iou
 from tinygan.checkpoint import is_ours, load_weights, packaged_weights
 from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.formats.images import read_upright
-from tinygan.fusion import Fusion
+from tinygan.proposers import best_inside, choose_proposer
 from tinygan.runtime import Runtime, RuntimeOptions
-from tinygan.second_stage import Enlarged, Picture, SecondStage, to_picture
+from tinygan.second_stage.fusion import Fusion
+from tinygan.second_stage.stage import Enlarged, Picture, SecondStage, to_picture
 
 if TYPE_CHECKING:
-    from proposals import Choice
-    from proposals.base import Proposer
+    from tinygan.proposers import Choice, Proposer
 
 LITE = "lite"
 MIN_SCORE = 0.3
@@ -58,7 +56,7 @@ class FaceDetector:
         first_stage: Choice,
         checkpoint: str | Path = LITE,
         *,
-        boxes: bool = True,
+        move_boxes: bool = True,
         max_rois: int = 600,
         batch_size: int = 128,
         options: RuntimeOptions | None = None,
@@ -68,7 +66,7 @@ class FaceDetector:
         Args:
             first_stage: of :func:`proposals.choose_proposer`.
             checkpoint: as of :class:`SecondStage`.
-            boxes: as of :class:`SecondStage`.
+            move_boxes: as of :class:`SecondStage`.
             max_rois: as of :class:`SecondStage`.
             batch_size: as of :class:`SecondStage`.
             options: device, precision and threads; at precision ``auto`` the first stage runs in 32 bits, as bf16
@@ -81,7 +79,7 @@ class FaceDetector:
         options = options or RuntimeOptions()
         second = SecondStage(
             checkpoint,
-            boxes=boxes,
+            move_boxes=move_boxes,
             max_rois=max_rois,
             batch_size=batch_size,
             fusion=fitted_fusion(first_stage.weights) if _is_lite(checkpoint) else None,
@@ -110,7 +108,7 @@ class FaceDetector:
         picture = read_upright(Path(image)) if isinstance(image, str | Path) else to_picture(image)
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
         judged = self._second.rescore(picture, self._first.propose([pixels])[0])
-        found = inside_image(judged[judged.scores >= min_score], picture.width, picture.height, len(judged))
+        found = best_inside(judged[judged.scores >= min_score], picture.width, picture.height, len(judged))
         return found.with_fields(outcome=outcomes(found))
 
     def enlarge(self, image: Picture, faces: Detections, most: int = 12) -> Enlarged:

@@ -18,8 +18,7 @@ from typing import IO, Any
 from tinygan.detect.sources import Source
 from tinygan.detections import Detections
 from tinygan.errors import DataError
-from tinygan.formats.files import open_atomically, write_atomically
-from tinygan.output import make_way, remove_empty
+from tinygan.files import make_way, open_atomically, remove_empty, write_atomically
 
 JOURNAL, JSON_TABLE, CSV_TABLE = "detect.jsonl", "detections.json", "detections.csv"
 Record = dict[str, Any]  # a line of JSON

@@ -11,14 +11,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from tinygan.detect.detector import MIN_SCORE, FaceDetector
+from tinygan.detect.picture import Tile, detection_picture, mark_faces
 from tinygan.detect.results import Record, Results, to_record
 from tinygan.detect.sources import Source
 from tinygan.detect.video import Frame, VideoWriter, read_frames, write_video
 from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.formats.images import read_upright
-from tinygan.viz import save_png
-from tinygan.viz_detect import Tile, detection_picture, mark_faces
+from tinygan.pictures import save_png
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tinygan.detections import ByteArray
 from tinygan.errors import DataError, MissingDependency
-from tinygan.formats.files import open_atomically
+from tinygan.files import open_atomically
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".gif")
 _CODECS = ("libx264", "libopenh264", "mpeg4")  # the best that this build of PyAV has

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from tinygan.detections import BoolArray
 from tinygan.evaluate.attributes import Groups
-from tinygan.evaluate.claims import judge
+from tinygan.evaluate.claims import score_claims
 from tinygan.evaluate.curves import (
     Difference,
     Outcomes,
@@ -96,7 +96,7 @@ def break_down(result: WiderResult, truth: EvaluationTruth, groups: Groups) -> B
     """
 
     def slice_of(members: Mapping[str, BoolArray], iou_threshold: float) -> Slice:
-        return Slice(judge(result.claims, [members[name] for name in result.names], iou_threshold))
+        return Slice(score_claims(result.claims, [members[name] for name in result.names], iou_threshold))
 
     by_iou = {s: {iou: slice_of(members, iou) for iou in IOU_THRESHOLDS} for s, members in truth.subsets.items()}
     at_half = {subset: slices[IOU_THRESHOLD] for subset, slices in by_iou.items()}

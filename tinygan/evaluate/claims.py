@@ -82,7 +82,7 @@ def claim_faces(
     )
 
 
-def judge(claims: Claims, members: Sequence[BoolArray], iou_threshold: float) -> Outcomes:
+def score_claims(claims: Claims, members: Sequence[BoolArray], iou_threshold: float) -> Outcomes:
     """What each detection is, given which faces count.
 
     A detection whose face counts and is free is a hit; whose face is taken, or which overlaps none by

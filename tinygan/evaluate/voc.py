@@ -15,7 +15,7 @@ import numpy as np
 
 from tinygan.detections import BoolArray, Detections, GroundTruth
 from tinygan.errors import DataError
-from tinygan.evaluate.claims import claim_faces, judge
+from tinygan.evaluate.claims import claim_faces, score_claims
 from tinygan.evaluate.curves import (
     Curve,
     Difference,
@@ -151,7 +151,7 @@ def evaluate_voc(
     chosen = tuple(truth.names if names is None else names)
     claims = claim_faces(detections, truth.faces, chosen)
     subsets = {
-        subset: VocSubset(judge(claims, [members[name] for name in chosen], iou_threshold))
+        subset: VocSubset(score_claims(claims, [members[name] for name in chosen], iou_threshold))
         for subset, members in truth.subsets.items()
     }
     return VocResult(chosen, claims.boxes, subsets)

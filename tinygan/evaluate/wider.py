@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tinygan.detections import Detections
-from tinygan.evaluate.claims import Claims, claim_faces, judge
+from tinygan.evaluate.claims import Claims, claim_faces, score_claims
 from tinygan.evaluate.curves import (
     Curve,
     Difference,
@@ -107,7 +107,7 @@ def evaluate_wider(
     claims = claim_faces(detections, truth.faces, chosen, _EXTRA_PX)
     subsets = {}
     for subset, members in truth.subsets.items():
-        outcomes = judge(claims, [members[name] for name in chosen], iou_threshold)
+        outcomes = score_claims(claims, [members[name] for name in chosen], iou_threshold)
         subsets[subset] = SubsetResult(outcomes, exact_curve(outcomes), binned_curve(outcomes, claims.low, claims.high))
     return WiderResult(chosen, claims, subsets)
 

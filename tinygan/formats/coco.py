@@ -16,7 +16,8 @@ import numpy as np
 
 from tinygan.detections import BoolArray, Detections, FloatArray, GroundTruth
 from tinygan.errors import DataError
-from tinygan.formats.files import check_sizes, decode, encode, read_bytes, write_atomically
+from tinygan.files import decode, encode, read_bytes, write_atomically
+from tinygan.formats.folders import check_sizes
 from tinygan.formats.names import match_names
 from tinygan.formats.rows import GroupedRows, Rows
 

@@ -12,15 +12,14 @@ import numpy as np
 
 from tinygan.detections import Detections
 from tinygan.errors import ConfigError, DataError
+from tinygan.files import encode, write_atomically
 from tinygan.formats import coco, fddb, tabular
-from tinygan.formats.files import (
+from tinygan.formats.folders import (
     ARCHIVE_SUFFIXES,
     DetectionFiles,
     ParsedDetections,
     check_sizes,
-    encode,
     read_wider,
-    write_atomically,
     write_wider,
 )
 
@@ -178,3 +177,29 @@ FORMATS: dict[str, Format] = {
     "fddb": Format(sniff=_is_fddb, read=_read_fddb, write=_write_fddb, suffixes=(".txt",)),
 }  # fmt: skip
 """By name; sniffed in this order: what begins with a mark of its own first, loose text last."""
+
+
+def open_detections(path: Path, format: str | None = None, names: Path | None = None) -> DetectionFiles:
+    """Detections of many images in any known format.
+
+    Args:
+        path: a folder or an archive with one ``.txt`` an image at any depth (official submission
+            format), or one file for all images.
+        format: a name in :data:`tinygan.formats.registry.FORMATS`; found out from the content or the
+            file's name if not given.
+        names: for COCO results, a JSON file whose ``images`` turn image ids into names.
+
+    Raises:
+        DataError: if the path is absent, is of no known format, is malformed or holds no image.
+        ConfigError: if there is no such format.
+        MissingDependency: if the format needs a package that is not installed.
+    """
+    from tinygan.formats.registry import find_format, sniff_format  # the table of formats builds on this module
+
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; expected detections")
+    chosen = find_format(format) if format is not None else sniff_format(path)
+    files = chosen.read(path, names)
+    if not files:
+        raise DataError(f"{path}: expected detections, found none")
+    return files

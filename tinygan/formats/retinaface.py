@@ -12,7 +12,7 @@ import numpy as np
 
 from tinygan.detections import FloatArray, GroundTruth
 from tinygan.errors import DataError
-from tinygan.formats.files import decode, read_bytes
+from tinygan.files import decode, read_bytes
 
 LANDMARKS = "landmarks"
 """Column of ``GroundTruth.fields``: float64 [M, 5, 2], ``x, y`` in pixels of the left and right eye, nose, left and

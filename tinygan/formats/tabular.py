@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError, MissingDependency
-from tinygan.formats.files import decode, encode, read_bytes, write_atomically
+from tinygan.files import decode, encode, read_bytes, write_atomically
 from tinygan.formats.rows import GroupedRows, Rows, ungroup
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import numpy as np
 
 from tinygan.detections import GroundTruth
 from tinygan.errors import DataError
-from tinygan.formats.files import read_bytes
+from tinygan.files import read_bytes
 
 FACE = "face"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -14,7 +14,7 @@ import numpy as np
 
 from tinygan.detections import GroundTruth
 from tinygan.errors import DataError
-from tinygan.formats.files import decode, read_bytes
+from tinygan.files import decode, read_bytes
 from tinygan.formats.names import list_images, match_names
 
 CLASS_LIST = "classes.txt"

@@ -1,0 +1,1 @@
+"""Presets: YAML files that override the defaults of training and of first stages."""

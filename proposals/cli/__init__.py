@@ -1,0 +1,1 @@
+"""Commands of first stages, one file per command."""

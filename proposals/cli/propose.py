@@ -1,0 +1,84 @@
+"""``tinygan-propose``: a first stage's boxes, as files that ``tinygan-rescore`` and ``tinygan-train`` read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinygan.cli.common import (
+    DONE,
+    Parser,
+    add_config_options,
+    add_output_options,
+    add_runtime_options,
+    list_skipped,
+    make_parser,
+    run_command,
+)
+from tinygan.errors import DataError
+
+if TYPE_CHECKING:
+    from proposals.engine import Report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(_parser(), _propose, argv)
+
+
+def _parser() -> Parser:
+    from tinygan.proposers import proposer_names
+
+    parser = make_parser("tinygan-propose", "Find faces with a first stage; write one file of boxes an image.")
+    names = ", ".join(proposer_names())
+    parser.add_argument("--proposer", default="retinaface", metavar="NAME", help=f"{names} (default: retinaface)")
+    parser.add_argument("--weights", type=Path, metavar="W", help="its weights, file or run (default: those that ship)")
+    parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="folder of images, read at any depth")
+    parser.add_argument("--out", required=True, type=Path, metavar="P", help="folder or .tar.gz to write")
+    parser.add_argument("--subset", type=Path, metavar="LIST", help="image names, or a *_bbx_gt.txt")
+    parser.add_argument("--report", type=Path, metavar="FILE.json", help="write counts and times")
+    add_output_options(parser, "a run")
+    add_config_options(parser)
+    add_runtime_options(parser)
+    return parser
+
+
+def _propose(arguments: argparse.Namespace) -> int:
+    if arguments.report is not None and not arguments.report.absolute().parent.is_dir():
+        raise DataError(f"{arguments.report}: no such folder to write the report into")
+    from proposals.engine import KEPT, plan_proposing, propose_all, run_settings
+    from tinygan.files import write_atomically
+    from tinygan.formats.folders import open_output
+    from tinygan.proposers import choose_proposer
+    from tinygan.runtime import Runtime, RuntimeOptions
+
+    chosen = choose_proposer(arguments.proposer, arguments.weights, arguments.config, arguments.overrides)
+    plan = plan_proposing(arguments.images, arguments.subset)
+    options = RuntimeOptions(device=arguments.device, precision=arguments.precision, threads=arguments.threads)
+    proposer = chosen.build(Runtime(options.exact()))
+    settings = run_settings(chosen.name, chosen.config, chosen.weights, arguments.images)
+    writer = open_output(
+        arguments.out, KEPT, "tinygan-propose", settings, resume=arguments.resume, overwrite=arguments.overwrite
+    )
+    report = propose_all(plan, proposer, writer, arguments.batch_size or 1)
+    writer.close()
+    if arguments.report is not None:
+        write_atomically(arguments.report, report.to_json().encode())
+    return _print(report, arguments.out)
+
+
+def _print(report: Report, out: Path) -> int:
+    print(
+        f"{out}: {report.images} images, {report.boxes} boxes; {report.without_boxes} images without a box; "
+        f"{report.resumed} done before; {report.seconds:.1f} s, {report.ms_per_image:.0f} ms an image"
+    )
+    skipped = report.skipped
+    if not skipped:
+        return DONE
+    return list_skipped(
+        f"{len(skipped)} images were skipped: {len(report.missing)} missing, {len(report.unreadable)} unreadable",
+        skipped,
+        "; --report FILE.json lists them all",
+    )

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinygan.data.cutting import CropConfig, DegradationConfig, cut_patch, make_lr, upscale
+
+
+def gradient(width: int = 40, height: int = 30) -> Image.Image:
+    columns = np.broadcast_to(np.arange(width, dtype=np.uint8) * 4, (height, width))
+    rows = np.broadcast_to(np.arange(height, dtype=np.uint8)[:, None] * 4, (height, width))
+    return Image.fromarray(np.stack([columns, rows, np.zeros_like(rows)], axis=2))
+
+
+def test_inside_crop_at_native_size_returns_the_pixels():
+    patch = cut_patch(gradient(), np.array([4.0, 6.0, 20.0, 22.0]), 16)
+    assert np.array_equal(patch, np.asarray(gradient())[6:22, 4:20])
+
+
+def test_subpixel_offset_shifts_the_patch_by_a_fraction():
+    patch = cut_patch(gradient(), np.array([4.5, 6.0, 20.5, 22.0]), 16).astype(float)
+    assert patch[8, 8, 0] == pytest.approx((4 + 8 + 0.5) * 4, abs=1)
+
+
+@pytest.mark.parametrize("size_px", [8, 40])
+def test_beyond_the_border_the_image_is_reflected(size_px):
+    patch = cut_patch(gradient(), np.array([-8.0, 0.0, 8.0, 16.0]), size_px)
+    assert np.abs(patch[:, : size_px // 2].astype(int) - patch[:, size_px // 2 :][:, ::-1]).max() <= 2
+
+
+def test_large_crop_over_the_border_agrees_with_padding_first():
+    image = gradient(200, 150).resize((200, 150))
+    square = np.array([-50.0, -40.0, 150.0, 160.0])
+    padded = Image.fromarray(np.pad(np.asarray(image), ((40, 10), (50, 0), (0, 0)), mode="symmetric"))
+    expected = np.asarray(padded.resize((16, 16), Image.Resampling.BICUBIC, box=(0, 0, 200, 200)))
+    inner = np.abs(cut_patch(image, square, 16).astype(int) - expected.astype(int))[5:14, 5:]
+    assert np.median(inner) <= 12
+
+
+def test_crop_far_larger_than_the_image_does_not_ask_for_more_memory():
+    patch = cut_patch(gradient(), np.array([-1e5, -1e5, 1e5, 1e5]), 16)
+    assert patch.shape == (16, 16, 3)
+
+
+def test_squares_have_context_and_survive_wild_boxes():
+    config = CropConfig(lr_size=16, context=2.0)
+    boxes = np.array([[10.0, 10.0, 20.0, 30.0], [-1e9, -1e9, 1e9, 1e9], [50.0, 50.0, 40.0, 40.0], [500, 500, 510, 510]])
+    squares = config.squares(boxes, 100, 80)
+    assert squares[0].tolist() == [-5.0, 0.0, 35.0, 40.0]
+    sides = squares[:, 2] - squares[:, 0]
+    assert np.allclose(sides, squares[:, 3] - squares[:, 1])
+    assert sides[1] == 200 and sides[2] == 20 and sides[3] == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr_size": 2}, "lr_size must be at least 4"),
+        ({"context": 0.1}, "context must lie in"),
+        ({"route_px": -1.0}, "route_px"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CropConfig(**settings)
+
+
+def test_gate_is_one_and_a_half_lr_sizes_unless_given():
+    sides = np.array([23.0, 24.0, 25.0, 40.0, 41.0])
+    assert CropConfig(lr_size=16).through_generator(sides).tolist() == [True, True, False, False, False]
+    assert CropConfig(lr_size=16, route_px=40).through_generator(sides).tolist() == [True] * 4 + [False]
+
+
+def test_clean_lr_is_a_bicubic_copy_and_upscale_keeps_a_constant():
+    flat = np.full((32, 32, 3), 77, np.uint8)
+    lr = make_lr(flat, DegradationConfig(), np.random.default_rng(0))
+    assert lr.shape == (8, 8, 3) and (lr == 77).all()
+    assert (upscale(lr) == 77).all() and upscale(lr).shape == (32, 32, 3)
+
+
+def test_wild_degradation_differs_and_depends_on_the_seed_alone():
+    hr = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    config = DegradationConfig(kind="wild")
+    first, again, other = (
+        np.stack([make_lr(hr, config, rng) for _ in range(8)]) for rng in map(np.random.default_rng, (1, 1, 2))
+    )
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert not np.array_equal(first[0], make_lr(hr, DegradationConfig(), np.random.default_rng(0)))

@@ -1,0 +1,205 @@
+"""``tinygan-train-proposer`` as a user types it, on drawn data."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from proposals.cli.propose import main as propose
+from proposals.cli.train import main
+from proposals.train import run as training
+from tinygan.checkpoint import load_weights
+from tinygan.data.rois import split_holdout
+from tinygan.formats.registry import open_detections
+from tinygan.formats.wider import load_split
+from tinygan.training.run import STATE_FILE
+
+TINY = [
+    "pictures.size=64",
+    "pictures.smallest_scale=0.3",
+    "loop.epochs=2",
+    "loop.patches_per_epoch=12",
+    "loop.batch_size=4",
+    "loop.learning_rate=1e-3",
+    "loop.log_every=1",
+    "loop.save_every=2",
+    "optimiser.average=0.5",
+    "holdout=0.4",
+    "evaluate_images=2",
+]
+
+
+def typed(root, out, *more, settings=()):
+    words = [word for setting in [*TINY, *settings] for word in ("--set", setting)]
+    return ["--data", str(root), "--out", str(out), "--device", "cpu", "--threads", "1", *words, *more]
+
+
+def metrics(run: Path):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_wider, tmp_path_factory):
+    out = tmp_path_factory.mktemp("proposer") / "run"
+    assert main(typed(tiny_wider.root, out)) == 0
+    return out
+
+
+def test_a_run_folder_holds_what_every_run_holds(trained):
+    for name in ("config.yaml", "metrics.jsonl", "curves.png", "last.ckpt", "model.safetensors", "holdout.txt"):
+        assert (trained / name).is_file(), name
+    assert len(list((trained / "samples").glob("*.png"))) == 2
+    rows = metrics(trained)
+    assert len(rows) == 6 and {"classification", "box", "landmarks"} <= rows[0].keys()
+    assert 0 <= rows[-1]["ap_0px"] <= 1 and "ap_0px" not in rows[0]
+    assert rows[0]["landmarks"] == 0  # there were none to learn from
+
+
+def test_what_was_trained_proposes(trained, tiny_wider, tmp_path, capsys):
+    images = str(tiny_wider.root / "WIDER_val/images")
+    for weights in (trained, trained / "model.safetensors"):
+        out = tmp_path / weights.name
+        assert propose(["--weights", str(weights), "--images", images, "--out", str(out), "--set", "keep=7"]) == 0
+        assert max(len(found) for found in open_detections(out).values()) <= 7
+    assert load_weights(trained, ("proposer",)).config["network"]["keep"] == 750
+
+
+def test_resumed_equals_uninterrupted(trained, tiny_wider, tmp_path, monkeypatch):
+    class Cut(Exception):
+        pass
+
+    real, steps = training.DetectorStage.step, []
+
+    def step(self, batch):
+        if len(steps) == 4:
+            raise Cut
+        steps.append(1)
+        return real(self, batch)
+
+    out = tmp_path / "run"
+    monkeypatch.setattr(training.DetectorStage, "step", step)
+    with pytest.raises(Cut):
+        main(typed(tiny_wider.root, out))
+    assert (out / STATE_FILE).is_file()
+    monkeypatch.setattr(training.DetectorStage, "step", real)
+    assert main(typed(tiny_wider.root, out, "--resume")) == 0
+    assert metrics(out) == metrics(trained)
+    ours, theirs = (load_weights(run, ("proposer",)).tensors for run in (out, trained))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_frozen_layers_rest_and_the_others_learn(trained, tiny_wider, tmp_path):
+    frozen = ("optimiser.freeze=[body.stage1, body.stage2]", "loop.epochs=1", "optimiser.average=0.0")
+    assert main(typed(tiny_wider.root, tmp_path / "run", "--init", str(trained), settings=frozen)) == 0
+    before, after = (load_weights(run, ("proposer",)).tensors for run in (trained, tmp_path / "run"))
+    resting = [name for name in before if name.startswith(("proposer.body.stage1", "proposer.body.stage2"))]
+    assert len(resting) > 50 and all(torch.equal(before[name], after[name]) for name in resting)
+    learnt = [name for name in before if name.startswith("proposer.body.stage3") and name.endswith("weight")]
+    assert learnt and not any(torch.equal(before[name], after[name]) for name in learnt)
+
+
+def test_landmarks_are_learnt_where_they_are_known(tiny_wider, tmp_path):
+    lines = []
+    for name, truth in load_split(tiny_wider.root, "train").faces.items():
+        lines.append(f"# {name}")
+        for x1, y1, x2, y2 in truth.boxes:
+            points = " ".join(f"{x1 + 2} {y1 + 2} 0" for _ in range(5))
+            lines.append(f"{x1} {y1} {x2 - x1} {y2 - y1} {points} 0.9")
+    labels = tmp_path / "label.txt"
+    labels.write_text("\n".join(lines) + "\n")
+    words = typed(tiny_wider.root, tmp_path / "run", "--landmarks", str(labels), settings=("loop.epochs=1",))
+    assert main(words) == 0
+    assert all(row["landmarks"] > 0 for row in metrics(tmp_path / "run"))
+
+
+def test_it_learns(tiny_wider, tmp_path):
+    longer = ("loop.epochs=1", "loop.patches_per_epoch=120", "optimiser.kind=adamw", "loop.learning_rate=3e-3")
+    assert main(typed(tiny_wider.root, tmp_path / "run", settings=(*longer, "losses.classification=focal"))) == 0
+    rows = metrics(tmp_path / "run")
+    first, last = (sum(row["classification"] for row in part) for part in (rows[:5], rows[-5:]))
+    assert last < 0.5 * first
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "message"),
+    [
+        (("--init", "nowhere.pth"), (), "nowhere.pth: no such file"),
+        (("--landmarks", "setup.cfg"), (), "setup.cfg:1: expected '# image name'"),
+        (("--config", "proposers/nothing"), (), "proposers/retinaface_mobilenet025"),
+        ((), ("optimiser.freze=[body]",), "did you mean 'optimiser.freeze'"),
+        ((), ("optimiser.freeze=[spine]",), "no layer 'spine'; there are"),
+        (
+            (),
+            ("optimiser.freeze=[body, fpn, ssh1, ssh2, ssh3, ClassHead, BboxHead, LandmarkHead]",),
+            "nothing to learn",
+        ),
+        ((), ("optimiser.backbone_weights=imagenet",), "resnet50 alone"),
+        ((), ("pictures.size=3",), "size must be at least 32"),
+        ((), ("optimiser.freeze=[body.stage1]",), "would keep random weights as they are; give --init W"),
+        ((), ("holdout=0.9999",), "is left to train on; lower holdout"),
+        ((), ("pictures.largest_scale=.inf",), "smallest_scale <= largest_scale"),
+        ((), ("optimiser.weight_decay=-1",), "weight_decay must not be negative"),
+        ((), ("losses.box_weight=.nan",), "weights and focal_gamma must not be negative"),
+        ((), ("network.anchors=[[], [], []]",), "anchors are three lists"),
+        (("--seed", "-1"), (), "seed must not be negative"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(tiny_wider, tmp_path, monkeypatch, words, settings, message, capsys):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert main(typed(tiny_wider.root, tmp_path / "run", *words, settings=settings)) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error.splitlines()[-1] and "Traceback" not in error
+
+
+def test_a_runs_network_comes_along_with_its_weights(tiny_wider, tmp_path):
+    anchors = ((16.0, 32.0), (64.0, 128.0), (256.0, 512.0))
+    first = ("network.anchors=[[16, 32], [64, 128], [256, 512]]", "loop.epochs=1", "loop.patches_per_epoch=4")
+    assert main(typed(tiny_wider.root, tmp_path / "first", settings=first)) == 0
+    then = ("loop.epochs=1", "loop.patches_per_epoch=4")
+    assert main(typed(tiny_wider.root, tmp_path / "then", "--init", str(tmp_path / "first"), settings=then)) == 0
+    saved = load_weights(tmp_path / "then", ("proposer",)).config["network"]["anchors"]
+    assert tuple(tuple(level) for level in saved) == anchors
+
+
+def test_nothing_is_overwritten_before_the_inputs_are_found_fit(tiny_wider, tmp_path, capsys):
+    short, run = ("loop.epochs=1", "loop.patches_per_epoch=4"), tmp_path / "run"
+    assert main(typed(tiny_wider.root, run, settings=short)) == 0
+    before = (run / "model.safetensors").read_bytes()
+    assert main(typed(tiny_wider.root, run, "--init", str(run), "--overwrite", settings=short)) == 2
+    assert "holds the weights to start from" in capsys.readouterr().err
+    assert main(typed(tiny_wider.root, run, "--overwrite", settings=(*short, "optimiser.freeze=[spine]"))) == 2
+    assert (run / "model.safetensors").read_bytes() == before
+
+
+def test_weights_of_another_network_are_refused(checkpoint, tiny_wider, tmp_path, capsys):
+    assert main(typed(tiny_wider.root, tmp_path / "run", "--init", str(checkpoint))) == 2
+    assert "expected proposer" in capsys.readouterr().err
+
+
+def test_imagenet_weights_that_cannot_be_had_say_what_to_do(tiny_wider, tmp_path, monkeypatch, capsys):
+    def absent(weights):
+        raise OSError("no network")
+
+    monkeypatch.setattr(training, "resnet50", absent)
+    settings = ("network.backbone=resnet50", "optimiser.backbone_weights=imagenet")
+    assert main(typed(tiny_wider.root, tmp_path / "run", settings=settings)) == 2
+    assert "TORCH_HOME" in capsys.readouterr().err
+
+
+def test_images_that_cannot_be_read_are_listed_and_the_rest_is_learnt(make_wider, tmp_path, capsys):
+    data = make_wider(tmp_path / "wider")
+    training, holdout = split_holdout(load_split(data.root, "train").faces, 0.4)
+    for name in (training[0], holdout[0]):
+        (data.root / "WIDER_train/images" / name).write_bytes(b"no image")
+    assert main(typed(data.root, tmp_path / "run", settings=("evaluate_images=20",))) == 1
+    assert training[0] in capsys.readouterr().err and (tmp_path / "run/model.safetensors").is_file()
+    assert "ap_0px" in metrics(tmp_path / "run")[-1]
+
+
+def test_a_finished_or_started_run_is_not_lost(trained, tiny_wider, capsys):
+    assert main(typed(tiny_wider.root, trained)) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main(typed(tiny_wider.root, trained, "--resume")) == 0
+    assert "finished already" in capsys.readouterr().out

@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tinygan.checkpoint import load_weights
+from tinygan.data.cutting import CropConfig
+from tinygan.models.discriminator import Discriminator, DiscriminatorConfig
+from tinygan.models.folding import fold_batch_norm
+from tinygan.models.generator import Generator, GeneratorConfig
+from tinygan.runtime import Runtime, RuntimeOptions
+from tinygan.second_stage.judge import Judge
+from tinygan.second_stage.judging import Request, judge_images
+
+CROPS = CropConfig(lr_size=8)
+RUNTIME = RuntimeOptions(device="cpu", precision="32")
+
+
+@pytest.fixture
+def judge():
+    torch.manual_seed(0)
+    generator = Generator(
+        GeneratorConfig(width=4, up_width=4, residual_blocks=1, refine_width=4, refine_up_width=4, refine_blocks=1)
+    )
+    config = DiscriminatorConfig(backbone="vgg_lite", weights="none", lite_widths=(4, 4, 4, 4, 4), fc_std=1.0)
+    return Judge(generator, Discriminator(config, CROPS.hr_size), CROPS, Runtime(RUNTIME))
+
+
+@pytest.fixture
+def requests(tmp_path):
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(5):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(rng.integers(0, 255, (80, 100, 3), dtype=np.uint8)).save(path)
+        corner = rng.uniform(0, 50, (number * 4, 2))
+        boxes = np.concatenate([corner, corner + rng.uniform(3, 25, (number * 4, 1))], axis=1)
+        made.append(Request(str(number), path, boxes))
+    return made
+
+
+def test_batch_norm_folding_changes_nothing():
+    torch.manual_seed(0)
+    network = Generator(
+        GeneratorConfig(width=4, up_width=4, residual_blocks=1, refine_width=4, refine_up_width=4, refine_blocks=1)
+    )
+    network.train()(torch.rand(16, 3, 8, 8))  # gives BN other statistics than (0, 1)
+    lr = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        before = network.eval()(lr).refined
+        after = fold_batch_norm(network)(lr).refined
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
+    assert torch.allclose(before, after, atol=1e-5)
+
+
+def test_answers_come_in_order_and_do_not_depend_on_batching(judge, requests):
+    one = list(judge_images(judge, requests, batch_size=3))
+    many = list(judge_images(judge, requests, batch_size=1000, workers=1))
+    assert [a.name for a in one] == ["0", "1", "2", "3", "4"] and [len(a.face_logits) for a in one] == [0, 4, 8, 12, 16]
+    for a, b in zip(one, many, strict=True):
+        assert a.face_logits == pytest.approx(b.face_logits, abs=1e-5)
+        assert a.real_logits == pytest.approx(b.real_logits, abs=1e-5)
+
+
+def test_each_box_gets_its_own_logit(judge, requests):
+    request = requests[4]
+    together = next(iter(judge_images(judge, [request], 64))).face_logits
+    assert len(np.unique(together.round(6))) > 8
+    for row in (0, 7, 15):
+        alone = next(iter(judge_images(judge, [Request("x", request.image, request.boxes[row : row + 1])], 64)))
+        assert alone.face_logits[0] == pytest.approx(together[row], abs=1e-5)
+
+
+def test_unreadable_image_is_an_answer_not_a_crash(judge, requests):
+    requests[2].image.write_bytes(requests[2].image.read_bytes()[:200])
+    answers = list(judge_images(judge, requests, 8))
+    assert [a.error is not None for a in answers] == [False, False, True, False, False]
+    assert "2.png: expected a readable image" in answers[2].error and len(answers[2].face_logits) == 0
+    assert len(answers[4].face_logits) == 16
+
+
+def test_no_requests(judge):
+    assert list(judge_images(judge, [], 8)) == []
+    small, large = judge.judge(np.zeros((0, 8, 8, 3), np.uint8), np.zeros((0, 32, 32, 3), np.uint8))
+    assert len(small.face) == len(large.face) == 0
+
+
+def test_a_second_look_is_taken_where_the_first_found_the_face(finding_checkpoint, requests):
+    judge = Judge.from_weights(load_weights(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
+    assert judge.finds_boxes and judge.sees_wide
+    first = list(judge_images(judge, requests, batch_size=7))
+    for request, answer in zip(requests[1:], first[1:], strict=True):
+        side = (request.boxes[:, 2] - request.boxes[:, 0])[:, None]
+        assert answer.boxes == pytest.approx(request.boxes + side * [0.5, 0, 0.5, 0], abs=1e-3)
+    second = list(judge_images(judge, requests, batch_size=1000, workers=1, looks=2))
+    there = [Request(r.name, r.image, a.boxes) for r, a in zip(requests, first, strict=True)]
+    for looked, asked, at_first in zip(second, judge_images(judge, there, 5), first, strict=True):
+        assert looked.face_logits == pytest.approx((asked.face_logits + at_first.face_logits) / 2, abs=1e-4)
+        assert looked.boxes == pytest.approx(asked.boxes, abs=1e-3)
+    assert np.abs(second[4].face_logits - first[4].face_logits).max() > 1e-3
+
+
+def test_a_second_look_is_taken_only_at_what_may_be_a_face(finding_checkpoint, requests, monkeypatch):
+    judge = Judge.from_weights(load_weights(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
+    once, twice = (next(judge_images(judge, requests[4:], 64, looks=looks)) for looks in (1, 2))
+    middle = float(np.median(once.face_logits))
+    monkeypatch.setattr("tinygan.second_stage.judging.LOOK_LOGIT", middle)
+    found = next(judge_images(judge, requests[4:], 64, looks=2))
+    again = once.face_logits >= middle
+    assert 0 < again.sum() < len(again)
+    assert found.face_logits == pytest.approx(np.where(again, twice.face_logits, once.face_logits), abs=1e-4)
+    assert found.boxes == pytest.approx(np.where(again[:, None], twice.boxes, once.boxes), abs=1e-3)
+
+
+def test_a_second_look_at_an_unreadable_image_keeps_its_error(finding_checkpoint, requests):
+    judge = Judge.from_weights(load_weights(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
+    requests[2].image.write_bytes(requests[2].image.read_bytes()[:200])
+    answers = list(judge_images(judge, requests, 8, looks=2))
+    assert [a.error is not None for a in answers] == [False, False, True, False, False]
+
+
+def test_surroundings_of_both_routes_reach_their_own_boxes(finding_checkpoint, requests):
+    judge = Judge.from_weights(load_weights(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
+    together = list(judge_images(judge, requests, batch_size=1000))[4].face_logits
+    request = requests[4]
+    for row in range(0, 16, 3):
+        alone = next(judge_images(judge, [Request("x", request.image, request.boxes[row : row + 1])], 64))
+        assert alone.face_logits[0] == pytest.approx(together[row], abs=1e-4)
+
+
+def test_a_judge_without_third_head_finds_no_boxes_and_looks_once(judge, requests):
+    answers = list(judge_images(judge, requests, 64, looks=2))
+    assert np.isnan(answers[4].boxes).all() and answers[4].boxes.shape == (16, 4)

@@ -1,0 +1,82 @@
+"""The second stage from Python says what the command says."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tinygan
+from tinygan.checkpoint import Weights, load_weights, save_weights
+from tinygan.cli.rescore import main
+from tinygan.detections import Detections
+from tinygan.errors import CheckpointError, DataError
+from tinygan.formats.registry import open_detections
+from tinygan.second_stage.calibration import Evidence
+from tinygan.second_stage.fusion import Fusion
+
+
+@pytest.fixture
+def stage(checkpoint):
+    return tinygan.SecondStage(checkpoint, device="cpu")
+
+
+def test_one_image_as_array_picture_and_file(stage, tiny_wider):
+    path = tiny_wider.root / "WIDER_val/images/0--Parade/val_0.jpg"
+    proposals = open_detections(tiny_wider.proposals / "val")["0--Parade/val_0"]
+    as_file = stage.rescore(path, proposals)
+    with Image.open(path) as picture:
+        for image in (picture, np.asarray(picture), str(path)):
+            again = stage.rescore(image, proposals.boxes, proposals.scores)
+            assert np.array_equal(again.boxes, as_file.boxes) and np.allclose(again.scores, as_file.scores)
+    assert (np.diff(as_file.scores) <= 0).all() and len(as_file) == len(proposals)
+    assert set(as_file.fields) >= {"proposal_score", "face_logit"}
+
+
+def test_agrees_with_the_command(stage, checkpoint, tiny_wider, tmp_path):
+    images = tiny_wider.root / "WIDER_val/images"
+    words = ["--proposals", str(tiny_wider.proposals / "val"), "--images", str(images), "--checkpoint", str(checkpoint)]
+    assert main([*words, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    written, proposals = open_detections(tmp_path / "out"), open_detections(tiny_wider.proposals / "val")
+    many = stage.rescore_many([images / f"{name}.jpg" for name in proposals], list(proposals.values()))
+    for name, found in zip(proposals, many, strict=True):
+        assert np.allclose(np.sort(found.scores), np.sort(written[name].scores), atol=1e-3)
+
+
+def test_learns_how_to_read_a_detector(checkpoint, tiny_wider, tmp_path, monkeypatch):
+    fused = load_weights(checkpoint, ("fused",))
+    evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
+    facts = {"fusion": Fusion(judge=0.6, fitted=True, evidence=evidence).to_facts()}
+    save_weights(tmp_path / "mapped.safetensors", Weights("fused", fused.config, fused.tensors, facts))
+    stage = tinygan.SecondStage(tmp_path / "mapped.safetensors", device="cpu")
+    proposals = open_detections(tiny_wider.proposals / "val")
+    images = [tiny_wider.root / f"WIDER_val/images/{name}.jpg" for name in proposals]
+    before = stage.rescore(images[0], proposals["0--Parade/val_0"])
+    assert not stage.learn(images, proposals.values())  # 60 proposals are too few
+    assert np.array_equal(stage.rescore(images[0], proposals["0--Parade/val_0"]).scores, before.scores)
+    monkeypatch.setattr("tinygan.second_stage.calibration.MIN_PROPOSALS", 20)
+    assert stage.learn(images, proposals.values())
+    assert not np.allclose(stage.rescore(images[0], proposals["0--Parade/val_0"]).scores, before.scores)
+
+
+def test_no_boxes_give_no_boxes(stage):
+    assert len(stage.rescore(np.zeros((20, 30, 3), np.uint8), [], [])) == 0
+    assert stage.rescore_many([], []) == []
+
+
+def test_mistakes_are_named(stage, tmp_path):
+    picture, boxes = np.zeros((20, 30, 3), np.uint8), np.array([[1.0, 1, 9, 9]])
+    with pytest.raises(DataError, match=r"uint8 \[H, W, 3\], got float64 \[20, 30\]"):
+        stage.rescore(np.zeros((20, 30)), boxes, [0.5])
+    with pytest.raises(DataError, match="boxes need scores"):
+        stage.rescore(picture, boxes)
+    with pytest.raises(DataError, match="expected boxes"):
+        stage.rescore(picture, boxes, [0.5, 0.6])
+    with pytest.raises(DataError, match=r"must lie in \[0, 1\]"):
+        stage.rescore(picture, boxes, [7.0])
+    with pytest.raises(DataError, match="bring their own scores"):
+        stage.rescore(picture, Detections(boxes, np.array([0.5])), [0.5])
+    with pytest.raises(DataError, match="no such image"):
+        stage.rescore(tmp_path / "absent.jpg", boxes, [0.5])
+    with pytest.raises(DataError, match="got 1 images and 0 of them"):
+        stage.rescore_many([picture], [])
+    with pytest.raises(CheckpointError, match="no such file, folder or shipped checkpoint"):
+        tinygan.SecondStage("nowhere")

@@ -1,0 +1,61 @@
+"""What lies in an output folder is continued, replaced or refused."""
+
+import pytest
+
+from tinygan.errors import DataError
+from tinygan.formats.folders import open_output
+
+KEPT = ("run.json", "found.json")
+
+
+def opened(out, settings, resume=False, overwrite=False):
+    return open_output(out, KEPT, "tinygan-test", settings, resume=resume, overwrite=overwrite)
+
+
+def test_a_run_is_continued_with_its_own_settings_alone(tmp_path):
+    out = tmp_path / "out"
+    opened(out, {"a": 1}).write_text("event/face", "kept\n")
+    opened(out, {"a": 1}, resume=True)
+    assert (out / "event" / "face.txt").read_text() == "kept\n"
+    with pytest.raises(DataError, match="holds results already; continue with --resume"):
+        opened(out, {"a": 1})
+    with pytest.raises(DataError, match="written with other settings"):
+        opened(out, {"a": 2}, resume=True)
+
+
+def test_overwriting_removes_what_a_run_wrote_and_keeps_the_rest(tmp_path):
+    out = tmp_path / "out"
+    opened(out, {}).write_text("event/face", "old\n")
+    (out / "found.json").write_text("{}")
+    (out / "report.json").write_text("{}")
+    opened(out, {}, overwrite=True)
+    assert sorted(path.name for path in out.iterdir()) == ["report.json", "run.json"]
+
+
+def test_a_damaged_record_of_settings_is_named_and_may_be_overwritten(tmp_path):
+    out = tmp_path / "out"
+    opened(out, {})
+    (out / "run.json").write_bytes(b'{"a": \xff')
+    with pytest.raises(DataError, match=r"run\.json:1: expected the settings of a run; replace it with --overwrite"):
+        opened(out, {}, resume=True)
+    opened(out, {}, overwrite=True)
+    opened(out, {}, resume=True)
+
+
+def test_archives_are_looked_for_beside_their_name(tmp_path):
+    out = tmp_path / "out.tar.gz"
+    opened(out, {"a": 1})
+    with pytest.raises(DataError, match=r"out\.tar\.gz\.partial: holds results already"):
+        opened(out, {"a": 1})
+    out.write_bytes(b"finished")
+    with pytest.raises(DataError, match=r"out\.tar\.gz: exists already"):
+        opened(out, {"a": 1}, resume=True)
+
+
+def test_other_peoples_folders_and_files_are_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match="was not written by tinygan-test"):
+        opened(tmp_path, {}, overwrite=True)
+    with pytest.raises(DataError, match="expected a folder or a name ending in .tar.gz"):
+        opened(tmp_path / "notes.txt", {}, overwrite=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine"

@@ -1,0 +1,74 @@
+"""``tinygan-evaluate coco``: the COCO protocol, with room for crowds."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tinygan.cli.common import positive_int
+from tinygan.cli.evaluate.files import (
+    GROUND_TRUTHS,
+    add_input_options,
+    add_report_options,
+    check_outputs,
+    describe_inputs,
+    read_faces,
+    read_inputs,
+    warn,
+    write_json,
+)
+from tinygan.cli.tables import Table, ap, format_tables, points
+
+if TYPE_CHECKING:
+    from tinygan.evaluate.coco import CocoResult
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the protocol's options."""
+    parser.description = "The COCO protocol, by faster-coco-eval (pip install 'tinygan[coco]')."
+    parser.set_defaults(body=run)
+    add_input_options(parser, f"{GROUND_TRUTHS}; invalid faces are ignored")
+    parser.add_argument(
+        "--max-detections",
+        type=positive_int,
+        default=1000,
+        metavar="N",
+        help="judge the best N boxes of each image (default: 1000, as COCO's own 100 cuts off crowds)",
+    )
+    add_report_options(parser, plot=None)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate and report; returns the exit code."""
+    check_outputs(arguments)
+    from tinygan.evaluate.coco import evaluate_coco
+
+    faces = read_faces(arguments.ground_truth)
+    inputs = read_inputs(arguments, list(faces))
+    results = {
+        role: evaluate_coco(source.detections, faces, inputs.names, arguments.max_detections)
+        for role, source in inputs.sources.items()
+    }
+    print(format_tables([_tabulate(results)], arguments.markdown))
+    if arguments.json is not None:
+        report = describe_inputs("coco", arguments, inputs)
+        report["max_detections"] = arguments.max_detections
+        for role, result in results.items():
+            report[role] = {**inputs.sources[role].described(), "faces": result.faces, "figures": result.figures}
+        write_json(arguments.json, report)
+    return warn(inputs)
+
+
+def _tabulate(results: Mapping[str, CocoResult]) -> Table:
+    result, baseline = results["detections"], results.get("baseline")
+    title = f"COCO protocol, {len(result.names):,} images, {result.faces:,} faces, {result.boxes:,} boxes"
+    note = f"at most {result.max_detections:,} boxes an image; small: below 32 x 32 px, medium: to 96 x 96 px"
+    if baseline is None:
+        rows = [["measure", "value"], *([name, ap(value)] for name, value in result.figures.items())]
+        return Table(title, rows, note)
+    rows = [["measure", "before", "after", "difference"]]
+    for name, value in result.figures.items():
+        before = baseline.figures[name]
+        rows.append([name, ap(before), ap(value), points(value - before)])
+    return Table(f"{title} (baseline: {baseline.boxes:,})", rows, note)

@@ -1,0 +1,124 @@
+"""``tinygan-evaluate fddb``: the FDDB protocol, discrete and continuous ROC."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinygan.cli.evaluate.files import (
+    add_input_options,
+    add_report_options,
+    check_outputs,
+    describe_inputs,
+    read_inputs,
+    warn,
+    write_json,
+)
+from tinygan.cli.tables import Table, format_tables
+
+if TYPE_CHECKING:
+    from tinygan.evaluate.fddb import FddbResult
+    from tinygan.evaluate.plots import RocLine
+    from tinygan.formats.fddb import RocPoints
+
+_SHOWN_AT = 1000  # false positives at which the legend's rates are read, as in RefineFace's Figure 11
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the protocol's options."""
+    parser.description = "The FDDB protocol: true positive rate at 500, 1,000 and 2,000 false positives."
+    parser.set_defaults(body=run)
+    add_input_options(parser, "the folder FDDB-folds, or one *ellipseList.txt")
+    add = parser.add_argument
+    add("--images", type=Path, metavar="DIR", help="FDDB's pictures: their sizes clip the boxes, as officially")
+    add("--ellipses", action="store_true", help="turn boxes into ellipses (ours, for the continuous score)")
+    add("--curves", type=Path, metavar="DIR", help="draw published curves (*DiscROC.txt, *ContROC.txt) beside ours")
+    add_report_options(parser, plot="draw the ROC curves")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate and report; returns the exit code."""
+    check_outputs(arguments)
+    from tinygan.evaluate.fddb import evaluate_fddb, roc_report
+    from tinygan.evaluate.published import load_published_rocs
+    from tinygan.formats.fddb import load_folds
+
+    truth = load_folds(arguments.ground_truth)
+    published = {} if arguments.curves is None else load_published_rocs(arguments.curves)
+    inputs = read_inputs(arguments, truth.names)
+    sizes = {} if arguments.images is None else _image_sizes(arguments.images, inputs.names)
+    results = {
+        role: evaluate_fddb(source.detections, truth, inputs.names, sizes, arguments.ellipses)
+        for role, source in inputs.sources.items()
+    }
+    print(format_tables([_tabulate(role, result, arguments) for role, result in results.items()], arguments.markdown))
+    if arguments.json is not None:
+        report = {**describe_inputs("fddb", arguments, inputs), "boxes_as_ellipses": arguments.ellipses}
+        for role, result in results.items():
+            report[role] = {**inputs.sources[role].described(), **roc_report(result)}
+        write_json(arguments.json, report)
+    if arguments.plot is not None:
+        _write_plot(arguments.plot, results, published)
+    return warn(inputs)
+
+
+def _image_sizes(folder: Path, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Width and height of every picture found, from its header."""
+    from PIL import Image, UnidentifiedImageError
+
+    from tinygan.errors import DataError
+    from tinygan.formats.names import list_images, match_names
+
+    sizes = {}
+    for name, file in match_names(list_images(folder), names, str(folder)).items():
+        try:
+            with Image.open(folder / file) as image:
+                sizes[name] = image.size
+        except (OSError, UnidentifiedImageError) as error:
+            raise DataError(f"{folder / file}: expected a readable image: {error}") from error
+    return sizes
+
+
+def _tabulate(role: str, result: FddbResult, arguments: argparse.Namespace) -> Table:
+    from tinygan.evaluate.fddb import UNREACHED_NOTE, roc_table
+
+    shape = ", boxes turned into ellipses" if arguments.ellipses else ""
+    title = f"FDDB protocol, {role}{shape}: true positive rate"
+    rows = roc_table(result)
+    notes = [UNREACHED_NOTE] if any("*" in cell for row in rows for cell in row) else []
+    if result.unsized:
+        size = result.assumed_size
+        clip = f"{size[0]} x {size[1]} px" if size is not None else "x, y >= 0 alone"
+        notes.append(f"{result.unsized:,} images of unknown size, clipped to {clip}; --images DIR gives their sizes")
+    return Table(title, rows, "; ".join(notes))
+
+
+def _write_plot(
+    path: Path, results: Mapping[str, FddbResult], published: Mapping[str, Mapping[str, RocPoints]]
+) -> None:
+    from tinygan.evaluate.plots import draw_rocs
+    from tinygan.files import write_atomically
+
+    images = results["detections"].merged.images
+    panels = {kind: _lines(kind, results, published.get(kind, {})) for kind in ("discrete", "continuous")}
+    title = f"FDDB protocol, {images:,} images; rates at {_SHOWN_AT:,} false positives"
+    write_atomically(path, draw_rocs(panels, title))
+
+
+def _lines(kind: str, results: Mapping[str, FddbResult], published: Mapping[str, RocPoints]) -> list[RocLine]:
+    from tinygan.evaluate.plots import RocLine
+
+    labels = {"detections": "after", "baseline": "before"} if len(results) > 1 else {"detections": "detections"}
+    lines = []
+    for role, label in labels.items():
+        merged = results[role].merged
+        curve = merged.discrete if kind == "discrete" else merged.continuous
+        false_positives = curve.false_positives.astype(float)
+        lines.append(RocLine(label, false_positives, curve.tpr, curve.at(_SHOWN_AT).tpr))
+    for method, points in published.items():
+        within = points.tpr[points.false_positives <= _SHOWN_AT]
+        value = float(within.max(initial=0.0))
+        lines.append(RocLine(method, points.false_positives, points.tpr, value, published=True))
+    return lines

@@ -1,0 +1,243 @@
+"""What the protocols of ``tinygan-evaluate`` share: options, files read, files written, warnings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinygan.cli.common import DONE, SOME_SKIPPED
+from tinygan.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from tinygan.detections import Detections, GroundTruth
+    from tinygan.evaluate.curves import Difference
+    from tinygan.formats.folders import DetectionFiles
+
+RESAMPLES, SEED, LEVEL = 1000, 0, 0.95  # of the paired bootstrap
+BOOTSTRAP = {"resamples": RESAMPLES, "seed": SEED, "level": LEVEL}
+GROUND_TRUTHS = "Pascal VOC XML (a folder), COCO annotations (.json), a RetinaFace label.txt or a *_bbx_gt.txt"
+_SHOWN = 5  # names listed in a warning
+
+
+@dataclass(frozen=True)
+class Source:
+    """Detections of the evaluated images, and what did not fit.
+
+    Attributes:
+        path: where they were read.
+        detections: ``{image: detections}``.
+        missing: evaluated images without a file.
+        unused: number of files (or images in a file) that belong to no evaluated image.
+    """
+
+    path: Path
+    detections: dict[str, Detections]
+    missing: list[str]
+    unused: int
+
+    def described(self) -> dict[str, object]:
+        """For the JSON report."""
+        boxes = sum(map(len, self.detections.values()))
+        unused, missing = self.unused, self.missing
+        return {"path": str(self.path), "boxes": boxes, "unused_files": unused, "images_without_file": missing}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an evaluation reads beside the ground truth.
+
+    Attributes:
+        names: the images evaluated.
+        unknown: names of ``--subset`` that the ground truth lacks.
+        sources: ``detections``, and ``baseline`` if one was given.
+    """
+
+    names: list[str]
+    unknown: list[str]
+    sources: dict[str, Source]
+
+
+def add_input_options(parser: argparse.ArgumentParser, ground_truth: str) -> None:
+    """``--detections``, ``--ground-truth`` and what goes with them.
+
+    Args:
+        parser: of one protocol.
+        ground_truth: help for ``--ground-truth``.
+    """
+    add = parser.add_argument
+    add("--detections", required=True, type=Path, metavar="D", help="detections in any format that is read")
+    add("--ground-truth", required=True, type=Path, metavar="TRUTH", help=ground_truth)
+    add("--subset", type=Path, metavar="LIST", help="count these images only: names, one a line, or a *_bbx_gt.txt")
+    add("--baseline", type=Path, metavar="D0", help="detections to compare with, e.g. the first stage's")
+    add("--from", dest="format", metavar="FORMAT", help="format of --detections; found out if not given")
+    add("--names", type=Path, metavar="JSON", help="images file that turns the ids of COCO results into names")
+    add("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
+
+
+def add_report_options(parser: argparse.ArgumentParser, plot: str | None) -> None:
+    """``--json``, ``--markdown`` and, if ``plot`` says what is drawn, ``--plot``."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE")
+    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+    if plot is not None:
+        parser.add_argument("--plot", type=Path, metavar="FILE.png", help=plot)
+
+
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """Refuse outputs that cannot be written, before anything is read.
+
+    Raises:
+        ConfigError: if a folder is absent or a name unfit.
+    """
+    plot = getattr(arguments, "plot", None)
+    for option, path in (("--json", arguments.json), ("--plot", plot)):
+        if path is not None and not path.parent.is_dir():
+            raise ConfigError(f"{option} {path}: no such folder as {path.parent}; make it first")
+        if path is not None and path.is_dir():
+            raise ConfigError(f"{option} {path}: is a folder; expected a file to write")
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise ConfigError(f"--plot {plot}: expected a name that ends in .png")
+
+
+def read_inputs(arguments: argparse.Namespace, images: Sequence[str]) -> Inputs:
+    """Read ``--subset``, ``--detections`` and ``--baseline``.
+
+    Args:
+        arguments: parsed; see :func:`add_input_options`.
+        images: every image of the ground truth.
+    """
+    names, unknown = _select(arguments.subset, images)
+    sources = {"detections": _read_source(_open(arguments.detections, arguments), images, names)}
+    if arguments.baseline is not None:
+        sources["baseline"] = _read_source(_open(arguments.baseline, arguments), images, names)
+    return Inputs(names, unknown, sources)
+
+
+def read_faces(path: Path) -> dict[str, GroundTruth]:
+    """Annotated faces of every image.
+
+    Args:
+        path: Pascal VOC XML or the official WIDER FACE ``.mat`` files (a folder), COCO annotations
+            (``.json``), RetinaFace's ``label.txt`` or a ``*_bbx_gt.txt``.
+
+    Raises:
+        DataError: if the file is absent, malformed or empty.
+    """
+    faces = _load_faces(path)
+    if not faces:
+        raise DataError(f"{path}: the file is empty; expected {GROUND_TRUTHS}")
+    return faces
+
+
+def describe_inputs(protocol: str, arguments: argparse.Namespace, inputs: Inputs) -> dict[str, object]:
+    """The head of the JSON report."""
+    return {
+        "protocol": protocol,
+        "ground_truth": str(arguments.ground_truth),
+        "subset_list": None if arguments.subset is None else str(arguments.subset),
+        "subset_names_unknown": inputs.unknown,
+        "images": len(inputs.names),
+    }
+
+
+def describe_difference(difference: Difference) -> dict[str, float]:
+    """A difference in points, for the JSON report."""
+    return {"points": 100 * difference.value, "low": 100 * difference.low, "high": 100 * difference.high}
+
+
+def write_json(path: Path, report: Mapping[str, object]) -> None:
+    """Write a report; NaN, which JSON lacks, becomes null."""
+    from tinygan.files import write_atomically
+
+    write_atomically(path, (json.dumps(_without_nan(report), indent=2) + "\n").encode("utf-8"))
+
+
+def warn(inputs: Inputs) -> int:
+    """Say on stderr what did not fit; returns the exit code."""
+    code = DONE
+    if inputs.unknown:
+        print(
+            f"warning: {len(inputs.unknown)} names of the subset are not in the ground truth: {_some(inputs.unknown)}",
+            file=sys.stderr,
+        )
+        code = SOME_SKIPPED
+    for source in inputs.sources.values():
+        if source.unused:
+            print(f"{source.path}: {source.unused} files belong to no image of this evaluation", file=sys.stderr)
+        if source.missing:
+            print(
+                f"warning: {source.path}: {len(source.missing)} of {len(inputs.names)} images have no file, and count "
+                f"as without detections: {_some(source.missing)}",
+                file=sys.stderr,
+            )
+            code = SOME_SKIPPED
+    return code
+
+
+def _open(path: Path, arguments: argparse.Namespace) -> DetectionFiles:
+    from tinygan.formats.registry import open_detections
+
+    names, truth = arguments.names, arguments.ground_truth
+    if names is None and truth.suffix.lower() == ".json":
+        names = truth  # COCO annotations name their images
+    # The baseline may be of another format: it is always found out.
+    return open_detections(path, arguments.format if path == arguments.detections else None, names)
+
+
+def _read_source(files: DetectionFiles, images: Sequence[str], names: Sequence[str]) -> Source:
+    """Detections of the images ``names``; files are matched against all ``images`` of the ground truth."""
+    from tinygan.formats.names import match_names
+
+    matched = match_names(files, images, str(files.source))
+    found = {name: files[matched[name]] for name in names if name in matched}
+    if not found:
+        example = next(iter(files))
+        raise DataError(
+            f"{files.source}: none of its {len(files)} files (such as '{example}') is named like one of the "
+            f"{len(names)} images (such as '{names[0]}'); check --detections, --ground-truth and --subset"
+        )
+    missing = [name for name in names if name not in found]
+    return Source(files.source, found, missing, len(files) - len(found))
+
+
+def _load_faces(path: Path) -> dict[str, GroundTruth]:
+    from tinygan.evaluate.attributes import load_attributes
+    from tinygan.formats import coco, retinaface, voc, wider
+    from tinygan.formats.wider_mat import MAT_FILES
+
+    if path.is_dir():
+        return load_attributes(path) if (path / MAT_FILES[0]).is_file() else voc.load_voc(path)
+    if path.suffix.lower() == ".json":
+        return coco.load_annotations(path)
+    is_labels = wider.read_text(path, GROUND_TRUTHS).lstrip().startswith("#")
+    return retinaface.load_labels(path) if is_labels else wider.load_ground_truth(path)
+
+
+def _select(subset: Path | None, images: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The images to evaluate, and names of the list that the ground truth lacks."""
+    from tinygan.formats.names import match_names, select_names
+    from tinygan.formats.wider import load_subset
+
+    if subset is None:
+        return list(images), []
+    wanted = load_subset(subset)
+    chosen = select_names(wanted, images, str(subset))
+    if len(chosen) == len(wanted):
+        return chosen, []
+    matched = set(match_names(wanted, images, str(subset)).values())
+    return chosen, [name for name in dict.fromkeys(wanted) if name not in matched]
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

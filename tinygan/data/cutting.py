@@ -1,0 +1,184 @@
+"""From a box to a patch: square crops with context, routing by size, and low-resolution copies."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
+
+from tinygan.boxes import clip, square_crops
+from tinygan.detections import BoolArray, ByteArray, FloatArray
+
+SCALE = 4  # the generator's two x2 deconvolutions (Bai et al. 2018, Table 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropConfig:
+    """How a region of interest becomes a patch.
+
+    Attributes:
+        lr_size: side of the generator's input in pixels; its output has 4x that. Not stated in the paper.
+        context: side of the square crop, as a factor on the box's longer side. Not stated in the paper.
+        route_px: crops up to this many source pixels go through the generator; larger ones are
+            resized to ``hr_size`` and go straight to the discriminator. Default: 1.5 x ``lr_size``.
+        wide_context: side of a second crop around the same box, which shows a judge with ``surroundings`` (see
+            :class:`~tinygan.models.discriminator.DiscriminatorConfig`) the surroundings. Not in the paper.
+        wide_size: side of its patch in pixels.
+    """
+
+    lr_size: int = 16
+    context: float = 2.0
+    route_px: float | None = None
+    wide_context: float = 4.0
+    wide_size: int = 96
+
+    def __post_init__(self) -> None:
+        if self.lr_size < 4:
+            raise ValueError(f"lr_size must be at least 4 px, got {self.lr_size}")
+        if not 0.5 <= self.context <= 8:
+            raise ValueError(f"context must lie in [0.5, 8], got {self.context}")
+        if self.route_px is not None and self.route_px < 0:
+            raise ValueError(f"route_px must not be negative, got {self.route_px}")
+        if not 0.5 <= self.wide_context <= 16:
+            raise ValueError(f"wide_context must lie in [0.5, 16], got {self.wide_context}")
+        if self.wide_size < 32:
+            raise ValueError(f"wide_size must be at least 32 px, got {self.wide_size}")
+
+    @property
+    def hr_size(self) -> int:
+        """Side of high-resolution patches in pixels."""
+        return SCALE * self.lr_size
+
+    def through_generator(self, sides_px: FloatArray) -> BoolArray:
+        """Which crops go through the generator, bool [N], by their sides in source pixels, float64 [N]."""
+        return sides_px <= (1.5 * self.lr_size if self.route_px is None else self.route_px)
+
+    def squares(self, boxes: FloatArray, width_px: int, height_px: int) -> FloatArray:
+        """The square crops of proposals, float64 [N, 4].
+
+        Boxes are cut to the image first, so that a wild box cannot ask for an unbounded crop.
+        """
+        return square_crops(inside_image(boxes, width_px, height_px), self.context)
+
+    def wide_squares(self, boxes: FloatArray, width_px: int, height_px: int) -> FloatArray:
+        """The same with ``wide_context``."""
+        return square_crops(inside_image(boxes, width_px, height_px), self.wide_context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DegradationConfig:
+    """How a low-resolution copy is made from a high-resolution patch.
+
+    Attributes:
+        kind: ``bicubic`` (the paper) or ``wild``, which adds blur, noise and JPEG at random.
+        blur_px: largest Gaussian radius, in high-resolution pixels.
+        noise: largest standard deviation of additive noise, on a scale of [0, 255].
+        jpeg_quality: lowest JPEG quality.
+    """
+
+    kind: Literal["bicubic", "wild"] = "bicubic"
+    blur_px: float = 2.0
+    noise: float = 6.0
+    jpeg_quality: int = 40
+
+
+def inside_image(boxes: FloatArray, width_px: float, height_px: float) -> FloatArray:
+    """Boxes with their corners in order, cut to the image; shape [N, 4] is kept."""
+    return clip(np.sort(boxes.reshape(-1, 2, 2), axis=1).reshape(-1, 4), width_px, height_px)
+
+
+def cut_patch(image: Image.Image, square: FloatArray, size_px: int) -> ByteArray:
+    """Cut one square out of an image and resize it (bicubic, antialiased).
+
+    Beyond the border the image is reflected.
+
+    Args:
+        image: RGB.
+        square: float64 [4], ``x1, y1, x2, y2`` in pixels; may reach beyond the image.
+        size_px: side of the patch.
+
+    Returns:
+        uint8 [size_px, size_px, 3].
+    """
+    x1, y1, x2, y2 = (float(value) for value in square)
+    if x1 >= 0 and y1 >= 0 and x2 <= image.width and y2 <= image.height:
+        return _resize(image, size_px, (x1, y1, x2, y2))
+    if x2 - x1 > 4 * size_px:
+        return _cut_large(image, (x1, y1, x2, y2), size_px)
+    low_x, low_y, high_x, high_y = int(np.floor(x1)), int(np.floor(y1)), int(np.ceil(x2)), int(np.ceil(y2))
+    columns = _reflect(np.arange(low_x, high_x), image.width)
+    rows = _reflect(np.arange(low_y, high_y), image.height)
+    left, top = int(columns.min()), int(rows.min())
+    inside = np.asarray(image.crop((left, top, int(columns.max()) + 1, int(rows.max()) + 1)))
+    padded = inside[(rows - top)[:, None], (columns - left)[None, :]]
+    box = (x1 - low_x, y1 - low_y, x2 - low_x, y2 - low_y)
+    return _resize(Image.fromarray(padded), size_px, box)
+
+
+def make_lr(hr: ByteArray, config: DegradationConfig, rng: np.random.Generator) -> ByteArray:
+    """The low-resolution copy of a patch, 4x smaller.
+
+    Args:
+        hr: uint8 [S, S, 3].
+        config: bicubic alone, or with blur, noise and JPEG.
+        rng: source of the random degradations.
+
+    Returns:
+        uint8 [S / 4, S / 4, 3].
+    """
+    image = Image.fromarray(hr)
+    size = (hr.shape[1] // SCALE, hr.shape[0] // SCALE)
+    if config.kind == "bicubic":
+        return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+    if rng.random() < 0.5:
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0, config.blur_px)))
+    image = image.resize(size, Image.Resampling.BICUBIC)
+    if rng.random() < 0.5:
+        noise = rng.normal(0, rng.uniform(0, config.noise), (size[1], size[0], 3))
+        image = Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).round().astype(np.uint8))
+    if rng.random() < 0.5:
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=int(rng.integers(config.jpeg_quality, 96)))
+        image = Image.open(buffer).convert("RGB")
+    return np.asarray(image)
+
+
+def upscale(lr: ByteArray) -> ByteArray:
+    """Bicubic 4x upscaling (Pillow's, as :func:`make_lr` shrinks): the picture super-resolution has to beat.
+
+    Args:
+        lr: uint8 [s, s, 3].
+
+    Returns:
+        uint8 [4s, 4s, 3].
+    """
+    size = (lr.shape[1] * SCALE, lr.shape[0] * SCALE)
+    return np.asarray(Image.fromarray(lr).resize(size, Image.Resampling.BICUBIC))
+
+
+def _resize(image: Image.Image, size_px: int, box: tuple[float, float, float, float]) -> ByteArray:
+    return np.asarray(image.resize((size_px, size_px), Image.Resampling.BICUBIC, box=box))
+
+
+def _reflect(positions: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
+    """Positions mirrored into [0, length), however far outside they lie."""
+    period = 2 * length
+    wrapped = np.mod(positions, period)
+    mirrored: npt.NDArray[np.int64] = np.where(wrapped < length, wrapped, period - 1 - wrapped)
+    return mirrored
+
+
+def _cut_large(image: Image.Image, square: tuple[float, float, float, float], size_px: int) -> ByteArray:
+    """Shrink the part inside the image first, then reflect: memory stays small whatever the crop."""
+    x1, y1, x2, y2 = square
+    scale = size_px / (x2 - x1)
+    left, top, right, bottom = max(x1, 0.0), max(y1, 0.0), min(x2, image.width), min(y2, image.height)
+    width, height = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
+    inside = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=(left, top, right, bottom)))
+    columns = _reflect(np.arange(size_px) - round((left - x1) * scale), width)
+    rows = _reflect(np.arange(size_px) - round((top - y1) * scale), height)
+    return inside[rows[:, None], columns[None, :]]

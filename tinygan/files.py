@@ -1,0 +1,122 @@
+"""What lies in an output folder already is continued, replaced or refused, never mixed with something new."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tinygan.errors import DataError
+
+
+def make_way(
+    folder: Path,
+    marker: Path,
+    command: str,
+    settings: Mapping[str, Any],
+    *,
+    resume: bool,
+    overwrite: bool,
+    clear: Callable[[], None],
+    read_settings: Callable[[str], Any],
+) -> None:
+    """Leave a folder absent, empty, or holding a run that may be continued.
+
+    Args:
+        folder: where a command will write.
+        marker: the file by which the command knows its own folders; its first line holds the settings.
+        command: its name.
+        settings: JSON types; a continued run must have the same.
+        resume: continue what is there.
+        overwrite: replace what is there.
+        clear: removes what an earlier run wrote.
+        read_settings: from the marker's first line.
+
+    Raises:
+        DataError: if something is there and neither ``resume`` nor ``overwrite`` is given, if it was not written by
+            this command, or if it was written with other settings.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not marker.is_file():
+        raise DataError(f"{folder}: is not empty and was not written by {command}; choose another --out")
+    if overwrite:
+        clear()
+    elif not resume:
+        raise DataError(f"{folder}: holds results already; continue with --resume or replace them with --overwrite")
+    elif _read(marker, read_settings) != settings:
+        raise DataError(f"{folder}: was written with other settings; repeat those, or replace it with --overwrite")
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove those folders that hold nothing, the innermost first."""
+    for folder in sorted(folders, reverse=True):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _read(marker: Path, read_settings: Callable[[str], Any]) -> Any:
+    try:
+        with marker.open(encoding="utf-8") as file:
+            return read_settings(file.readline())
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{marker}:1: expected the settings of a run; replace it with --overwrite") from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file by ``content`` in one step: a reader sees the old file or the new one, never a part."""
+    with open_atomically(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of ``path`` when the block ends, or is dropped if that fails."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def decode(content: bytes, source: str) -> str:
+    """Text of a file's bytes (UTF-8, with or without byte order mark).
+
+    Raises:
+        DataError: naming ``source:line`` of the first byte that is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{source}:{line}: expected UTF-8 text, got byte 0x{content[error.start]:02x}") from error
+
+
+def encode(text: str, path: Path) -> bytes:
+    """Text as UTF-8.
+
+    Raises:
+        DataError: if it cannot be, as where a name on disk is not UTF-8.
+    """
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        near = text[max(0, error.start - 40) : error.end]
+        raise DataError(f"{path}: cannot be written as UTF-8, as a name is not: {near!a}") from error
+
+
+def read_bytes(path: Path, expected: str) -> bytes:
+    """Content of a file; a :class:`DataError` that says what was expected where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: expected {expected}: {error.strerror}") from error

@@ -1,0 +1,201 @@
+"""First stages as tinygan sees them: what a proposer is, and how one is found by its name.
+
+An installed package announces its proposers as entry points of the group ``tinygan.proposers``, each
+``name = module:entry`` with an :class:`Entry`. tinygan's own, in the package ``proposals``, are found in the same way.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tinygan.boxes import area, clip
+from tinygan.detections import Detections
+from tinygan.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tinygan.runtime import Runtime
+
+GROUP = "tinygan.proposers"
+
+
+class Proposer(Protocol):
+    """A face detector as tinygan sees it."""
+
+    def propose(self, images: Sequence[Tensor]) -> list[Detections]:
+        """Find boxes.
+
+        Args:
+            images: uint8 RGB [3, H, W] each, of any sizes.
+
+        Returns:
+            One :class:`Detections` per image, by falling score: boxes with a positive area, in pixels of that image
+            and inside it. The boxes found in an image do not depend on the other images.
+
+        Raises:
+            ValueError: if an image is not uint8 [3, H, W].
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a package announces of a proposer.
+
+    Attributes:
+        config: the proposer's frozen config dataclass.
+        build: function ``(config, weights path or None, runtime) -> Proposer``.
+        packaged: name of the weights that ship with tinygan, for when none are given.
+    """
+
+    config: type[Any]
+    build: Callable[[Any, Path | None, Runtime], Proposer]
+    packaged: str | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A first stage as a user chose it.
+
+    Attributes:
+        name: the proposer's name.
+        config: an instance of its config dataclass.
+        weights: its weights file; ``None`` for a proposer without weights.
+    """
+
+    name: str
+    config: object
+    weights: Path | None
+
+    def build(self, runtime: Runtime) -> Proposer:
+        """See :func:`build_proposer`."""
+        return build_proposer(self.name, self.config, self.weights, runtime)
+
+
+def proposer_names() -> list[str]:
+    """Names of all installed proposers, sorted; none of them is imported."""
+    return sorted(_announced())
+
+
+def find_proposer(name: str) -> Entry:
+    """The entry of a proposer; its module is imported here and not before.
+
+    Raises:
+        ConfigError: if there is none of that name, its module cannot be imported, or it is no :class:`Entry`.
+    """
+    known = _announced()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        have = f"there are {', '.join(sorted(known))}" if known else "none is installed; pip install tinygan"
+        raise ConfigError(f"proposer '{name}': no such first stage; {hint}{have}")
+    try:
+        entry = known[name].load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"proposer '{name}' ({known[name].value}): cannot be imported: {error}") from error
+    if not isinstance(entry, Entry):
+        raise ConfigError(
+            f"proposer '{name}' ({known[name].value}): expected a tinygan.proposers.Entry, got {type(entry).__name__}"
+        )
+    return entry
+
+
+def choose_proposer(
+    name: str, weights: Path | None = None, source: str | Path | None = None, overrides: Sequence[str] = ()
+) -> Choice:
+    """A first stage's settings and weights.
+
+    Args:
+        name: one of :func:`proposer_names`.
+        weights: a run folder or file of ``tinygan-train-proposer``, whose settings come along, or a weights file of
+            another project; default: the weights that ship with tinygan.
+        source: a YAML file or preset that overrides settings.
+        overrides: ``key=value`` strings that override both.
+
+    Raises:
+        ConfigError: if there is no such first stage, preset or key.
+        CheckpointError: if the weights are absent or another first stage's.
+    """
+    from tinygan.checkpoint import find_weights, is_ours, load_weights, packaged_weights
+    from tinygan.config import load_config
+
+    entry = find_proposer(name)
+    if weights is None and entry.packaged is not None:
+        weights = packaged_weights(entry.packaged)
+    base = None
+    if weights is not None and is_ours(weights):
+        weights = find_weights(weights)
+        saved = load_weights(weights, ("proposer",))
+        if saved.facts["proposer"] != name:
+            raise CheckpointError(f"{weights}: weights of proposer '{saved.facts['proposer']}', not of '{name}'")
+        base = saved.config["network"]
+    return Choice(name, load_config(entry.config, source, overrides, base=base), weights)
+
+
+def build_proposer(name: str, config: object, weights: Path | None, runtime: Runtime) -> Proposer:
+    """Build a first stage.
+
+    Args:
+        name: one of :func:`proposer_names`.
+        config: an instance of its config dataclass.
+        weights: its weights file; ``None`` leaves random weights where the proposer has any.
+        runtime: device and precision.
+
+    Raises:
+        ConfigError: if there is no such proposer.
+        CheckpointError: if the weights are absent or another network's.
+    """
+    entry = find_proposer(name)
+    if not isinstance(config, entry.config):
+        raise TypeError(f"proposer '{name}': expected a {entry.config.__name__}, got {type(config).__name__}")
+    return entry.build(config, weights, runtime)
+
+
+def check_image(image: Tensor) -> None:
+    """Refuse what is not an image.
+
+    Raises:
+        ValueError: if ``image`` is not uint8 [3, H, W] with at least one pixel.
+    """
+    import torch
+
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or not image.numel():
+        raise ValueError(f"expected a uint8 RGB image [3, H, W], got {image.dtype} {list(image.shape)}")
+
+
+def best_inside(found: Detections, width_px: int, height_px: int, keep: int) -> Detections:
+    """The best boxes, cut to the image; boxes wholly outside it are dropped.
+
+    Args:
+        found: boxes in pixels of the image.
+        width_px: width of the image.
+        height_px: height of the image.
+        keep: largest number of boxes.
+
+    Returns:
+        By falling score; every box has a positive area.
+    """
+    boxes = clip(found.boxes, width_px, height_px)
+    return replace(found, boxes=boxes)[area(boxes) > 0].sorted()[:keep]
+
+
+def _announced() -> dict[str, EntryPoint]:
+    """Entry points by name.
+
+    Raises:
+        ConfigError: if two packages announce different proposers under one name.
+    """
+    known: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        rival = known.setdefault(point.name, point)
+        if rival.value != point.value:
+            raise ConfigError(
+                f"proposer '{point.name}': announced twice, as {rival.value} and as {point.value}; uninstall one"
+            )
+    return known

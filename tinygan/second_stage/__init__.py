@@ -1,0 +1,1 @@
+"""The second stage: a detector's boxes in, the judge's opinion on each, rescored boxes out."""

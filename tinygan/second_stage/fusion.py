@@ -1,0 +1,340 @@
+"""The detector's score and the judge's face logit become one score.
+
+Measured on real proposals, replacing the score by the face logit loses precision. Adding the two in logit
+space gains it for small faces, at the cost of large ones; adding the *surprise*, the face logit minus what a
+proposal of this score and size usually gets, gains it for both. Hence ``logit`` is the default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit, log_expit
+
+from tinygan.boxes import greedy_groups, interpolate, longer_side
+from tinygan.config import build_config
+from tinygan.detections import BoolArray, FloatArray, IntArray
+from tinygan.second_stage.calibration import (
+    IDENTITY,
+    PLAIN,
+    DetectorView,
+    Evidence,
+    fit_view,
+    score_logit,
+    size_feature,
+)
+
+Method = Literal["replace", "product", "logit"]
+METHODS: tuple[Method, ...] = ("replace", "product", "logit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionConfig:
+    """How fusion weights are fitted: by coordinate search, for the smallest mean log(1 - AP) on the hold-out.
+
+    Attributes:
+        heights_px: AP counts faces of at least these heights in turn, the others are ignored. Like the official
+            subsets they nest, so that large faces count in all of them.
+        ious: AP counts hits at each of these IoUs in turn, so that boxes are moved with care.
+        sure: as of :class:`Fusion`.
+        judge: values of the judge's weight to try.
+        judge_by_size: values of its slope over size.
+        size: values of the size's weight. More than a little of it lifts large faces at the cost of small ones.
+        move: values of the share of the way that a box's centre moves to that of the face the judge sees.
+        resize: values of the same for its width and height.
+        fade: values of how both fade with size.
+        merge_iou: values of the overlap at which two faces are one; ``None``: none are merged.
+        looks: as of :class:`Fusion`, if the judge has the third head.
+        sweeps: passes over all of them.
+    """
+
+    heights_px: tuple[float, ...] = (0.0, 0.0, 24.0, 48.0)
+    ious: tuple[float, ...] = (0.5, 0.7)
+    sure: float = 2.0
+    judge: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
+    judge_by_size: tuple[float, ...] = (0.0, -0.1, -0.2, -0.3, -0.4)
+    size: tuple[float, ...] = (0.0, 0.1)
+    move: tuple[float, ...] = (0.0, 0.5, 0.75, 1.0)
+    resize: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
+    fade: tuple[float, ...] = (0.3, 0.4, 0.5)
+    merge_iou: tuple[float | None, ...] = (None, 0.45, 0.5, 0.55, 0.6)
+    looks: int = 2
+    sweeps: int = 2
+
+    def values(self) -> dict[str, tuple[float | None, ...]]:
+        """What to try of each of :class:`Fusion`'s weights, in this order."""
+        names = ("judge", "judge_by_size", "move", "resize", "fade", "merge_iou", "size")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fusion:
+    """Weights of logit fusion.
+
+    With m the detector's score as log-odds, z = log2(longer side / 16 px), c the face logit and c' what a
+    :class:`~tinygan.second_stage.calibration.DetectorView` expects of m and z (0 without a view):
+
+        detector m + max(judge + judge_by_size z, 0) / (1 + max(m, 0) / sure) (c - c') + size z + bias
+
+    The judge's third head says where the face lies. A box's centre goes ``move clip(1 - fade z, 0, 1)`` of the way
+    there, its width and height (their logarithms) ``resize`` as much; the judge knows better where a face is, the
+    detector how large it is drawn. Of boxes whose faces, where the judge sees them, overlap by ``merge_iou`` the
+    one that the detector is surest of stays, with the best of their scores.
+
+    Attributes:
+        detector: weight of m.
+        judge: weight of c - c' at 16 px.
+        judge_by_size: how that weight grows with z.
+        sure: log-odds at which the judge's weight is halved: it counts less where the detector is sure.
+            ``None``: it counts the same everywhere.
+        size: weight of z.
+        bias: constant; shifts scores, never ranks.
+        move: share of a centre's way at 16 px and below.
+        resize: the same of width and height. With both 0 boxes stay where the detector put them, as in the paper.
+        fade: how both shares fade with z.
+        merge_iou: ``None``: all boxes stay.
+        looks: how often the judge looks; from the second time on, at where it found the face the time before.
+        fitted: whether the weights were fitted on labelled proposals.
+        evidence: what c is worth, by which an unknown detector's view is found; ``None``: no view.
+        usual_view: of all detectors together that the fit saw, for proposals too few to find their own.
+    """
+
+    detector: float = 1.0
+    judge: float = 0.5
+    judge_by_size: float = 0.0
+    sure: float | None = None
+    size: float = 0.0
+    bias: float = 0.0
+    move: float = 0.0
+    resize: float = 0.0
+    fade: float = 0.0
+    merge_iou: float | None = None
+    looks: int = 1
+    fitted: bool = False
+    evidence: Evidence | None = None
+    usual_view: DetectorView = PLAIN
+
+    def to_facts(self) -> dict[str, Any]:
+        """Plain types, for a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Fusion:
+        """Read back from a checkpoint."""
+        return build_config(cls, facts)
+
+    def __post_init__(self) -> None:
+        if self.sure is not None and self.sure <= 0:
+            raise ValueError(f"sure must be above 0, or null for none; got {self.sure}")
+        if not (0 <= self.move <= 1 and 0 <= self.resize <= 1):
+            raise ValueError(f"move and resize are shares in [0, 1], got {self.move} and {self.resize}")
+        if self.looks < 1:
+            raise ValueError(f"looks must be at least 1, got {self.looks}")
+        if self.merge_iou is not None and not 0 < self.merge_iou <= 1:
+            raise ValueError(f"merge_iou must lie in (0, 1], or be null for none; got {self.merge_iou}")
+
+    @property
+    def keeps_scores(self) -> bool:
+        """Whether the final score is the detector's own, by these weights alone."""
+        return (self.detector, self.judge, self.judge_by_size, self.size, self.bias) == (1.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def fuse(
+    method: Method,
+    fusion: Fusion,
+    scores: FloatArray,
+    face_logits: FloatArray,
+    sides_px: FloatArray,
+    view: DetectorView | None = None,
+) -> FloatArray:
+    """Final scores of judged proposals.
+
+    Args:
+        method: ``replace`` (sigmoid of the face logit), ``product`` (of both probabilities) or ``logit``.
+        fusion: weights of ``logit``; unused by the others.
+        scores: float64 [N], the detector's, in [0, 1].
+        face_logits: float64 [N].
+        sides_px: float64 [N], longer side of each box.
+        view: of the detector; default: the fusion's usual one.
+
+    Returns:
+        float64 [N] in (0, 1). ``logit`` with detector 1, all else 0 and a plain view returns ``scores`` itself.
+    """
+    if method == "replace":
+        replaced: FloatArray = expit(face_logits)
+        return replaced
+    if method == "product":
+        product: FloatArray = scores * expit(face_logits)
+        return product
+    view = fusion.usual_view if view is None else view
+    if fusion.keeps_scores and view.score_map == IDENTITY:
+        same: FloatArray = scores.copy()
+        return same
+    fused: FloatArray = expit(fused_logits(fusion, scores, face_logits, sides_px, view))
+    return fused
+
+
+def fused_logits(
+    fusion: Fusion, scores: FloatArray, face_logits: FloatArray, sides_px: FloatArray, view: DetectorView
+) -> FloatArray:
+    """The formula of :class:`Fusion`; float64 [N]."""
+    size = size_feature(sides_px)
+    log_odds = view.score_map.log_odds(scores)
+    surprise = face_logits - view.expected_logits(log_odds, size)
+    judge = np.maximum(fusion.judge + fusion.judge_by_size * size, 0.0)
+    if fusion.sure is not None:
+        judge = judge / (1.0 + np.maximum(log_odds, 0.0) / fusion.sure)
+    logits: FloatArray = fusion.detector * log_odds + judge * surprise + fusion.size * size + fusion.bias
+    return logits
+
+
+def move_boxes(fusion: Fusion, boxes: FloatArray, found: FloatArray) -> FloatArray:
+    """Boxes on their way from where the detector put them to where the judge found the face.
+
+    Args:
+        fusion: how far.
+        boxes: float64 [N, 4], the detector's.
+        found: float64 [N, 4], the judge's; boxes with NaN stay.
+
+    Returns:
+        float64 [N, 4].
+    """
+    fading = np.clip(1.0 - fusion.fade * size_feature(longer_side(boxes)), 0.0, 1.0)
+    return interpolate(boxes, found, fusion.move * fading, fusion.resize * fading)
+
+
+def merge_same_face(
+    fusion: Fusion,
+    boxes: FloatArray,
+    found: FloatArray,
+    scores: FloatArray,
+    sureness: FloatArray,
+    leads: BoolArray | None = None,
+) -> tuple[IntArray, FloatArray]:
+    """Which boxes stay, and with which scores, when those that tell of the same face become one.
+
+    Faces are told apart by where the judge sees them: boxes shifted to either side of one face may hardly overlap, but
+    the judge finds the same face in both. It cannot say which of them is drawn better, as it sees them all from the
+    middle; the detector can. So the one that the detector is surest of stays, with the best of their final scores.
+
+    Args:
+        fusion: holds ``merge_iou``.
+        boxes: float64 [N, 4], as they will be written.
+        found: float64 [N, 4], where the judge found the faces; NaN: at ``boxes``.
+        scores: float64 [N], final.
+        sureness: float64 [N], the detector's scores.
+        leads: bool [N], boxes beside which others may go; default: all.
+
+    Returns:
+        Positions of the boxes that stay, int64 [K], in their order; their scores, float64 [K].
+    """
+    if fusion.merge_iou is None:
+        return np.arange(len(boxes)), scores
+    faces = np.where(np.isfinite(found).all(axis=1, keepdims=True), found, boxes)
+    face = greedy_groups(faces, scores, fusion.merge_iou, leads)
+    surest_first = np.lexsort((-scores, -sureness, face))
+    stay = np.sort(surest_first[np.unique(face[surest_first], return_index=True)[1]])
+    return stay, scores[face[stay]]
+
+
+def search_weights(quality: Callable[[Fusion], float], start: Fusion, config: FusionConfig) -> Fusion:
+    """Coordinate search: the best of each weight's values in turn, the others kept; ties keep what was there.
+
+    Args:
+        quality: what to maximise.
+        start: where to begin; its detector weight and bias stay.
+        config: values to try.
+    """
+    best, highest = start, quality(start)
+    for _ in range(config.sweeps):
+        for name, values in config.values().items():
+            for value in values:
+                trial = replace(best, **{name: value})  # type: ignore[arg-type]  # as its own list says
+                found = -np.inf if trial == best else quality(trial)
+                if found > highest:
+                    best, highest = trial, found
+    return best
+
+
+def calibrate(fusion: Fusion, logits: FloatArray, is_face: FloatArray) -> Fusion:
+    """Stretch and shift all weights so that the final score is the share of faces; ranks stay.
+
+    Args:
+        fusion: weights with bias 0.
+        logits: float64 [N], their :func:`fused_logits` on labelled proposals.
+        is_face: float64 [N], 0 or 1.
+    """
+
+    def cost(weights: FloatArray) -> tuple[float, FloatArray]:
+        odds = weights[0] * logits + weights[1]
+        loss = -np.mean(is_face * log_expit(odds) + (1 - is_face) * log_expit(-odds))
+        error = (expit(odds) - is_face) / len(odds)
+        return float(loss), np.array([error @ logits, error.sum()])
+
+    bounds = [(0.05, 5.0), (None, None)]
+    found = minimize(cost, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=bounds).x
+    stretch, bias = float(found[0]), float(found[1])
+    return replace(
+        fusion,
+        detector=stretch * fusion.detector,
+        judge=stretch * fusion.judge,
+        judge_by_size=stretch * fusion.judge_by_size,
+        size=stretch * fusion.size,
+        bias=bias,
+    )
+
+
+def view_detector(
+    fusion: Fusion, scores: FloatArray, face_logits: FloatArray, sides_px: FloatArray
+) -> DetectorView | None:
+    """The view of one detector, from judged proposals.
+
+    Args:
+        fusion: holds what face logits are worth.
+        scores: float64 [N], in [0, 1].
+        face_logits: float64 [N].
+        sides_px: float64 [N], longer side of each box.
+
+    Returns:
+        The view; ``None`` if the fusion has no evidence or there are too few proposals to find one.
+    """
+    if fusion.evidence is None:
+        return None
+    return fit_view(scores, face_logits, size_feature(sides_px), fusion.evidence)
+
+
+def impute_face_logits(
+    scores: FloatArray,
+    sides_px: FloatArray,
+    judged_scores: FloatArray,
+    judged_logits: FloatArray,
+    view: DetectorView | None = None,
+) -> FloatArray:
+    """Face logits of boxes that were not judged, so that they do not outrank judged ones merely for that.
+
+    With a view, what it expects of them: no surprise, the score stays. Without, a straight line in logit space
+    through the judged boxes of the same image; without enough of those the detector's own logit.
+
+    Args:
+        scores: float64 [M], of boxes not judged.
+        sides_px: float64 [M], their longer sides.
+        judged_scores: float64 [N].
+        judged_logits: float64 [N].
+        view: of the detector.
+
+    Returns:
+        float64 [M].
+    """
+    own = score_logit(scores)
+    if view is not None and any(view.expected):
+        return view.expected_logits(view.score_map.log_odds(scores), size_feature(sides_px))
+    known = score_logit(judged_scores)
+    if len(known) < 8 or np.ptp(known) < 1e-3:
+        return own
+    slope, offset = np.polyfit(known, judged_logits, 1)
+    imputed: FloatArray = np.minimum(max(slope, 0.0) * own + offset, judged_logits.max())
+    return imputed

@@ -1,0 +1,201 @@
+"""The second stage from Python: images and boxes in memory.
+
+better = tinygan.SecondStage("lite").rescore(image, boxes, scores)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tinygan.boxes import longer_side
+from tinygan.checkpoint import load_weights, packaged_weights
+from tinygan.data.cutting import cut_patch
+from tinygan.detections import ByteArray, Detections, FloatArray, IntArray
+from tinygan.errors import DataError
+from tinygan.formats.images import read_image
+from tinygan.runtime import Runtime, RuntimeOptions
+from tinygan.second_stage.calibration import DetectorView
+from tinygan.second_stage.fusion import Fusion, view_detector
+from tinygan.second_stage.judge import Judge
+from tinygan.second_stage.judging import Answer, Request, judge_images
+from tinygan.second_stage.rescoring import RescoreConfig, fuse_detections
+
+Picture: TypeAlias = "Path | str | Image.Image | npt.NDArray[np.uint8]"
+
+
+class Enlarged(NamedTuple):
+    """What the generator makes of K small faces.
+
+    Attributes:
+        rows: int64 [K], which boxes.
+        lr: uint8 RGB [K, s, s, 3], their crops.
+        refined: uint8 RGB [K, 4s, 4s, 3], G2's pictures of them.
+    """
+
+    rows: IntArray
+    lr: ByteArray
+    refined: ByteArray
+
+
+class SecondStage:
+    """Re-scores the boxes of any face detector.
+
+    A detector's scores are read by the usual view of those that the checkpoint was fitted on, until
+    :meth:`learn` has seen some hundred proposals of this one.
+
+    Args:
+        checkpoint: ``lite``, which ships, or a run folder or file of stage ``fusion`` or ``gan``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        move_boxes: whether boxes may move to where the judge finds the face, and merge; if not, they only get new
+            scores.
+        max_rois: proposals of an image that are judged, the best ones; the others keep their place.
+        batch_size: patches in one forward pass.
+        fusion: weights fitted for one detector, in place of the checkpoint's own.
+        runtime: where the networks run, in place of ``device`` at its own precision.
+
+    Raises:
+        CheckpointError: if there is no such checkpoint, or it is damaged.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path = "lite",
+        *,
+        device: str = "auto",
+        move_boxes: bool = True,
+        max_rois: int = 600,
+        batch_size: int = 128,
+        fusion: Fusion | None = None,
+        runtime: Runtime | None = None,
+    ) -> None:
+        path = Path(checkpoint)
+        weights = load_weights(path if path.exists() else packaged_weights(str(checkpoint)), ("fused", "gan"))
+        if fusion is None:
+            fusion = Fusion.from_facts(weights.facts["fusion"]) if "fusion" in weights.facts else Fusion()
+        self._config = RescoreConfig(fusion=fusion, move_boxes=move_boxes, max_rois=max_rois, batch_size=batch_size)
+        self._judge = Judge.from_weights(weights, runtime or Runtime(RuntimeOptions(device=device)))
+        self._view: DetectorView | None = None
+
+    def rescore(
+        self, image: Picture, boxes: npt.ArrayLike | Detections, scores: npt.ArrayLike | None = None
+    ) -> Detections:
+        """Re-score the boxes of one image.
+
+        Args:
+            image: RGB, uint8 [H, W, 3], a Pillow image, or a file.
+            boxes: [N, 4], ``x1, y1, x2, y2`` in pixels, x2/y2 exclusive; or detections with their scores.
+            scores: [N], in [0, 1]; not with detections.
+
+        Returns:
+            The boxes by falling new score, with columns ``proposal_box``, ``proposal_score`` and ``face_logit``. Of
+            those in which the judge sees the same face the one that the detector is surest of stays.
+
+        Raises:
+            DataError: if the image cannot be read, or shapes or scores are unfit.
+        """
+        return self.rescore_many([image], [_detections(boxes, scores)])[0]
+
+    def rescore_many(self, images: Sequence[Picture], detections: Sequence[Detections]) -> list[Detections]:
+        """Re-score the boxes of several images, their patches in common batches.
+
+        Args:
+            images: as of :meth:`rescore`.
+            detections: of each.
+
+        Returns:
+            Of each, as of :meth:`rescore`.
+        """
+        ordered = [found.sorted() for found in detections]
+        answers = self._answers(images, ordered)
+        fused = (
+            fuse_detections(found, answer, self._config, self._view)
+            for found, answer in zip(ordered, answers, strict=True)
+        )
+        return [found.sorted() for found in fused]
+
+    def learn(self, images: Iterable[Picture], detections: Iterable[Detections]) -> bool:
+        """Learn how to read this detector's scores, from some of its proposals; no labels are needed.
+
+        Args:
+            images: a few dozen, with 500 proposals or more in all.
+            detections: of each.
+
+        Returns:
+            Whether there were enough; if not, the view stays as it was.
+        """
+        ordered = [found.sorted() for found in detections]
+        answers = self._answers(list(images), ordered)
+        best = [found[: len(answer.face_logits)] for found, answer in zip(ordered, answers, strict=True)]
+        found = view_detector(
+            self._config.fusion,
+            np.concatenate([np.zeros(0), *(one.scores for one in best)]),
+            np.concatenate([np.zeros(0), *(answer.face_logits for answer in answers)]),
+            np.concatenate([np.zeros(0), *(longer_side(one.boxes) for one in best)]),
+        )
+        self._view = found or self._view
+        return found is not None
+
+    def enlarge(self, image: Picture, boxes: FloatArray, most: int) -> Enlarged:
+        """The super-resolved pictures of faces small enough for the generator; larger ones have none.
+
+        Args:
+            image: as of :meth:`rescore`.
+            boxes: float64 [N, 4], the more important first.
+            most: as many pictures at most.
+        """
+        picture, crops = to_picture(image), self._judge.crops
+        squares = crops.squares(boxes, picture.width, picture.height)
+        rows = np.flatnonzero(crops.through_generator(longer_side(squares)))[:most]
+        patches = [cut_patch(picture, squares[row], crops.lr_size) for row in rows]
+        lr = np.stack(patches) if patches else np.zeros((0, crops.lr_size, crops.lr_size, 3), np.uint8)
+        if not len(rows):
+            return Enlarged(rows, lr, np.zeros((0, crops.hr_size, crops.hr_size, 3), np.uint8))
+        return Enlarged(rows, lr, self._judge.super_resolve(lr)[1])
+
+    def _answers(self, images: Sequence[Picture], ordered: Sequence[Detections]) -> list[Answer]:
+        if len(images) != len(ordered):
+            raise DataError(f"expected detections of every image, got {len(images)} images and {len(ordered)} of them")
+        requests = (
+            Request(str(number), to_picture(image), found.boxes[: self._config.max_rois])
+            for number, (image, found) in enumerate(zip(images, ordered, strict=True))
+        )
+        answers = list(judge_images(self._judge, requests, self._config.batch_size, looks=self._config.looks))
+        for answer in answers:
+            if answer.error is not None:
+                raise DataError(answer.error)
+        return answers
+
+
+def _detections(boxes: npt.ArrayLike | Detections, scores: npt.ArrayLike | None) -> Detections:
+    if isinstance(boxes, Detections):
+        if scores is not None:
+            raise DataError("detections bring their own scores; give boxes and scores, or detections alone")
+        return boxes
+    if scores is None:
+        raise DataError("boxes need scores, one in [0, 1] for each")
+    try:
+        return Detections(np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores, np.float64))
+    except ValueError as error:
+        raise DataError(f"expected boxes [N, 4] and N finite scores: {error}") from error
+
+
+def to_picture(image: Picture) -> Image.Image:
+    """An RGB picture of whatever :meth:`SecondStage.rescore` takes.
+
+    Raises:
+        DataError: if it cannot be read, or is no RGB image.
+    """
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise DataError(f"expected an RGB image, uint8 [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
+    return Image.fromarray(pixels)

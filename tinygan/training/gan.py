@@ -1,0 +1,262 @@
+"""Stage ``gan``: generator and discriminator train by turns (Bai et al. 2018, Eq. 7-9)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights, save_weights
+from tinygan.config import build_config, to_tree
+from tinygan.data.batches import Batch, BatchSource
+from tinygan.data.cutting import CropConfig
+from tinygan.errors import CheckpointError
+from tinygan.losses import adversarial_loss, classification_loss, pixel_loss, real_generated_loss
+from tinygan.models.build import load_part
+from tinygan.models.discriminator import Discriminator
+from tinygan.models.generator import Generated, Generator, GeneratorConfig
+from tinygan.runtime import Runtime, seed_everything
+from tinygan.second_stage.judge import Judge
+from tinygan.training.loop import run_loop, stage_batch_size
+from tinygan.training.prepare import TrainingData, TrainingInput, prepare
+from tinygan.training.recipe import Recipe, check_trainable
+from tinygan.training.run import RunFolder, finish, moving_average, trained_facts
+from tinygan.training.samples import HeldOut
+
+Terms = dict[str, Tensor]
+
+
+class Gan:
+    """Both networks and their optimisers.
+
+    Args:
+        recipe: sizes, losses and schedule.
+        runtime: the device.
+        held_out: patches to measure and picture.
+        init: weights of stage ``mse-init``, or of an earlier stage ``gan``, whose discriminator goes on too.
+    """
+
+    def __init__(self, recipe: Recipe, runtime: Runtime, held_out: HeldOut, init: Weights) -> None:
+        self.recipe, self.runtime, self.held_out = recipe, runtime, held_out
+        self.generator = Generator(recipe.generator)
+        load_part(self.generator, init, "generator")
+        self.discriminator = Discriminator(recipe.discriminator, recipe.crops.hr_size)
+        if init.kind != "generator":
+            load_part(self.discriminator, init, "discriminator")
+        self.steps_done = 0
+        generator_weights = list(self.generator.parameters()) or [nn.Parameter(torch.zeros(0))]  # Adam wants something
+        self.generator_optimiser = torch.optim.Adam(generator_weights, betas=(0.9, 0.999))
+        self.discriminator_optimiser = torch.optim.Adam(self.discriminator.parameters(), betas=(0.9, 0.999))
+        for network in (self.generator, self.discriminator):
+            runtime.place(network)
+        self.averages = self._start_averages(recipe.adversarial_game.ema_decay)
+
+    def step(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Super-resolve the batch once, then update D, then, every k-th time, G."""
+        batch = batch.to(self.runtime.device)
+        turn = self.steps_done % self.recipe.adversarial_game.discriminator_steps == 0
+        updates_both = turn and self.generator.learns
+        self.generator.train(updates_both)  # for D alone: pictures as they are at test
+        with self.runtime.autocast(), torch.set_grad_enabled(updates_both):
+            generated = self.generator(torch.cat([batch.lr, batch.small]))
+        terms = self._update_discriminator(batch, generated.refined.detach())
+        if updates_both:
+            terms.update(self._update_generator(batch, generated))
+        self.steps_done += 1
+        for average, network in zip(self.averages, (self.generator, self.discriminator), strict=False):
+            average.update_parameters(network)
+        return terms
+
+    def _update_discriminator(self, batch: Batch, refined: Tensor) -> Terms:
+        """Eq. 9: tell real from generated, and face from non-face on both and on wild patches."""
+        pairs, small = len(batch.lr), len(batch.small)
+        self.discriminator.train().requires_grad_(True)
+        with self.runtime.autocast():  # one pass over all, so that BN sees the mixture met at test
+            verdict = self.discriminator(torch.cat([batch.hr, refined.float(), batch.medium]))
+        parts = (pairs, pairs, small, len(batch.medium))
+        real, fake, _, _ = verdict.real_logit.split(parts)
+        face_hr, face_fake, face_small, face_medium = verdict.face_logit.split(parts)
+        face_wild = torch.cat([face_small, face_medium])
+        wild_labels = torch.cat([batch.small_labels, batch.medium_labels])
+        terms = {
+            "d_classification_hr": classification_loss(face_hr, batch.labels),
+            "d_classification_generated": classification_loss(face_fake, batch.labels),
+        }
+        if len(face_wild):
+            terms["d_classification_wild"] = classification_loss(face_wild, wild_labels)
+        if self.recipe.losses.adversarial:
+            terms["d_adversarial"] = real_generated_loss(real, fake)
+        self._update(self.discriminator, self.discriminator_optimiser, torch.stack(list(terms.values())).sum())
+        with torch.no_grad():
+            terms["accuracy_real"] = torch.cat([real > 0, fake < 0]).float().mean()
+            terms["accuracy_face_hr"] = _accuracy(face_hr, batch.labels)
+            terms["accuracy_face_generated"] = _accuracy(face_fake, batch.labels)
+            if len(face_wild):
+                terms["accuracy_face_wild"] = _accuracy(face_wild, wild_labels)
+        return terms
+
+    def _update_generator(self, batch: Batch, generated: Generated) -> Terms:
+        """Eq. 8: pixel + alpha x adversarial + beta x classification."""
+        losses, pairs = self.recipe.losses, len(batch.lr)
+        # D judges with its running statistics here: generated pictures alone would shift them.
+        self.discriminator.eval().requires_grad_(False)
+        with self.runtime.autocast():
+            verdict = self.discriminator(generated.refined.float())
+        fake, wild_fake = verdict.real_logit[:pairs], verdict.real_logit[pairs:]
+        labels = torch.cat([batch.labels, batch.small_labels])
+        terms: Terms = {}
+        total = generated.sr.new_zeros((), dtype=torch.float32)
+        if losses.pixel:
+            terms["pixel_g1"] = pixel_loss(generated.sr[:pairs], batch.hr)
+            total = total + terms["pixel_g1"]
+            if self.generator.refine is not None:
+                terms["pixel_g2"] = pixel_loss(generated.refined[:pairs], batch.hr)
+                total = total + terms["pixel_g2"]
+        if losses.adversarial:
+            terms["adversarial"] = adversarial_loss(fake, losses.adversarial_form)
+            total = total + losses.alpha * terms["adversarial"]
+            if losses.wild_alpha and len(wild_fake):
+                terms["adversarial_wild"] = adversarial_loss(wild_fake, losses.adversarial_form)
+                total = total + losses.alpha * losses.wild_alpha * terms["adversarial_wild"]
+        if losses.classification:
+            terms["classification"] = classification_loss(verdict.face_logit, labels)
+            total = total + losses.beta * terms["classification"]
+        self._update(self.generator, self.generator_optimiser, total)
+        return terms
+
+    def _update(self, network: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.runtime.average_gradients(network)
+        optimiser.step()
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set both optimisers' rates."""
+        factor = self.recipe.adversarial_game.discriminator_rate
+        for optimiser, own in ((self.generator_optimiser, rate), (self.discriminator_optimiser, rate * factor)):
+            for group in optimiser.param_groups:
+                group["lr"] = own
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimisers, averages, and whose turn it is."""
+        self.runtime.average_buffers(self.generator)
+        self.runtime.average_buffers(self.discriminator)
+        return {"steps_done": self.steps_done, **{name: part.state_dict() for name, part in self._parts().items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put all back."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.steps_done = int(state["steps_done"])
+
+    def evaluate(self) -> dict[str, float]:
+        """PSNR and, per stream, how well the face logit separates held-out faces from non-faces."""
+        generator, discriminator = self.final_networks()
+        judge = Judge(copy.deepcopy(generator), copy.deepcopy(discriminator), self.recipe.crops, self.runtime)
+        return {**self.held_out.psnr(generator, self.runtime), **self.held_out.separation(judge)}
+
+    def draw_samples(self, path: Path) -> None:
+        """A sheet LR | bicubic | G1 | G2 | HR."""
+        self.held_out.draw(self.final_networks()[0], self.runtime, path)
+
+    def final_networks(self) -> tuple[Generator, Discriminator]:
+        """The networks to save: the averages where they are kept."""
+        if not self.averages:
+            return self.generator, self.discriminator
+        generator, discriminator = (average.module for average in self.averages)
+        assert isinstance(generator, Generator) and isinstance(discriminator, Discriminator)
+        return generator, discriminator
+
+    def _start_averages(self, decay: float) -> list[AveragedModel]:
+        averages = (moving_average(network, decay) for network in (self.generator, self.discriminator))
+        return [average for average in averages if average is not None]
+
+    def _parts(self) -> dict[str, Any]:
+        named = {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "generator_optimiser": self.generator_optimiser,
+            "discriminator_optimiser": self.discriminator_optimiser,
+        }
+        return {**named, **{f"average_{at}": average for at, average in enumerate(self.averages)}}
+
+
+def train_gan(data: TrainingInput, init: Path, recipe: Recipe, folder: RunFolder, runtime: Runtime) -> list[str]:
+    """Run the stage to its end; the folder then holds ``model.safetensors`` of kind ``gan``.
+
+    Args:
+        data: images and at least one detector's proposals.
+        init: run folder of stage ``mse-init``, or of stage ``gan`` to train on.
+        recipe: sizes must be those of ``init``.
+        folder: the run.
+        runtime: the device.
+
+    Returns:
+        A line for every image that could not be read.
+
+    Raises:
+        CheckpointError: if ``init`` is of another kind or of other sizes.
+    """
+    check_trainable(recipe)
+    weights = load_weights(init, ("generator", "gan"))
+    check_fits(weights, recipe, init)
+    prepared = prepare(data, recipe, folder.file("patches"), runtime)
+    fit_gan(prepared, weights, recipe, folder, runtime)
+    if runtime.is_main:
+        finish(folder, prepared)
+    return prepared.unreadable
+
+
+def fit_gan(prepared: TrainingData, weights: Weights, recipe: Recipe, folder: RunFolder, runtime: Runtime) -> None:
+    """Train on patches that are cut already, and write the weights.
+
+    Args:
+        prepared: patches.
+        weights: of stage ``mse-init`` or ``gan``.
+        recipe: sizes must be those of ``weights``.
+        folder: the run.
+        runtime: the device.
+    """
+    seed_everything(recipe.seed)
+    stage = Gan(recipe, runtime, HeldOut(prepared.holdout, recipe), weights)
+    batch_size = stage_batch_size(recipe.gan, runtime)
+    batches = BatchSource(
+        prepared.training, recipe.crops, recipe.batches, recipe.degradation, batch_size, recipe.seed, runtime.rank
+    )
+    run_loop(stage, batches.draw, recipe.gan, folder, runtime)
+    if runtime.is_main:
+        generator, discriminator = stage.final_networks()
+        tensors = {f"generator.{name}": value for name, value in generator.state_dict().items()}
+        tensors |= {f"discriminator.{name}": value for name, value in discriminator.state_dict().items()}
+        facts = trained_facts(prepared)
+        facts["trained_on"] = sorted({*facts["trained_on"], *weights.facts.get("trained_on", [])})
+        save_weights(folder.file(WEIGHTS_FILE), Weights("gan", to_tree(recipe), tensors, facts))
+
+
+def check_fits(weights: Weights, recipe: Recipe, init: Path) -> None:
+    """Refuse a checkpoint whose generator and patches are not those of the recipe.
+
+    Raises:
+        CheckpointError: with the first key that differs.
+    """
+    before = {
+        "generator": build_config(GeneratorConfig, weights.config["generator"]),
+        "crops": build_config(CropConfig, weights.config["crops"]),
+    }
+    for section, old in before.items():
+        new = getattr(recipe, section)
+        for key, value in vars(old).items():
+            if getattr(new, key) != value and key not in ("route_px", "wide_context", "wide_size"):
+                raise CheckpointError(
+                    f"{init}: was trained with {section}.{key} = {value}, but the config says {getattr(new, key)}; "
+                    "use the config it was trained with"
+                )
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    return ((logits > 0) == (labels > 0.5)).float().mean()

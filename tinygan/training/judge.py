@@ -1,0 +1,259 @@
+"""Stage ``judge``: the generator rests, the discriminator learns its task: is it a face, and where exactly.
+
+Not in the paper. The discriminator of stage ``gan`` may grow here (more filters, a tower for the surroundings, the
+third head), and its label follows what becomes of a proposal: one that the third head moves onto a face is a face.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights, save_weights
+from tinygan.config import to_tree
+from tinygan.data.patches import MEDIUM, PAIRED, SMALL, stream_of
+from tinygan.detections import ByteArray, FloatArray, IntArray
+from tinygan.errors import ConfigError
+from tinygan.losses import box_loss, classification_loss
+from tinygan.models.build import load_generator
+from tinygan.models.discriminator import Discriminator, grow
+from tinygan.models.pixels import to_float
+from tinygan.models.public_weights import load_into, load_tensors
+from tinygan.models.surroundings import Surroundings
+from tinygan.pictures import HIT, MISSED, UNJUDGED, draw_boxes, save_png, sr_sheet
+from tinygan.runtime import Runtime, seed_everything
+from tinygan.training.gan import check_fits
+from tinygan.training.loop import run_loop, stage_batch_size
+from tinygan.training.prepare import TrainingInput
+from tinygan.training.recipe import Recipe
+from tinygan.training.regions import RegionBatch, Regions, RegionSource, prepare_regions
+from tinygan.training.run import RunFolder, finish, moving_average, trained_facts
+from tinygan.training.samples import roc_area
+
+MEASURED, PICTURED = 4000, 8
+DETECTOR_HEADS = ("ClassHead", "BboxHead", "LandmarkHead")  # of a public checkpoint; the tower has none
+
+
+class JudgeStage:
+    """The discriminator and its optimiser.
+
+    Args:
+        recipe: sizes, losses and schedule; ``recipe.discriminator`` is the grown form.
+        runtime: the device.
+        held_out: regions to measure and picture.
+        trained: state dict of the discriminator to start from.
+        surroundings: state dict of the tower for the surroundings to start from; default: ``trained``'s, or at random.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        runtime: Runtime,
+        held_out: Regions,
+        trained: Mapping[str, Tensor],
+        surroundings: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.recipe, self.runtime, self.held_out = recipe, runtime, held_out
+        crops, settings = recipe.crops, recipe.judge_training
+        self.discriminator = Discriminator(
+            replace(recipe.discriminator, weights="none"), crops.hr_size, crops.wide_size
+        )
+        grow(self.discriminator, trained)
+        tower = self.discriminator.surroundings
+        if tower is not None and surroundings is not None:
+            tower.load_state_dict(surroundings)
+        runtime.place(self.discriminator)
+        of_tower = {id(parameter) for parameter in ([] if tower is None else tower.parameters())}
+        own = [parameter for parameter in self.discriminator.parameters() if id(parameter) not in of_tower]
+        groups = [{"params": own, "factor": 1.0}]
+        if tower is not None:
+            groups.append({"params": list(tower.parameters()), "factor": settings.surroundings_rate})
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+        self.average = moving_average(self.discriminator, settings.ema_decay)
+
+    def step(self, batch: RegionBatch) -> Mapping[str, Tensor]:
+        """One update of the discriminator on its face logit and its box."""
+        batch, settings = batch.to(self.runtime.device), self.recipe.judge_training
+        self.discriminator.train()
+        with self.runtime.autocast():
+            verdict = self.discriminator(batch.hr, batch.wide)
+        labels, terms = batch.labels, {}
+        if verdict.box is not None:
+            before, after = _ious(batch.boxes, batch.targets), _ious(verdict.box.detach(), batch.targets)
+            teaches = before >= settings.box_iou
+            terms["box"] = box_loss(verdict.box[teaches], batch.targets[teaches])
+            labels = (torch.maximum(before, after) >= self.recipe.rois.positive_iou).float()
+        terms["classification"] = classification_loss(verdict.face_logit, labels)
+        loss = terms["classification"] + settings.box_weight * terms.get("box", torch.zeros(()))
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.runtime.average_gradients(self.discriminator)
+        self.optimiser.step()
+        if self.average is not None:
+            self.average.update_parameters(self.discriminator)
+        with torch.no_grad():
+            terms["accuracy_face"] = ((verdict.face_logit > 0) == (labels > 0.5)).float().mean()
+            terms["share_of_faces"] = labels.mean()
+        return terms
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the optimiser's rates."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["factor"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Discriminator, optimiser and average."""
+        self.runtime.average_buffers(self.discriminator)
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put all back."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def evaluate(self) -> dict[str, float]:
+        """On held-out proposals: area under the ROC curve by size, and their mean IoU to the face before and after."""
+        regions = self.held_out
+        figures: dict[str, float] = {}
+        rows = np.arange(len(regions))[:: max(1, -(-len(regions) // MEASURED))]
+        if not len(rows):
+            return {}
+        face_logits, boxes = self._answers(rows)
+        before, labels = _iou_rows(regions.boxes[rows], regions.targets[rows]), regions.labels[rows]
+        if boxes is not None:
+            after = _iou_rows(boxes, regions.targets[rows])
+            near = before >= self.recipe.judge_training.box_iou
+            figures = {"iou_before": float(before[near].mean()), "iou_after": float(after[near].mean())}
+        streams = np.array([stream_of(side, self.recipe.crops) for side in regions.sides_px[rows]])
+        for stream in (SMALL, MEDIUM, PAIRED):
+            area = roc_area(face_logits[streams == stream], labels[streams == stream])
+            if area is not None:
+                figures[f"auc_{stream}"] = area
+        return figures
+
+    def draw_samples(self, path: Path) -> None:
+        """A sheet of held-out faces: the crop with the proposal (blue), the face found (green) and the true one
+        (yellow), the crop as the discriminator sees it, and its surroundings."""
+        regions = self.held_out
+        faces = np.flatnonzero(np.isfinite(regions.targets[:, 0]))
+        rows = faces[:: max(1, -(-len(faces) // PICTURED))]
+        if not len(rows):
+            return
+        _, found = self._answers(rows)
+        sheet = []
+        for at, row in enumerate(rows):
+            framed = [regions.boxes[row], regions.targets[row]] + ([] if found is None else [found[at]])
+            drawn = self._drawn(regions.hr[row], np.stack(framed))
+            sheet.append({"boxes": drawn, "crop": regions.hr[row], "wide": regions.wide[row]})
+        save_png(sr_sheet(sheet, tile_px=192), path)
+
+    def _drawn(self, hr: ByteArray, framed: FloatArray) -> ByteArray:
+        """The crop, enlarged, with boxes of its frame."""
+        size_px = 3 * len(hr)
+        large = np.asarray(Image.fromarray(hr).resize((size_px, size_px), Image.Resampling.BICUBIC))
+        boxes = (framed / self.recipe.crops.context + 0.5) * size_px
+        return draw_boxes(large, boxes, (UNJUDGED, MISSED, HIT)[: len(boxes)], width_px=1)
+
+    def final_network(self) -> Discriminator:
+        """The network to save: the average where it is kept."""
+        network = self.discriminator if self.average is None else self.average.module
+        assert isinstance(network, Discriminator)
+        return network
+
+    @torch.no_grad()
+    def _answers(self, rows: IntArray) -> tuple[FloatArray, FloatArray | None]:
+        network = copy.deepcopy(self.final_network()).eval()
+        logits: list[FloatArray] = []
+        boxes: list[FloatArray] = []
+        for part in np.array_split(rows, max(1, len(rows) // 200)):
+            pictures = (to_float(np.array(stack[part])) for stack in (self.held_out.hr, self.held_out.wide))
+            with self.runtime.autocast():
+                verdict = network(*(picture.to(self.runtime.device) for picture in pictures))
+            logits.append(verdict.face_logit.float().cpu().double().numpy())
+            if verdict.box is not None:
+                boxes.append(verdict.box.cpu().double().numpy())
+        return np.concatenate(logits), np.concatenate(boxes) if boxes else None
+
+    def _parts(self) -> dict[str, Any]:
+        named: dict[str, Any] = {"discriminator": self.discriminator, "optimiser": self.optimiser}
+        return named if self.average is None else {**named, "average": self.average}
+
+
+def train_judge(
+    data: TrainingInput,
+    init: Path,
+    recipe: Recipe,
+    folder: RunFolder,
+    runtime: Runtime,
+    surroundings: Path | None = None,
+) -> list[str]:
+    """Run the stage to its end; the folder then holds ``model.safetensors`` of kind ``gan``.
+
+    Args:
+        data: images and at least one detector's proposals.
+        init: run folder of stage ``gan``, or of stage ``judge`` to train on.
+        recipe: sizes must be those of ``init``, but for the discriminator, which may grow.
+        folder: the run.
+        runtime: the device.
+        surroundings: PyTorch file of a RetinaFace-MobileNet0.25, from which the tower for the surroundings starts.
+
+    Returns:
+        A line for every image that could not be read.
+
+    Raises:
+        CheckpointError: if ``init`` is of another kind, or its networks or ``surroundings`` do not fit.
+        ConfigError: if ``surroundings`` is given and the recipe has no such tower.
+    """
+    tower = None if surroundings is None else _public_tower(surroundings, recipe)
+    weights = load_weights(init, ("gan", "fused"))
+    check_fits(weights, recipe, init)
+    recipe = replace(recipe, discriminator=recipe.judge_training.form(recipe.discriminator))
+    generator = load_generator(weights)
+    runtime.place(generator)
+    prepared = prepare_regions(data, recipe, generator, folder.file("patches"), runtime)
+    seed_everything(recipe.seed)
+    stage = JudgeStage(recipe, runtime, prepared.holdout, weights.part("discriminator"), tower)
+    batch_size = stage_batch_size(recipe.judge, runtime)
+    batches = RegionSource(prepared.training, recipe.batches, batch_size, recipe.seed, runtime.rank)
+    run_loop(stage, batches.draw, recipe.judge, folder, runtime)
+    if runtime.is_main:
+        tensors = {name: value for name, value in weights.tensors.items() if name.startswith("generator.")}
+        tensors |= {f"discriminator.{name}": value for name, value in stage.final_network().state_dict().items()}
+        facts = trained_facts(prepared)
+        facts["trained_on"] = sorted({*facts["trained_on"], *weights.facts.get("trained_on", [])})
+        save_weights(folder.file(WEIGHTS_FILE), Weights("gan", to_tree(recipe), tensors, facts))
+        finish(folder, prepared)
+    return prepared.unreadable
+
+
+def _public_tower(path: Path, recipe: Recipe) -> dict[str, Tensor]:
+    if recipe.judge_training.surroundings == "none":
+        raise ConfigError(
+            f"{path}: weights for the tower of surroundings, but judge_training.surroundings is none; "
+            "set judge_training.surroundings=mobilenet025"
+        )
+    tower, tensors = Surroundings(), load_tensors(path)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(DETECTOR_HEADS)}
+    load_into(tower, kept, path, "RetinaFace with backbone mobilenet025")
+    return tower.state_dict()
+
+
+def _ious(boxes: Tensor, targets: Tensor) -> Tensor:
+    """IoU of each box with its own target, [B]; 0 where there is none (NaN)."""
+    low, high = torch.maximum(boxes[:, :2], targets[:, :2]), torch.minimum(boxes[:, 2:], targets[:, 2:])
+    shared = (high - low).clamp_min(0).prod(dim=1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1) + (targets[:, 2:] - targets[:, :2]).prod(dim=1)
+    return (shared / (areas - shared)).nan_to_num(0.0)
+
+
+def _iou_rows(boxes: FloatArray, targets: FloatArray) -> FloatArray:
+    ious: FloatArray = _ious(torch.from_numpy(boxes), torch.from_numpy(targets)).numpy()
+    return ious

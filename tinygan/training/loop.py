@@ -1,0 +1,212 @@
+"""The training loop: it knows steps, files and resuming, and nothing of GANs."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from tinygan.checkpoint import load_state, save_state
+from tinygan.errors import ConfigError, TinyGanError
+from tinygan.pictures import loss_curves
+from tinygan.runtime import Runtime, restore_rng_state, rng_state
+from tinygan.training.run import CURVES_FILE, STATE_FILE, RunFolder
+
+log = logging.getLogger(__name__)
+BatchT = TypeVar("BatchT")
+BatchT_contra = TypeVar("BatchT_contra", contravariant=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """Length and learning rate of a stage.
+
+    Attributes:
+        epochs: passes of ``patches_per_epoch`` patches.
+        patches_per_epoch: patches drawn in an epoch.
+        batch_size: patches in a step, over all devices.
+        learning_rate: at the start (the paper: 1e-4).
+        decay: ``step``: x0.1 after half the epochs (the paper: 3 epochs at 1e-4, 3 at 1e-5); ``cosine``: to 0.
+        warmup_steps: the rate rises linearly over these.
+        log_every: steps between lines of ``metrics.jsonl``.
+        save_every: steps between saves of the resumable state.
+    """
+
+    epochs: int = 6
+    patches_per_epoch: int = 60_000
+    batch_size: int = 64
+    learning_rate: float = 1e-4
+    decay: Literal["step", "cosine"] = "step"
+    warmup_steps: int = 0
+    log_every: int = 20
+    save_every: int = 200
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patches_per_epoch", "batch_size", "log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in an epoch."""
+        return max(1, self.patches_per_epoch // self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self.epochs * self.steps_per_epoch
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        if self.decay == "cosine":
+            return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        late = step // self.steps_per_epoch >= math.ceil(self.epochs / 2)
+        return self.learning_rate * warm * (0.1 if late else 1.0)
+
+
+class Stage(Protocol[BatchT_contra]):
+    """What the loop trains."""
+
+    def step(self, batch: BatchT_contra) -> Mapping[str, Tensor]:
+        """Update the networks once; return every loss term, unweighted, as scalars."""
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the rate of all optimisers."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks and optimisers."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what :meth:`state_dict` returned."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Figures on held-out data, at the end of an epoch."""
+
+    def draw_samples(self, path: Path) -> None:
+        """Write a picture of what the networks do now."""
+
+
+def run_loop(
+    stage: Stage[BatchT], draw: Callable[[int], BatchT], config: LoopConfig, folder: RunFolder, runtime: Runtime
+) -> None:
+    """Train ``stage`` to the end of its schedule, continuing from the folder's state if there is one.
+
+    Args:
+        stage: networks, optimisers and one step.
+        draw: the batch of a step; pure, and called from other threads.
+        config: schedule.
+        folder: where metrics, samples and the resumable state go.
+        runtime: the device.
+
+    Raises:
+        TinyGanError: if a loss is not finite.
+    """
+    first = _restore(stage, folder)
+    if runtime.is_main:
+        folder.keep_metrics_before(first)
+    started = time.monotonic()
+    with Prefetcher(draw, first, config.steps) as batches, _progress(config, first, runtime) as bar:
+        for step, batch in batches:
+            stage.set_learning_rate(config.rate_at(step))
+            terms = stage.step(batch)
+            _check_finite(terms, step)
+            last_of_epoch = (step + 1) % config.steps_per_epoch == 0
+            if step % config.log_every == 0 or last_of_epoch:
+                row = _row(step, config, terms, time.monotonic() - started)
+                if last_of_epoch:
+                    row.update(stage.evaluate())
+                if runtime.is_main:
+                    folder.append_metrics(row)
+                bar.set_postfix({name: f"{value:.4g}" for name, value in row.items() if name in terms})
+            bar.update()
+            if runtime.is_main and last_of_epoch:
+                stage.draw_samples(folder.file("samples") / f"epoch_{(step + 1) // config.steps_per_epoch:03d}.png")
+                loss_curves(folder.metrics(), folder.file(CURVES_FILE))
+            if (step + 1) % config.save_every == 0 or last_of_epoch:
+                state = {"step": step + 1, "stage": stage.state_dict(), "rng": rng_state()}  # on every device
+                if runtime.is_main:
+                    save_state(folder.file(STATE_FILE), state)
+
+
+class Prefetcher(Generic[BatchT]):
+    """Draws the next batches on threads while the networks train.
+
+    Args:
+        draw: the batch of a step.
+        first: the first step.
+        steps: one past the last step.
+        ahead: how many batches may wait.
+    """
+
+    def __init__(self, draw: Callable[[int], BatchT], first: int, steps: int, ahead: int = 4) -> None:
+        self._draw, self._first, self._steps, self._ahead = draw, first, steps, ahead
+        self._pool = ThreadPoolExecutor(max_workers=2)
+
+    def __enter__(self) -> Iterator[tuple[int, BatchT]]:
+        return self._iterate()
+
+    def __exit__(self, *exc: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _iterate(self) -> Iterator[tuple[int, BatchT]]:
+        waiting: deque[tuple[int, Future[BatchT]]] = deque()
+        for step in range(self._first, self._steps + self._ahead):
+            if step < self._steps:
+                waiting.append((step, self._pool.submit(self._draw, step)))
+            if waiting and (len(waiting) >= self._ahead or step >= self._steps):
+                number, batch = waiting.popleft()
+                yield number, batch.result()
+
+
+def _restore(stage: Stage[Any], folder: RunFolder) -> int:
+    file = folder.file(STATE_FILE)
+    if not file.is_file():
+        return 0
+    state = load_state(file)
+    stage.load_state_dict(state["stage"])
+    restore_rng_state(state["rng"])
+    log.info("resuming at step %d", state["step"])
+    return int(state["step"])
+
+
+def _check_finite(terms: Mapping[str, Tensor], step: int) -> None:
+    if torch.stack(list(terms.values())).isfinite().all():
+        return
+    name = next(name for name, value in terms.items() if not value.isfinite())
+    raise TinyGanError(
+        f"loss '{name}' is {float(terms[name])} at step {step}: the training diverged; the last good state is kept; "
+        "start again with a lower learning_rate, or with --precision 32"
+    )
+
+
+def _row(step: int, config: LoopConfig, terms: Mapping[str, Tensor], seconds: float) -> dict[str, float]:
+    values = {name: float(value.detach()) for name, value in terms.items()}
+    return {"step": step, "learning_rate": config.rate_at(step), "seconds": round(seconds, 1), **values}
+
+
+def _progress(config: LoopConfig, first: int, runtime: Runtime) -> tqdm[Any]:
+    return tqdm(total=config.steps, initial=first, unit="step", disable=None if runtime.is_main else True)
+
+
+def stage_batch_size(config: LoopConfig, runtime: Runtime) -> int:
+    """Patches in a step on this device.
+
+    Raises:
+        ConfigError: if the batch does not divide over the devices.
+    """
+    if config.batch_size % runtime.world_size:
+        raise ConfigError(f"batch_size {config.batch_size} does not divide over {runtime.world_size} devices")
+    return config.batch_size // runtime.world_size

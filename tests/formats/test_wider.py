@@ -130,7 +130,7 @@ def test_root_without_the_layout(tmp_path):
 
 def test_real_counts(shared_data):
     train, val = (load_split(shared_data / "widerface", split).faces for split in ("train", "val"))
-    assert (len(train), sum(map(len, train.values()))) == (947, 19279)
+    assert (len(train), sum(map(len, train.values()))) == (1627, 25616)
     assert (len(val), sum(map(len, val.values()))) == (259, 2406)
 
 

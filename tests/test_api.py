@@ -7,7 +7,11 @@ import pytest
 
 import tinygan
 
-COMMANDS = ("train", "rescore", "evaluate", "convert", "propose", "detect")
+COMMANDS = {
+    **{f"tinygan-{name}": f"tinygan.cli.{name}" for name in ("train", "rescore", "evaluate", "convert", "detect")},
+    "tinygan-propose": "proposals.cli.propose",
+    "tinygan-train-proposer": "proposals.cli.train",
+}
 
 
 def test_public_names_are_these_and_resolve():
@@ -33,9 +37,9 @@ def test_version_is_the_packages():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_tell_their_version_and_help(command):
-    start = [sys.executable, "-c", f"from tinygan.cli.{command} import main; raise SystemExit(main())"]
+    start = [sys.executable, "-c", f"from {COMMANDS[command]} import main; raise SystemExit(main())"]
     version = subprocess.run([*start, "--version"], capture_output=True, text=True, check=True)
-    assert version.stdout.strip() == f"tinygan-{command} {tinygan.__version__}"
+    assert version.stdout.strip() == f"{command} {tinygan.__version__}"
     assert "usage: tinygan-" in subprocess.run([*start, "--help"], capture_output=True, text=True, check=True).stdout
     wrong = subprocess.run([*start, "--nonsense"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2 and len(wrong.stderr.strip().splitlines()) == 1

@@ -26,7 +26,7 @@ LAYERS: list[set[str]] = [
     {"tinygan.models", "tinygan.proposers"},
     {"tinygan.formats", "tinygan.checkpoint", "tinygan.pictures"},
     {"tinygan.files"},
-    {"tinygan.boxes", "tinygan.config", "tinygan.runtime"},
+    {"tinygan.boxes", "tinygan.config", "tinygan.runtime", "tinygan.concurrency"},
     {"tinygan.errors", "tinygan.detections"},
 ]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from tinygan.checkpoint import Weights, save_weights
+from tinygan.checkpoint import Checkpoint, save_checkpoint
 from tinygan.config import load_config, to_tree
 from tinygan.detections import Detections, GroundTruth
 from tinygan.formats.folders import DetectionWriter
@@ -117,7 +117,7 @@ def checkpoint(tiny_options: list[str], tmp_path_factory: pytest.TempPathFactory
     tensors |= {f"discriminator.{n}": t for n, t in discriminator.state_dict().items()}
     fusion = Fusion(detector=0.8, judge=0.6, size=0.1, bias=-0.2, fitted=True)
     path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
-    save_weights(path, Weights("fused", to_tree(recipe), tensors, {"fusion": fusion.to_facts()}))
+    save_checkpoint(path, Checkpoint("fused", to_tree(recipe), tensors, fusion=fusion.to_facts()))
     return path
 
 
@@ -136,7 +136,7 @@ def finding_checkpoint(tiny_options: list[str], tmp_path_factory: pytest.TempPat
     tensors |= {f"discriminator.{n}": t for n, t in discriminator.state_dict().items()}
     fusion = Fusion(judge=0.6, move=1.0, merge_iou=0.6, looks=2, fitted=True)
     path = tmp_path_factory.mktemp("finding") / "model.safetensors"
-    save_weights(path, Weights("fused", to_tree(recipe), tensors, {"fusion": fusion.to_facts()}))
+    save_checkpoint(path, Checkpoint("fused", to_tree(recipe), tensors, fusion=fusion.to_facts()))
     return path
 
 

@@ -2,39 +2,39 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tinygan.checkpoint import Weights, load_state, load_weights, packaged_weights, save_state, save_weights
+from tinygan.checkpoint import Checkpoint, load_checkpoint, load_state, packaged_weights, save_checkpoint, save_state
 from tinygan.errors import CheckpointError
 
-WEIGHTS = Weights("gan", {"crops": {"lr_size": 8}}, {"generator.a": torch.arange(3.0)}, {"trained_on": ["x"]})
+WEIGHTS = Checkpoint("gan", {"crops": {"lr_size": 8}}, {"generator.a": torch.arange(3.0)}, {"trained_on": ["x"]})
 
 
 def test_round_trip_from_file_and_folder(tmp_path):
-    save_weights(tmp_path / "model.safetensors", WEIGHTS)
+    save_checkpoint(tmp_path / "model.safetensors", WEIGHTS)
     for path in (tmp_path, tmp_path / "model.safetensors"):
-        back = load_weights(path, ("gan", "fused"))
+        back = load_checkpoint(path, ("gan", "fused"))
         assert (back.kind, back.config, back.facts) == ("gan", {"crops": {"lr_size": 8}}, {"trained_on": ["x"]})
         assert torch.equal(back.part("generator")["a"], torch.arange(3.0)) and back.part("discriminator") == {}
 
 
 def test_other_kind_says_which_and_what_to_do(tmp_path):
-    save_weights(tmp_path / "model.safetensors", WEIGHTS)
+    save_checkpoint(tmp_path / "model.safetensors", WEIGHTS)
     with pytest.raises(CheckpointError, match="kind 'gan', expected generator; fit stage fusion"):
-        load_weights(tmp_path, ("generator",))
+        load_checkpoint(tmp_path, ("generator",))
 
 
 def test_absent_foreign_and_damaged_files(tmp_path):
     with pytest.raises(CheckpointError, match="no such file"):
-        load_weights(tmp_path / "nothing", ("gan",))
+        load_checkpoint(tmp_path / "nothing", ("gan",))
     with pytest.raises(CheckpointError, match="no model.safetensors in this folder"):
-        load_weights(tmp_path, ("gan",))
+        load_checkpoint(tmp_path, ("gan",))
     foreign = tmp_path / "foreign.safetensors"
     save_file({"a": torch.zeros(1)}, foreign)
     with pytest.raises(CheckpointError, match="not one of tinygan's"):
-        load_weights(foreign, ("gan",))
+        load_checkpoint(foreign, ("gan",))
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match="damaged.safetensors: expected a safetensors file"):
-        load_weights(damaged, ("gan",))
+        load_checkpoint(damaged, ("gan",))
     with pytest.raises(CheckpointError, match="no such file, folder or shipped checkpoint"):
         packaged_weights("huge")
 

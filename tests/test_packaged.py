@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 
 from experiments.lite.flops import giga_flops
-from tinygan.checkpoint import load_weights, packaged_weights
+from tinygan.checkpoint import load_checkpoint, packaged_weights, save_checkpoint
 from tinygan.cli.rescore import main
 from tinygan.formats.registry import open_detections
-from tinygan.second_stage.fusion import Fusion
+from tinygan.second_stage.fusion import stored_fusion
 
 
 def test_lite_fits_its_limits_and_knows_its_fusion():
     file = packaged_weights("lite")
     assert file.stat().st_size <= 8_000_000
     assert giga_flops(file)["total"] <= 1.5
-    weights = load_weights(file, ("fused",))
-    fusion = Fusion.from_facts(weights.facts["fusion"])
-    assert fusion.fitted and fusion.judge > 0 and fusion.evidence is not None
-    assert len(weights.facts["trained_on"]) > 100  # so that fusion refuses the images it was trained on
+    weights = load_checkpoint(file, ("fused",))
+    fusion = stored_fusion(weights)
+    assert fusion is not None and fusion.fitted and fusion.judge > 0 and fusion.evidence is not None
+    assert len(weights.trained_on) > 100  # so that fusion refuses the images it was trained on
     assert (file.parent / "README.md").is_file()  # the model card
 
 
@@ -39,10 +39,14 @@ def test_an_unknown_name_lists_what_ships(name, tmp_path, capsys):
 def test_the_first_stage_fits_its_limits_and_brings_its_fusion():
     file = packaged_weights("retinaface_mobilenet025")
     assert file.stat().st_size <= 3_000_000
-    weights = load_weights(file, ("proposer",))
-    fusion = Fusion.from_facts(weights.facts["fusion"])
-    assert fusion.fitted and fusion.judge > 0 and weights.facts["proposer"] == "retinaface"
+    weights = load_checkpoint(file, ("proposer",))
+    fusion = stored_fusion(weights)
+    assert fusion is not None and fusion.fitted and fusion.judge > 0 and weights.proposer == "retinaface"
     # It learned from the images that lite learned from, so the others are honest for both.
-    assert set(weights.facts["trained_on"]) == set(
-        load_weights(packaged_weights("lite"), ("fused",)).facts["trained_on"]
-    )
+    assert weights.trained_on == load_checkpoint(packaged_weights("lite"), ("fused",)).trained_on
+
+
+def test_saved_anew_a_checkpoint_has_the_same_bytes(tmp_path):
+    file = packaged_weights("retinaface_mobilenet025")
+    save_checkpoint(tmp_path / "again.safetensors", load_checkpoint(file, ("proposer",)))
+    assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()

@@ -1,4 +1,4 @@
-"""Weights as safetensors beside the config that built them, and resumable training state."""
+"""Checkpoints: weights as safetensors with the recipe that built them; and resumable training state."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import torch
@@ -20,34 +20,50 @@ from tinygan.files import write_atomically
 
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = 1
+Kind = Literal["generator", "gan", "fused", "proposer"]
 
 
 @dataclass(frozen=True)
-class Weights:
-    """A trained model on disk.
+class Checkpoint:
+    """A trained model, as it lies on disk.
 
     Attributes:
-        kind: ``generator`` (stage mse-init), ``gan`` or ``fused``.
-        config: the resolved config that built the networks.
-        tensors: weights by name, prefixed ``generator.`` or ``discriminator.``.
-        facts: further facts, JSON types: fusion parameters, hashes of the training images.
+        kind: ``generator`` (stage mse-init), ``gan`` (stages gan and judge), ``fused`` (stage fusion), or ``proposer``
+            (a first stage, of ``tinygan-train-proposer``).
+        recipe: the resolved config that built the networks, as plain types.
+        tensors: weights by name, prefixed ``generator.``, ``discriminator.`` or ``proposer.``.
+        trained_on: hashes (:func:`name_hash`) of the names of all images that any of the networks learnt from.
+        proposer: name of the first stage whose weights these are; kind ``proposer`` alone.
+        fusion: parameters of the fitted fusion, as plain types, which ``tinygan.second_stage.fusion.stored_fusion``
+            reads; kind ``fused``, and a ``proposer`` that a fusion was fitted for.
     """
 
-    kind: str
-    config: Mapping[str, Any]
+    kind: Kind
+    recipe: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    trained_on: frozenset[str] = frozenset()
+    proposer: str | None = None
+    fusion: Mapping[str, Any] | None = None
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The state dict of one network."""
         cut = len(prefix) + 1
         return {name[cut:]: tensor for name, tensor in self.tensors.items() if name.startswith(f"{prefix}.")}
 
+    def was_trained_on(self, name: str) -> bool:
+        """Whether any of the networks learnt from the image of this name."""
+        return name_hash(name) in self.trained_on
 
-def save_weights(path: Path, weights: Weights) -> None:
-    """Write a safetensors file atomically."""
-    header = {"format": FORMAT, "kind": weights.kind, "config": weights.config, "facts": weights.facts}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a safetensors file atomically; equal checkpoints give equal bytes."""
+    facts: dict[str, Any] = {"trained_on": sorted(checkpoint.trained_on)}
+    if checkpoint.proposer is not None:
+        facts["proposer"] = checkpoint.proposer
+    if checkpoint.fusion is not None:
+        facts["fusion"] = checkpoint.fusion
+    header = {"format": FORMAT, "kind": checkpoint.kind, "config": checkpoint.recipe, "facts": facts}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     write_atomically(path, serialise(tensors, metadata={"tinygan": json.dumps(header)}))
 
 
@@ -87,8 +103,8 @@ def find_weights(path: Path) -> Path:
     return file
 
 
-def load_weights(path: Path, kinds: tuple[str, ...]) -> Weights:
-    """Read weights of one of ``kinds`` from a run folder or file.
+def load_checkpoint(path: Path, kinds: tuple[Kind, ...]) -> Checkpoint:
+    """Read a checkpoint of one of ``kinds`` from a run folder or file.
 
     Raises:
         CheckpointError: if the file is absent, damaged, not tinygan's, or of another kind.
@@ -109,12 +125,20 @@ def load_weights(path: Path, kinds: tuple[str, ...]) -> Weights:
         raise CheckpointError(
             f"{file}: a checkpoint of kind '{header['kind']}', expected {' or '.join(kinds)}{_hint(header['kind'])}"
         )
-    return Weights(header["kind"], _renamed(header["config"]), tensors, header["facts"])
+    facts = header["facts"]
+    return Checkpoint(
+        kind=header["kind"],
+        recipe=_renamed(header["config"]),
+        tensors=tensors,
+        trained_on=frozenset(facts.get("trained_on", ())),
+        proposer=facts.get("proposer"),
+        fusion=facts.get("fusion"),
+    )
 
 
-def _renamed(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config of an earlier version under the keys of now."""
-    return {{"fusion": "fusion_search"}.get(key, key): value for key, value in config.items()}
+def _renamed(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe of an earlier version under the keys of now."""
+    return {{"fusion": "fusion_search"}.get(key, key): value for key, value in recipe.items()}
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -51,9 +51,22 @@ def make_way(
         raise DataError(f"{folder}: was written with other settings; repeat those, or replace it with --overwrite")
 
 
-def remove_empty(folders: Sequence[Path]) -> None:
-    """Remove those folders that hold nothing, the innermost first."""
-    for folder in sorted(folders, reverse=True):
+def remove_written(files: Collection[Path], below: Path) -> None:
+    """Remove files, what a kill left of them half written, and those of their folders that hold nothing then.
+
+    Args:
+        files: what a run wrote; some may be absent.
+        below: the run's folder, which stays.
+    """
+    names, folders = set(files), {file.parent for file in files}
+    for folder in folders:
+        for temporary in folder.glob(".*.tmp"):
+            if temporary.with_name(temporary.name[1:].rsplit(".", 2)[0]) in names:
+                temporary.unlink()
+    for file in files:
+        file.unlink(missing_ok=True)
+    within = {above for folder in folders for above in (folder, *folder.parents) if below in above.parents}
+    for folder in sorted(within, reverse=True):  # the innermost first
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 

@@ -1,6 +1,7 @@
 """The losses of Bai et al. 2018, Eq. 4-9, as pure functions on tensors.
 
-Every function returns one unweighted scalar; weights meet in the stage's one sum.
+Every function returns one unweighted scalar; weights meet in the stage's one sum. All compute in the precision they are
+given, but in float32 at least: what networks return under autocast is bfloat16, in which a mean would lose its digits.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss
@@ -53,7 +55,7 @@ def pixel_loss(picture: Tensor, hr: Tensor) -> Tensor:
         Scalar. # Differs from the paper: a mean over channels and pixels too, as the printed sum would drown
         alpha and beta.
     """
-    return functional.mse_loss(picture.float(), hr.float())
+    return functional.mse_loss(_precise(picture), _precise(hr))
 
 
 def adversarial_loss(fake_logit: Tensor, form: Literal["nonsaturating", "saturating"]) -> Tensor:
@@ -69,7 +71,7 @@ def adversarial_loss(fake_logit: Tensor, form: Literal["nonsaturating", "saturat
     Returns:
         Scalar.
     """
-    logit = fake_logit.float()
+    logit = _precise(fake_logit)
     if form == "saturating":
         return -functional.softplus(logit).mean()
     return functional.softplus(-logit).mean()
@@ -85,7 +87,7 @@ def real_generated_loss(real_logit: Tensor, fake_logit: Tensor) -> Tensor:
     Returns:
         Scalar.
     """
-    return functional.softplus(-real_logit.float()).mean() + functional.softplus(fake_logit.float()).mean()
+    return functional.softplus(-_precise(real_logit)).mean() + functional.softplus(_precise(fake_logit)).mean()
 
 
 def classification_loss(face_logit: Tensor, labels: Tensor) -> Tensor:
@@ -102,8 +104,8 @@ def classification_loss(face_logit: Tensor, labels: Tensor) -> Tensor:
         Scalar; 0 for an empty batch.
     """
     if not len(labels):
-        return face_logit.float().sum()
-    return functional.binary_cross_entropy_with_logits(face_logit.float(), labels)
+        return _precise(face_logit).sum()
+    return functional.binary_cross_entropy_with_logits(_precise(face_logit), _precise(labels))
 
 
 def box_loss(boxes: Tensor, targets: Tensor) -> Tensor:
@@ -117,6 +119,11 @@ def box_loss(boxes: Tensor, targets: Tensor) -> Tensor:
         Scalar; 0 for an empty batch.
     """
     if not len(boxes):
-        return boxes.float().sum()
-    loss: Tensor = generalized_box_iou_loss(boxes.float(), targets.float(), reduction="mean")
+        return _precise(boxes).sum()
+    loss: Tensor = generalized_box_iou_loss(_precise(boxes), _precise(targets), reduction="mean")
     return loss
+
+
+def _precise(values: Tensor) -> Tensor:
+    """The values in float32, or in float64 if they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -122,7 +122,7 @@ def choose_proposer(
         ConfigError: if there is no such first stage, preset or key.
         CheckpointError: if the weights are absent or another first stage's.
     """
-    from tinygan.checkpoint import find_weights, is_ours, load_weights, packaged_weights
+    from tinygan.checkpoint import find_weights, is_ours, load_checkpoint, packaged_weights
     from tinygan.config import load_config
 
     entry = find_proposer(name)
@@ -131,10 +131,10 @@ def choose_proposer(
     base = None
     if weights is not None and is_ours(weights):
         weights = find_weights(weights)
-        saved = load_weights(weights, ("proposer",))
-        if saved.facts["proposer"] != name:
-            raise CheckpointError(f"{weights}: weights of proposer '{saved.facts['proposer']}', not of '{name}'")
-        base = saved.config["network"]
+        saved = load_checkpoint(weights, ("proposer",))
+        if saved.proposer != name:
+            raise CheckpointError(f"{weights}: weights of proposer '{saved.proposer}', not of '{name}'")
+        base = saved.recipe["network"]
     return Choice(name, load_config(entry.config, source, overrides, base=base), weights)
 
 

@@ -23,7 +23,7 @@ from experiments.ablation.question import face_logit_columns, write_table
 from experiments.ablation.rows import ROWS, Row
 from experiments.lite.flops import discriminator_flops, generator_flops
 from experiments.lite.report import compare, truth_of
-from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights
+from tinygan.checkpoint import WEIGHTS_FILE, Checkpoint, load_checkpoint
 from tinygan.config import load_config, to_tree, to_yaml
 from tinygan.files import write_atomically
 from tinygan.formats.wider import load_split
@@ -145,21 +145,21 @@ class Ablation:
             self._patches[name] = prepare(self.data, common, self.out / "patches" / name, self.runtime)
         return self._patches[name]
 
-    def _start(self, recipe: Recipe) -> Weights:
+    def _start(self, recipe: Recipe) -> Checkpoint:
         """The generator after ``mse-init``, one for all rows and seeds with a generator of this form."""
         if recipe.generator.form == "bilinear":
-            return Weights("generator", to_tree(recipe), {})
+            return Checkpoint("generator", to_tree(recipe), {})
         run = self.out / ("mse" if recipe.generator.refinement else "mse_without_refinement")
         if not (run / WEIGHTS_FILE).is_file():
             common = replace(self.load([]), generator=recipe.generator)
             train_mse_init(
                 TrainingInput(self.data.root), common, RunFolder(run, to_yaml(common), resume=True), self.runtime
             )
-        return load_weights(run, ("generator",))
+        return load_checkpoint(run, ("generator",))
 
     def _measure(self, row: Row, run: Path, seed: int) -> dict[str, Any]:
         """Fusion fitted on the hold-out, and what it gains on WIDER_val; judgements are kept for the question."""
-        weights = load_weights(run, ("gan",))
+        weights = load_checkpoint(run, ("gan",))
         judge, recipe = Judge.from_weights(weights, self.runtime), row.recipe(self.load, seed)
         looks = 2 if row.box else 1
         (run / "judged").mkdir(exist_ok=True)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from experiments.first_stage.teach import write_landmarks
 from experiments.lite.report import compare, format_table, truth_of
-from tinygan.checkpoint import WEIGHTS_FILE, load_weights, packaged_weights, save_weights
+from tinygan.checkpoint import WEIGHTS_FILE, load_checkpoint, packaged_weights, save_checkpoint
 from tinygan.cli import propose as propose_command
 from tinygan.cli import train_proposer as train_command
 from tinygan.cli.common import SOME_SKIPPED
@@ -36,7 +36,7 @@ from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import Split, WiderSplit, load_split
 from tinygan.formats.wider_mat import truth_by_height
 from tinygan.runtime import Runtime, RuntimeOptions
-from tinygan.second_stage.fusion import Fusion
+from tinygan.second_stage.fusion import stored_fusion
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.stage import SecondStage
 from tinygan.training.fusion import count_proposals, fit_fusion, holdout_names, judge_proposals
@@ -129,19 +129,19 @@ class FirstStage:
         split = load_split(self.data, "train")
         names = self._holdout(split)
         self._propose(SHIPPED, "train")
-        lite = load_weights(packaged_weights("lite"), ("fused",))
-        recipe = load_config(Recipe, None, base=lite.config)
+        lite = load_checkpoint(packaged_weights("lite"), ("fused",))
+        recipe = load_config(Recipe, None, base=lite.recipe)
         judge = Judge.from_weights(lite, Runtime(RuntimeOptions(threads=self.threads)))
         unreadable: list[str] = []
         judged = judge_proposals(
             judge, self._proposals(SHIPPED, "train"), split, names, 128, 600, unreadable, recipe.fusion_search.looks
         )
         fusion = fit_fusion([judged], recipe.rois, recipe.fusion_search)
-        trained = load_weights(self.out / SHIPPED_RUN, ("proposer",))
+        trained = load_checkpoint(self.out / SHIPPED_RUN, ("proposer",))
         file = self.out / f"{NAME}.safetensors"
-        network = {**trained.config["network"], "overview_px": OVERVIEW_PX}
-        facts = {**trained.facts, "fusion": fusion.to_facts()}
-        save_weights(file, replace(trained, config={**trained.config, "network": network}, facts=facts))
+        network = {**trained.recipe["network"], "overview_px": OVERVIEW_PX}
+        recipe_shipped = {**trained.recipe, "network": network}
+        save_checkpoint(file, replace(trained, recipe=recipe_shipped, fusion=fusion.to_facts()))
         self._note("fusion", {"images": len(judged), "proposals": count_proposals(judged), **fusion.to_facts()})
         print(f"{file}: {file.stat().st_size / 1e6:.2f} MB; copy it to {packaged_weights(NAME)}", flush=True)
 
@@ -199,8 +199,7 @@ class FirstStage:
 
     def _rescore(self, found: Mapping[str, Detections], images: Path) -> dict[str, Detections]:
         """Boxes after ``lite`` with the fusion fitted for them, image by image as ``tinygan-detect`` does."""
-        shipped = load_weights(self.out / f"{NAME}.safetensors", ("proposer",))
-        fusion = Fusion.from_facts(shipped.facts["fusion"])
+        fusion = stored_fusion(load_checkpoint(self.out / f"{NAME}.safetensors", ("proposer",)))
         stage = SecondStage("lite", fusion=fusion, runtime=Runtime(RuntimeOptions(threads=self.threads)))
         progress = tqdm(found.items(), desc="second stage", unit="image", disable=None)
         return {name: stage.rescore(images / name, one) for name, one in progress}
@@ -208,10 +207,10 @@ class FirstStage:
     def _holdout(self, split: WiderSplit) -> list[str]:
         """Images that neither ``lite`` nor any training here learned from."""
         lite = packaged_weights("lite")
-        names = holdout_names(split, load_weights(lite, ("fused",)), None, lite)
+        names = holdout_names(split, load_checkpoint(lite, ("fused",)), None, lite)
         for name in PRESET:
             if (self.out / name / WEIGHTS_FILE).is_file():
-                seen = holdout_names(split, load_weights(self.out / name, ("proposer",)), None, self.out / name)
+                seen = holdout_names(split, load_checkpoint(self.out / name, ("proposer",)), None, self.out / name)
                 if set(names) != set(seen):
                     raise TinyGanError(f"{self.out / name}: was trained on images of lite's hold-out")
         return names

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tinygan.checkpoint import load_weights
+from tinygan.checkpoint import load_checkpoint
 from tinygan.config import build_config
+from tinygan.models.build import build_generator
 from tinygan.models.discriminator import Discriminator
-from tinygan.models.generator import Generator
+from tinygan.second_stage.fusion import Fusion, stored_fusion
 from tinygan.training.recipe import Recipe
 
 
 def giga_flops(checkpoint: Path) -> dict[str, float]:
     """Of the generator and of the discriminator on one region, in GFLOP, their sum, and that times the looks."""
-    weights = load_weights(checkpoint, ("gan", "fused"))
-    recipe = build_config(Recipe, weights.config)
-    looks = weights.facts.get("fusion", {}).get("looks", 1)
+    weights = load_checkpoint(checkpoint, ("gan", "fused"))
+    recipe = build_config(Recipe, weights.recipe)
+    looks = (stored_fusion(weights) or Fusion()).looks
     generator, discriminator = generator_flops(recipe), discriminator_flops(recipe)
     total = generator + discriminator
     counts = {"generator": generator, "discriminator": discriminator, "total": total, "all looks": total * looks}
@@ -28,7 +28,7 @@ def giga_flops(checkpoint: Path) -> dict[str, float]:
 
 def generator_flops(recipe: Recipe) -> float:
     """GFLOP of super-resolving one crop."""
-    generator = Generator(recipe.generator).eval()
+    generator = build_generator(recipe.generator).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         generator(torch.zeros(1, 3, recipe.crops.lr_size, recipe.crops.lr_size))
     return float(counter.get_total_flops()) / 1e9
@@ -36,7 +36,7 @@ def generator_flops(recipe: Recipe) -> float:
 
 def discriminator_flops(recipe: Recipe) -> float:
     """GFLOP of judging one crop, with its surroundings if this discriminator sees them."""
-    crops, config = recipe.crops, replace(recipe.discriminator, weights="none")
+    crops, config = recipe.crops, recipe.discriminator
     discriminator = Discriminator(config, crops.hr_size, crops.wide_size).eval()
     wide = torch.zeros(1, 3, crops.wide_size, crops.wide_size) if config.surroundings != "none" else None
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -16,7 +16,7 @@ import numpy as np
 from torch import nn
 
 from experiments.lite.report import Row, compare, format_table, truth_of
-from tinygan.checkpoint import load_weights
+from tinygan.checkpoint import load_checkpoint
 from tinygan.config import load_config
 from tinygan.detections import Detections
 from tinygan.formats.wider import load_split
@@ -77,11 +77,11 @@ def holdout_gains(
     Returns:
         As :func:`experiments.lite.report.compare`; with boxes also ``"<detector> at IoU 0.7"``.
     """
-    weights = load_weights(run, ("gan",))
+    weights = load_checkpoint(run, ("gan",))
     split = load_split(root, "train")
     names = holdout_names(split, weights, None, run)
     judge = Judge.from_weights(weights, Runtime(RuntimeOptions()), generator)
-    recipe = load_config(Recipe, None, list(settings), base=weights.config)
+    recipe = load_config(Recipe, None, list(settings), base=weights.recipe)
     looks = recipe.fusion_search.looks if boxes and judge.finds_boxes else 1
     unreadable: list[str] = []
     judged = {

@@ -26,7 +26,7 @@ from experiments.lite.flops import giga_flops
 from experiments.lite.holdout import holdout_gains
 from experiments.lite.report import compare, format_table, truth_of
 from experiments.sr_quality import run as sr_quality
-from tinygan.checkpoint import load_weights, save_weights
+from tinygan.checkpoint import load_checkpoint, save_checkpoint
 from tinygan.cli import rescore as rescore_command
 from tinygan.cli import train as train_command
 from tinygan.cli.common import SOME_SKIPPED
@@ -136,8 +136,8 @@ def _judge(inputs: Inputs) -> None:
 def _fusion(inputs: Inputs) -> None:
     """The checkpoint that ships, its filters in half precision."""
     _fuse(inputs, "judge", [*inputs.proposals, *inputs.also])
-    fused = load_weights(inputs.run("fused"), ("fused",))
-    save_weights(inputs.run(SHIPPED), replace(fused, tensors=halved(fused.tensors)))
+    fused = load_checkpoint(inputs.run("fused"), ("fused",))
+    save_checkpoint(inputs.run(SHIPPED), replace(fused, tensors=halved(fused.tensors)))
 
 
 def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

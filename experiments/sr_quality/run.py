@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from tinygan.boxes import longer_side
-from tinygan.checkpoint import load_weights
+from tinygan.checkpoint import load_checkpoint
 from tinygan.config import build_config
 from tinygan.data.cutting import CropConfig, DegradationConfig, cut_patch, make_lr, upscale
 from tinygan.data.patches import PAIRED, SMALL, stream_of
@@ -51,8 +51,8 @@ def measure(checkpoint: Path, root: Path, limit: int | None = None, rows: int = 
     Returns:
         ``{picture: {"psnr": dB, "ssim": …, "patches": N}}``, and the sheet: clean faces above, wild ones below.
     """
-    weights = load_weights(checkpoint, ("generator", "gan", "fused"))
-    crops = build_config(CropConfig, weights.config["crops"])
+    weights = load_checkpoint(checkpoint, ("generator", "gan", "fused"))
+    crops = build_config(CropConfig, weights.recipe["crops"])
     runtime, generator = Runtime(RuntimeOptions()), load_generator(weights)
     runtime.place(generator)
     faces = cut_faces(root, crops)

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tinygan.recipe import build_config
 from torch import Tensor, nn
 
 from experiments.lite.holdout import holdout_gains
 from tinygan.boxes import longer_side
-from tinygan.checkpoint import Weights, load_weights
-from tinygan.config import build_config
+from tinygan.checkpoint import Checkpoint, load_checkpoint
 from tinygan.data.cutting import SCALE, CropConfig, DegradationConfig, cut_patch, make_lr
 from tinygan.detections import ByteArray
 from tinygan.errors import MissingDependency
@@ -88,8 +88,8 @@ def full_table(inputs: Inputs) -> dict[str, Any]:
         ``{"faces": {source: {size: count}}, "pictures": {picture: {"quality": {source: {size: {kind: {measure:
         mean}}}}, "gain": {subset: row}}}, "lpips": "" or why it is not there}``.
     """
-    gan = load_weights(inputs.gan, ("gan",))
-    mse = load_weights(inputs.mse, ("generator",))
+    gan = load_checkpoint(inputs.gan, ("gan",))
+    mse = load_checkpoint(inputs.mse, ("generator",))
     runtime, why = Runtime(RuntimeOptions()), _why_no_lpips()
     faces = {"WIDER-mini hold-out": _wider_faces(inputs, gan)}
     if inputs.lfw is not None:
@@ -134,7 +134,7 @@ def markdown(table: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _makers(mse: Weights, gan: Weights) -> dict[str, Any]:
+def _makers(mse: Checkpoint, gan: Checkpoint) -> dict[str, Any]:
     return {
         "bicubic": lambda: Pictures(),
         "G1, mse-init": lambda: Pictures(load_generator(mse)),
@@ -144,8 +144,8 @@ def _makers(mse: Weights, gan: Weights) -> dict[str, Any]:
     }
 
 
-def _wider_faces(inputs: Inputs, gan: Weights) -> dict[int, ByteArray]:
-    split, crops = load_split(inputs.root, "train"), build_config(CropConfig, gan.config["crops"])
+def _wider_faces(inputs: Inputs, gan: Checkpoint) -> dict[int, ByteArray]:
+    split, crops = load_split(inputs.root, "train"), build_config(CropConfig, gan.recipe["crops"])
     names = holdout_names(split, gan, None, inputs.gan)
     found: dict[int, list[ByteArray]] = {size: [] for size in SIZES_PX}
     for name in names:
@@ -161,9 +161,9 @@ def _wider_faces(inputs: Inputs, gan: Weights) -> dict[int, ByteArray]:
     return {size: _spread(patches, inputs.limit, crops) for size, patches in found.items()}
 
 
-def _lfw_faces(inputs: Inputs, gan: Weights) -> dict[int, ByteArray]:
+def _lfw_faces(inputs: Inputs, gan: Checkpoint) -> dict[int, ByteArray]:
     assert inputs.lfw is not None
-    crops = build_config(CropConfig, gan.config["crops"])
+    crops = build_config(CropConfig, gan.recipe["crops"])
     names = sorted(list_images(inputs.lfw))
     names = names[:: max(1, -(-len(names) // inputs.limit))]
     found: dict[int, list[ByteArray]] = {size: [] for size in SIZES_PX}

@@ -16,7 +16,7 @@ from proposals.retinaface import RetinaFaceNetwork
 from proposals.train.pictures import Photograph, PictureSource, photographs
 from proposals.train.recipe import ProposerRecipe
 from proposals.train.stage import DetectorStage, freeze
-from tinygan.checkpoint import WEIGHTS_FILE, Weights, is_ours, load_weights, save_weights
+from tinygan.checkpoint import WEIGHTS_FILE, Checkpoint, is_ours, load_checkpoint, save_checkpoint
 from tinygan.config import to_tree
 from tinygan.data.rois import split_holdout
 from tinygan.detections import GroundTruth
@@ -27,7 +27,7 @@ from tinygan.formats.wider import WiderSplit, load_split
 from tinygan.models.public_weights import load_into, load_tensors
 from tinygan.runtime import Runtime, seed_everything
 from tinygan.training.loop import run_loop, stage_batch_size
-from tinygan.training.run import RunFolder, finish, trained_facts
+from tinygan.training.run import RunFolder, finish, trained_on
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ def train_proposer(inputs: Inputs, recipe: ProposerRecipe, folder: RunFolder, ru
     prepared = Prepared(inputs.training_names, inputs.holdout_names, list(source.unreadable))
     if runtime.is_main:
         tensors = {f"proposer.{name}": tensor for name, tensor in stage.result.state_dict().items()}
-        facts = {**trained_facts(prepared), "proposer": "retinaface"}
-        save_weights(folder.file(WEIGHTS_FILE), Weights("proposer", to_tree(recipe), tensors, facts))
+        checkpoint = Checkpoint("proposer", to_tree(recipe), tensors, trained_on(prepared), proposer="retinaface")
+        save_checkpoint(folder.file(WEIGHTS_FILE), checkpoint)
         finish(folder, prepared)
     return prepared.unreadable
 
@@ -138,7 +138,7 @@ def saved_network(init: Path | None) -> dict[str, object] | None:
     """
     if init is None or not is_ours(init):
         return None
-    return {"network": load_weights(init, ("proposer",)).config["network"]}
+    return {"network": load_checkpoint(init, ("proposer",)).recipe["network"]}
 
 
 def first_network(recipe: ProposerRecipe, init: Path | None) -> RetinaFaceNetwork:

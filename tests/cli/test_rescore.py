@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.special import logit
 
-from tinygan.checkpoint import Weights, load_weights, save_weights
+from tinygan.checkpoint import load_checkpoint, save_checkpoint
 from tinygan.cli.rescore import main
 from tinygan.formats.registry import open_detections
 from tinygan.second_stage.calibration import DetectorView, Evidence, ScoreMap
@@ -98,11 +99,11 @@ def test_archive_in_and_out_agrees_with_folders(data, checkpoint, tmp_path):
 
 
 def test_the_view_is_found_once_and_a_resumed_run_keeps_it(data, checkpoint, tmp_path, monkeypatch, capsys):
-    fused = load_weights(checkpoint, ("fused",))
+    fused = load_checkpoint(checkpoint, ("fused",))
     evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
     fusion = Fusion(detector=0.8, judge=0.6, fitted=True, evidence=evidence)
     mapped = tmp_path / "mapped.safetensors"
-    save_weights(mapped, Weights("fused", fused.config, fused.tensors, {"fusion": fusion.to_facts()}))
+    save_checkpoint(mapped, replace(fused, fusion=fusion.to_facts()))
     monkeypatch.setattr("tinygan.second_stage.calibration.MIN_PROPOSALS", 20)
     out = tmp_path / "out"
     assert main(typed(data, mapped, out)) == 0
@@ -123,12 +124,12 @@ def test_the_view_is_found_once_and_a_resumed_run_keeps_it(data, checkpoint, tmp
 
 
 def test_few_proposals_take_the_usual_view(data, checkpoint, tmp_path, capsys):
-    fused = load_weights(checkpoint, ("fused",))
+    fused = load_checkpoint(checkpoint, ("fused",))
     evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
     usual = DetectorView(score_map=ScoreMap(knots=(0.0, 1.0), values=(0.0, 2.0)))
     fusion = Fusion(judge=0.0, fitted=True, evidence=evidence, usual_view=usual)
     mapped = tmp_path / "mapped.safetensors"
-    save_weights(mapped, Weights("fused", fused.config, fused.tensors, {"fusion": fusion.to_facts()}))
+    save_checkpoint(mapped, replace(fused, fusion=fusion.to_facts()))
     assert main(typed(data, mapped, tmp_path / "out")) == 0
     assert "view: usual" in capsys.readouterr().out
     before, after = open_detections(data.proposals / "val"), open_detections(tmp_path / "out")
@@ -136,12 +137,12 @@ def test_few_proposals_take_the_usual_view(data, checkpoint, tmp_path, capsys):
 
 
 def test_unjudged_boxes_keep_the_mapped_score(data, checkpoint, tmp_path):
-    fused = load_weights(checkpoint, ("fused",))
+    fused = load_checkpoint(checkpoint, ("fused",))
     evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
     usual = DetectorView(expected=(0.5, 0.25, 0.0, 0.0, 0.0, 0.0))
     fusion = Fusion(judge=0.7, fitted=True, evidence=evidence, usual_view=usual)
     viewed = tmp_path / "viewed.safetensors"
-    save_weights(viewed, Weights("fused", fused.config, fused.tensors, {"fusion": fusion.to_facts()}))
+    save_checkpoint(viewed, replace(fused, fusion=fusion.to_facts()))
     assert main(typed(data, viewed, tmp_path / "out", "--max-rois", "10")) == 0
     before, after = open_detections(data.proposals / "val"), open_detections(tmp_path / "out")
     for name in before:
@@ -220,9 +221,9 @@ def test_mistakes_are_one_line_and_exit_2(option, value, message, data, checkpoi
 
 
 def test_unfitted_fusion_is_used_with_a_warning(data, checkpoint, tmp_path, caplog):
-    fused = load_weights(checkpoint, ("fused",))
+    fused = load_checkpoint(checkpoint, ("fused",))
     plain = tmp_path / "gan.safetensors"
-    save_weights(plain, Weights("gan", fused.config, fused.tensors, {}))
+    save_checkpoint(plain, replace(fused, kind="gan", fusion=None))
     assert main(typed(data, plain, tmp_path / "out")) == 0
     assert "fusion was not fitted" in caplog.text
 

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tinygan.checkpoint import load_weights
+from tinygan.checkpoint import load_checkpoint
 from tinygan.cli.train import main
 
 STAGES = ("mse-init", "gan", "judge", "fusion")
@@ -40,13 +41,14 @@ def runs(tiny_wider, tiny_set, tmp_path_factory):
 
 def same_weights(first: Path, second: Path) -> bool:
     kinds = ("generator", "gan", "fused")
-    a, b = load_weights(first, kinds), load_weights(second, kinds)
-    return a.facts == b.facts and all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors)
+    a, b = load_checkpoint(first, kinds), load_checkpoint(second, kinds)
+    same_facts = replace(a, tensors={}) == replace(b, tensors={})
+    return same_facts and all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors)
 
 
 def test_run_folders_are_complete(runs):
     for stage, kind in zip(STAGES, ("generator", "gan", "gan", "fused"), strict=True):
-        assert load_weights(runs / stage, (kind,)).kind == kind
+        assert load_checkpoint(runs / stage, (kind,)).kind == kind
         assert (runs / stage / "config.yaml").is_file()
     names = {path.name for path in (runs / "gan").rglob("*")}
     assert {"metrics.jsonl", "curves.png", "last.ckpt", "holdout.txt", "epoch_002.png", "finished.json"} <= names
@@ -56,10 +58,10 @@ def test_run_folders_are_complete(runs):
 
 
 def test_judge_grows_and_keeps_the_generator(runs):
-    gan, judge = load_weights(runs / "gan", ("gan",)), load_weights(runs / "judge", ("gan",))
+    gan, judge = load_checkpoint(runs / "gan", ("gan",)), load_checkpoint(runs / "judge", ("gan",))
     assert all(torch.equal(tensor, judge.part("generator")[name]) for name, tensor in gan.part("generator").items())
-    assert judge.config["discriminator"]["box"] and "discriminator.fc_box.weight" in judge.tensors
-    assert list(judge.config["discriminator"]["lite_widths"]) == [4, 6, 8, 8, 12]
+    assert judge.recipe["discriminator"]["box"] and "discriminator.fc_box.weight" in judge.tensors
+    assert list(judge.recipe["discriminator"]["lite_widths"]) == [4, 6, 8, 8, 12]
     rows = [json.loads(line) for line in (runs / "judge/metrics.jsonl").read_text().splitlines()]
     assert {"iou_before", "iou_after", "auc_medium"} <= set(rows[-1]) and not (runs / "judge/patches").exists()
 
@@ -185,5 +187,6 @@ def test_two_processes_train_together(runs, tiny_wider, tiny_set):
     rows = [json.loads(line) for line in (runs / "gan-two/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(8))
     assert (
-        load_weights(runs / "gan-two", ("gan",)).tensors.keys() == load_weights(runs / "gan", ("gan",)).tensors.keys()
+        load_checkpoint(runs / "gan-two", ("gan",)).tensors.keys()
+        == load_checkpoint(runs / "gan", ("gan",)).tensors.keys()
     )

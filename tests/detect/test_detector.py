@@ -1,5 +1,6 @@
 """Both stages in one call."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 import tinygan
 from tinygan.boxes import iou
-from tinygan.checkpoint import Weights, load_weights, packaged_weights, save_weights
+from tinygan.checkpoint import load_checkpoint, packaged_weights, save_checkpoint
 from tinygan.detect.detector import FaceDetector, fitted_fusion, outcomes
 from tinygan.detections import Detections
 from tinygan.errors import CheckpointError, DataError
@@ -118,9 +119,8 @@ def test_outcomes_by_hand():
 
 
 def with_fusion(path: Path, fusion: Fusion) -> Path:
-    shipped = load_weights(packaged_weights("retinaface_mobilenet025"), ("proposer",))
-    facts = {**shipped.facts, "fusion": fusion.to_facts()}
-    save_weights(path, Weights(shipped.kind, shipped.config, shipped.tensors, facts))
+    shipped = load_checkpoint(packaged_weights("retinaface_mobilenet025"), ("proposer",))
+    save_checkpoint(path, replace(shipped, fusion=fusion.to_facts()))
     return path
 
 

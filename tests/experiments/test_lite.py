@@ -12,7 +12,7 @@ import yaml
 from experiments.lite import centerface, yunet
 from experiments.lite.report import compare, truth_of
 from experiments.lite.run import halved, main
-from tinygan.checkpoint import load_weights
+from tinygan.checkpoint import load_checkpoint
 from tinygan.detections import Detections, GroundTruth
 from tinygan.formats.wider import load_split
 from tinygan.formats.wider_mat import truth_of_faces
@@ -108,7 +108,7 @@ def test_one_command_runs_the_recipe_and_can_be_repeated(tiny_wider, tiny_option
     assert set(results["widths"]) == {"narrowest", "narrow", "standard", "as shipped, full length"}
     assert results["val"]["second"]["all"].keys() >= {"before", "after", "points", "low", "high"}
     assert {"val_iou_0.7", "val_without_boxes", "val_unseen_iou_0.7"} <= set(results)
-    assert load_weights(tmp_path / "out/lite.safetensors", ("fused",)).config["discriminator"]["box"]
+    assert load_checkpoint(tmp_path / "out/lite.safetensors", ("fused",)).recipe["discriminator"]["box"]
     assert results["val_unseen"].keys() == {"second"} and results["giga_flops"]["total"] > 0
     assert (tmp_path / "out/look/hardest.png").is_file() and (tmp_path / "out/sr_quality/sheet.png").is_file()
     capsys.readouterr()

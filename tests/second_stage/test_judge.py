@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tinygan.checkpoint import load_weights
+from tinygan.checkpoint import load_checkpoint
 from tinygan.data.cutting import CropConfig
 from tinygan.models.discriminator import Discriminator, DiscriminatorConfig
 from tinygan.models.folding import fold_batch_norm
@@ -86,7 +86,7 @@ def test_no_requests(judge):
 
 
 def test_a_second_look_is_taken_where_the_first_found_the_face(finding_checkpoint, requests):
-    judge = Judge.from_weights(load_weights(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
+    judge = Judge.from_weights(load_checkpoint(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
     assert judge.finds_boxes and judge.sees_wide
     first = list(judge_images(judge, requests, batch_size=7))
     for request, answer in zip(requests[1:], first[1:], strict=True):
@@ -101,7 +101,7 @@ def test_a_second_look_is_taken_where_the_first_found_the_face(finding_checkpoin
 
 
 def test_a_second_look_is_taken_only_at_what_may_be_a_face(finding_checkpoint, requests, monkeypatch):
-    judge = Judge.from_weights(load_weights(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
+    judge = Judge.from_weights(load_checkpoint(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
     once, twice = (next(judge_images(judge, requests[4:], 64, looks=looks)) for looks in (1, 2))
     middle = float(np.median(once.face_logits))
     monkeypatch.setattr("tinygan.second_stage.judging.LOOK_LOGIT", middle)
@@ -113,14 +113,14 @@ def test_a_second_look_is_taken_only_at_what_may_be_a_face(finding_checkpoint, r
 
 
 def test_a_second_look_at_an_unreadable_image_keeps_its_error(finding_checkpoint, requests):
-    judge = Judge.from_weights(load_weights(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
+    judge = Judge.from_weights(load_checkpoint(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
     requests[2].image.write_bytes(requests[2].image.read_bytes()[:200])
     answers = list(judge_images(judge, requests, 8, looks=2))
     assert [a.error is not None for a in answers] == [False, False, True, False, False]
 
 
 def test_surroundings_of_both_routes_reach_their_own_boxes(finding_checkpoint, requests):
-    judge = Judge.from_weights(load_weights(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
+    judge = Judge.from_weights(load_checkpoint(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
     together = list(judge_images(judge, requests, batch_size=1000))[4].face_logits
     request = requests[4]
     for row in range(0, 16, 3):

@@ -1,11 +1,13 @@
 """The second stage from Python says what the command says."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 import tinygan
-from tinygan.checkpoint import Weights, load_weights, save_weights
+from tinygan.checkpoint import load_checkpoint, save_checkpoint
 from tinygan.cli.rescore import main
 from tinygan.detections import Detections
 from tinygan.errors import CheckpointError, DataError
@@ -42,10 +44,10 @@ def test_agrees_with_the_command(stage, checkpoint, tiny_wider, tmp_path):
 
 
 def test_learns_how_to_read_a_detector(checkpoint, tiny_wider, tmp_path, monkeypatch):
-    fused = load_weights(checkpoint, ("fused",))
+    fused = load_checkpoint(checkpoint, ("fused",))
     evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
-    facts = {"fusion": Fusion(judge=0.6, fitted=True, evidence=evidence).to_facts()}
-    save_weights(tmp_path / "mapped.safetensors", Weights("fused", fused.config, fused.tensors, facts))
+    fusion = Fusion(judge=0.6, fitted=True, evidence=evidence).to_facts()
+    save_checkpoint(tmp_path / "mapped.safetensors", replace(fused, fusion=fusion))
     stage = tinygan.SecondStage(tmp_path / "mapped.safetensors", device="cpu")
     proposals = open_detections(tiny_wider.proposals / "val")
     images = [tiny_wider.root / f"WIDER_val/images/{name}.jpg" for name in proposals]

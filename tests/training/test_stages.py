@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tinygan.checkpoint import Weights
+from tinygan.checkpoint import Checkpoint
 from tinygan.config import load_config, to_tree
 from tinygan.data.batches import Batch
 from tinygan.data.cutting import DegradationConfig, make_lr
@@ -50,7 +50,7 @@ def stage(kind: str, runtime: Runtime, settings: list[str]) -> MseInit | Gan:
     if kind == "mse-init":
         return mse
     tensors = {f"generator.{name}": value for name, value in mse.generator.state_dict().items()}
-    return Gan(recipe, runtime, held_out, Weights("generator", to_tree(recipe), tensors))
+    return Gan(recipe, runtime, held_out, Checkpoint("generator", to_tree(recipe), tensors))
 
 
 def train(one: MseInit | Gan, steps: int, rate: float) -> list[dict[str, float]]:
@@ -123,7 +123,7 @@ def test_gan_goes_on_from_gan_with_its_discriminator(runtime, tiny_options):
     train(one, 2, 1e-2)
     tensors = {f"generator.{name}": value for name, value in one.generator.state_dict().items()}
     tensors |= {f"discriminator.{name}": value for name, value in one.discriminator.state_dict().items()}
-    again = Gan(one.recipe, runtime, one.held_out, Weights("gan", to_tree(one.recipe), tensors))
+    again = Gan(one.recipe, runtime, one.held_out, Checkpoint("gan", to_tree(one.recipe), tensors))
     pairs = zip(one.discriminator.parameters(), again.discriminator.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 

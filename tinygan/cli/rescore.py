@@ -22,7 +22,7 @@ from tinygan.cli.common import (
 from tinygan.errors import DataError
 
 if TYPE_CHECKING:
-    from tinygan.checkpoint import Weights
+    from tinygan.checkpoint import Checkpoint
     from tinygan.second_stage.engine import Report
     from tinygan.second_stage.rescoring import RescoreConfig
 
@@ -76,19 +76,19 @@ def _rescore(arguments: argparse.Namespace) -> int:
     return _print(report, arguments.out)
 
 
-def _weights(checkpoint: str) -> Weights:
-    from tinygan.checkpoint import load_weights, packaged_weights
+def _weights(checkpoint: str) -> Checkpoint:
+    from tinygan.checkpoint import load_checkpoint, packaged_weights
 
     path = Path(checkpoint)
-    return load_weights(path if path.exists() else packaged_weights(checkpoint), ("fused", "gan"))
+    return load_checkpoint(path if path.exists() else packaged_weights(checkpoint), ("fused", "gan"))
 
 
-def _config(arguments: argparse.Namespace, weights: Weights) -> RescoreConfig:
+def _config(arguments: argparse.Namespace, weights: Checkpoint) -> RescoreConfig:
     """Defaults < the checkpoint's fusion < --config < --set and options."""
     from tinygan.config import load_config
     from tinygan.second_stage.rescoring import RescoreConfig
 
-    fusion = weights.facts.get("fusion")
+    fusion = weights.fusion
     overrides = list(arguments.overrides)
     for key, value in (
         ("method", arguments.fusion),

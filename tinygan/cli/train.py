@@ -111,7 +111,7 @@ def _origin(arguments: argparse.Namespace) -> str:
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:
     """Defaults < the checkpoint's config (stages that start from one) < --config < --set."""
-    from tinygan.checkpoint import load_weights
+    from tinygan.checkpoint import load_checkpoint
     from tinygan.config import load_config, to_tree
     from tinygan.training.recipe import Recipe
 
@@ -124,10 +124,10 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     if arguments.config is not None or arguments.init is None:
         recipe = load_config(Recipe, arguments.config, overrides)
     else:
-        before = load_weights(arguments.init, ("generator", "gan", "fused")).config
+        before = load_checkpoint(arguments.init, ("generator", "gan", "fused")).recipe
         recipe = load_config(Recipe, None, overrides, base=before)
     if arguments.stage == "fusion" and arguments.config is not None:
-        trained = load_weights(arguments.init, ("gan", "fused")).config
+        trained = load_checkpoint(arguments.init, ("gan", "fused")).recipe
         for name in ("crops", "generator", "discriminator"):
             if to_tree(recipe)[name] != trained[name]:
                 raise ConfigError(f"--config {arguments.config}: section {name} differs from what {arguments.init} has")

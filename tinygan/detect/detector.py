@@ -13,13 +13,13 @@ import numpy.typing as npt
 import torch
 
 from tinygan.boxes import iou
-from tinygan.checkpoint import is_ours, load_weights, packaged_weights
+from tinygan.checkpoint import is_ours, load_checkpoint, packaged_weights
 from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.formats.images import read_upright
 from tinygan.proposers import best_inside, choose_proposer
 from tinygan.runtime import Runtime, RuntimeOptions
-from tinygan.second_stage.fusion import Fusion
+from tinygan.second_stage.fusion import Fusion, stored_fusion
 from tinygan.second_stage.stage import Enlarged, Picture, SecondStage, to_picture
 
 if TYPE_CHECKING:
@@ -139,8 +139,7 @@ def fitted_fusion(weights: Path | None) -> Fusion | None:
     """The fusion with ``lite`` that was fitted for a first stage, if its weights file holds one."""
     if weights is None or not is_ours(weights):
         return None
-    facts = load_weights(weights, ("proposer",)).facts
-    return Fusion.from_facts(facts["fusion"]) if "fusion" in facts else None
+    return stored_fusion(load_checkpoint(weights, ("proposer",)))
 
 
 def _is_lite(checkpoint: str | Path) -> bool:

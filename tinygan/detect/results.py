@@ -1,7 +1,8 @@
 """The output folder of ``tinygan-detect``: a journal that survives a kill, and the tables made of it at the end.
 
 Every image or frame is a line of ``detect.jsonl`` as soon as it is done, and every finished input another,
-``{"done": name, …}``; what stands behind the last of those is dropped when a run is continued.
+``{"done": name, …}``; what stands behind the last of those is dropped when a run is continued. ``{"begun": output}``
+says which picture or video is written next, so that nothing is left of one that was cut off.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import IO, Any
 from tinygan.detect.sources import Source
 from tinygan.detections import Detections
 from tinygan.errors import DataError
-from tinygan.files import make_way, open_atomically, remove_empty, write_atomically
+from tinygan.files import make_way, open_atomically, remove_written, write_atomically
 
 JOURNAL, JSON_TABLE, CSV_TABLE = "detect.jsonl", "detections.json", "detections.csv"
 Record = dict[str, Any]  # a line of JSON
@@ -62,7 +63,8 @@ class Results:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._journal: IO[bytes] = (folder / JOURNAL).open("r+b")
-        self.done: dict[str, str] = {}
+        self.done: dict[str, str | None] = {}  # the picture or video of each input, if one was written
+        self._begun: str | None = None
         self._paths: dict[str, str] = {}
         self._safe = end = len(self._journal.readline())  # the settings
         for line in self._journal:
@@ -70,7 +72,11 @@ class Results:
             if line.startswith(b'{"done"') and line.endswith(b"\n"):
                 entry = json.loads(line)
                 self.done[entry["done"]], self._paths[entry["done"]] = entry["output"], entry["path"]
-                self._safe = end
+                self._safe, self._begun = end, None
+            elif line.startswith(b'{"begun"') and line.endswith(b"\n"):
+                self._begun = json.loads(line)["begun"]
+        if self._begun is not None:
+            remove_written([folder / self._begun], folder)
         self.drop()
 
     def __enter__(self) -> Results:
@@ -83,13 +89,20 @@ class Results:
         """Note an image or a frame; it counts once its input is done."""
         self._journal.write(json.dumps(record).encode() + b"\n")
 
+    def begin(self, source: Source) -> None:
+        """The picture or video of this input is written next."""
+        self._begun = source.output
+        self._journal.write(json.dumps({"begun": self._begun}).encode() + b"\n")
+        self._journal.flush()
+
     def finish(self, source: Source) -> None:
-        """All of this input is noted and its picture or video written."""
-        entry = {"done": source.name, "output": source.output, "path": str(source.path.resolve())}
+        """All of this input is noted, and its picture or video written, if it was begun."""
+        entry = {"done": source.name, "output": self._begun, "path": str(source.path.resolve())}
         self._journal.write(json.dumps(entry).encode() + b"\n")
         self._journal.flush()
         self._safe = self._journal.tell()
-        self.done[source.name], self._paths[source.name] = source.output, entry["path"]
+        self.done[source.name], self._paths[source.name] = self._begun, str(entry["path"])
+        self._begun = None
 
     def missing(self, sources: Sequence[Source]) -> list[Source]:
         """The inputs that are not done.
@@ -107,6 +120,7 @@ class Results:
 
     def drop(self) -> None:
         """Forget what was noted since the last finished input."""
+        self._begun = None
         self._journal.flush()
         self._journal.seek(self._safe)
         self._journal.truncate()
@@ -214,8 +228,5 @@ def _settings(line: str) -> Any:
 def _clear(folder: Path) -> None:
     """Remove what an earlier run wrote, and nothing else."""
     with Results(folder) as results:
-        written = [folder / output for output in results.done.values()]
-    for file in (*written, folder / JSON_TABLE, folder / CSV_TABLE):
-        file.unlink(missing_ok=True)
-    remove_empty([above for file in written for above in file.parents if folder in above.parents])
-    (folder / JOURNAL).unlink()
+        written = [output for output in results.done.values() if output is not None]
+    remove_written([folder / name for name in (*written, JSON_TABLE, CSV_TABLE, JOURNAL)], folder)

@@ -76,6 +76,7 @@ def _detect_image(detector: FaceDetector, source: Source, results: Results, conf
         enlarged = detector.enlarge(picture, found, config.strip)
         tiles = [Tile(int(row), lr, refined) for row, lr, refined in zip(*enlarged, strict=True)]
         drawn = detection_picture(np.asarray(picture), found, dropped, tiles)
+        results.begin(source)
         save_png(drawn, results.folder / source.output)
     results.add(record)
 
@@ -86,6 +87,7 @@ def _detect_video(detector: FaceDetector, source: Source, results: Results, conf
         for frame in frames:
             _detect_frame(detector, source, frame, results, config, None)
         return
+    results.begin(source)
     with write_video(results.folder / source.output) as writer:
         for frame in frames:
             _detect_frame(detector, source, frame, results, config, writer)

@@ -19,11 +19,12 @@ import numpy as np
 
 from tinygan.detections import Detections
 from tinygan.errors import DataError
-from tinygan.files import encode, make_way, remove_empty, write_atomically
+from tinygan.files import encode, make_way, remove_written, write_atomically
 from tinygan.formats import wider
 from tinygan.formats.names import stem
 
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
+WRITTEN_FILE = "written.list"  # the detections that runs wrote into a folder, a name per line
 
 # What tarfile and zipfile raise on damaged archives; RuntimeError: encrypted or an unknown compression.
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)
@@ -145,10 +146,11 @@ class DetectionWriter:
 
     Args:
         path: folder or archive to write.
+        list_file: gets the name of every file before it is written; default: there is no such list.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, list_file: Path | None = None) -> None:
+        self.path, self._list_file = path, list_file
         self.is_archive = self.is_archive_path(path)
         self.folder = path.with_name(f"{path.name}.partial") if self.is_archive else path
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -173,8 +175,12 @@ class DetectionWriter:
     def write_text(self, name: str, text: str) -> None:
         """Write an image's file as it is."""
         file = self._file(name)
+        content = encode(text, file)
+        if self._list_file is not None:
+            with self._list_file.open("ab") as names:
+                names.write(_line(file, self.folder))
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, encode(text, file))
+        write_atomically(file, content)
 
     def close(self) -> None:
         """Turn the folder into the archive, if an archive was asked for."""
@@ -342,7 +348,7 @@ def open_output(
         command: its name.
         settings: JSON types; a continued run must have the same.
         resume: continue what is there.
-        overwrite: replace what is there.
+        overwrite: replace what is there: all that runs wrote is removed, and nothing else.
 
     Raises:
         DataError: as of :func:`make_way`; also if ``out`` is a file.
@@ -357,13 +363,24 @@ def open_output(
         folder, folder / kept[0], command, settings,
         resume=resume, overwrite=overwrite, clear=lambda: _clear(folder, kept), read_settings=json.loads,
     )  # fmt: skip
-    writer = DetectionWriter(out)
+    writer = DetectionWriter(out, folder / WRITTEN_FILE)
+    write_atomically(folder / WRITTEN_FILE, b"".join(_line(file, folder) for file in _written(folder)))
     write_atomically(folder / kept[0], json.dumps(settings).encode())
     return writer
 
 
 def _clear(folder: Path, kept: Sequence[str]) -> None:
-    """Remove the detections that an earlier run wrote, and what it kept beside them."""
-    for file in (*folder.rglob("*.txt"), *(folder / name for name in kept)):
-        file.unlink(missing_ok=True)
-    remove_empty([path for path in folder.rglob("*") if path.is_dir()])
+    remove_written([*_written(folder), *(folder / name for name in (*kept, WRITTEN_FILE))], folder)
+
+
+def _written(folder: Path) -> list[Path]:
+    """The detections that runs wrote into a folder; earlier versions kept no list, and every ``.txt`` was theirs."""
+    list_file = folder / WRITTEN_FILE
+    if not list_file.is_file():
+        return sorted(folder.rglob("*.txt"))
+    whole, _, _ = list_file.read_bytes().rpartition(b"\n")  # of a line that a kill cut short, no file was written yet
+    return [folder / os.fsdecode(name) for name in sorted(set(whole.split(b"\n"))) if name]
+
+
+def _line(file: Path, folder: Path) -> bytes:
+    return os.fsencode(f"{file.relative_to(folder).as_posix()}\n")

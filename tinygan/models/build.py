@@ -1,36 +1,96 @@
-"""Networks from a checkpoint."""
+"""Networks from their configs and from checkpoints. Their own constructors read no file and download nothing."""
 
 from __future__ import annotations
 
-from torch import nn
+from urllib.error import URLError
 
-from tinygan.checkpoint import Weights
+from torch import Tensor, nn
+
+from tinygan.checkpoint import Checkpoint
 from tinygan.config import build_config
-from tinygan.errors import CheckpointError
-from tinygan.models.generator import Generator, GeneratorConfig
+from tinygan.errors import CheckpointError, MissingDependency
+from tinygan.models.discriminator import Discriminator, DiscriminatorConfig
+from tinygan.models.generator import AnyGenerator, BilinearGenerator, Generator, GeneratorConfig
 
 
-def load_generator(weights: Weights) -> Generator:
-    """The generator of any checkpoint.
+def build_generator(config: GeneratorConfig) -> AnyGenerator:
+    """The generator that a config describes, with random weights if it has any."""
+    return BilinearGenerator() if config.form == "bilinear" else Generator(config)
+
+
+def build_discriminator(config: DiscriminatorConfig, hr_size: int, wide_size: int = 0) -> Discriminator:
+    """A discriminator from which training starts: its backbone knows ImageNet if ``config.weights`` says so.
+
+    Args:
+        config: backbone, weights and heads.
+        hr_size: side of the input in pixels.
+        wide_size: side of the second input in pixels; only with ``surroundings``.
 
     Raises:
-        CheckpointError: if config and tensors do not fit.
+        MissingDependency: if the ImageNet weights are not there and cannot be downloaded.
     """
-    generator = Generator(build_config(GeneratorConfig, weights.config["generator"]))
-    load_part(generator, weights, "generator")
+    discriminator = Discriminator(config, hr_size, wide_size)
+    if config.weights == "imagenet":
+        discriminator.features.load_state_dict(_imagenet_features(config.backbone))
+    return discriminator
+
+
+def load_generator(checkpoint: Checkpoint, config: GeneratorConfig | None = None) -> AnyGenerator:
+    """The generator of a checkpoint of kind ``generator``, ``gan`` or ``fused``.
+
+    Args:
+        checkpoint: holds its weights.
+        config: its sizes; default: those of the checkpoint's recipe.
+
+    Raises:
+        CheckpointError: if sizes and weights do not fit.
+    """
+    generator = build_generator(config or build_config(GeneratorConfig, checkpoint.recipe["generator"]))
+    _load(generator, checkpoint, "generator")
     return generator
 
 
-def load_part(network: nn.Module, weights: Weights, prefix: str) -> None:
-    """Load one network's tensors from a checkpoint.
+def load_discriminator(
+    checkpoint: Checkpoint, hr_size: int, wide_size: int, config: DiscriminatorConfig | None = None
+) -> Discriminator:
+    """The discriminator of a checkpoint of kind ``gan`` or ``fused``; nothing is ever downloaded.
+
+    Args:
+        checkpoint: holds its weights.
+        hr_size: side of the input in pixels.
+        wide_size: side of the second input in pixels; only with ``surroundings``.
+        config: its form; default: that of the checkpoint's recipe.
 
     Raises:
-        CheckpointError: if names or shapes differ.
+        CheckpointError: if form and weights do not fit.
     """
+    config = config or build_config(DiscriminatorConfig, checkpoint.recipe["discriminator"])
+    discriminator = Discriminator(config, hr_size, wide_size)
+    _load(discriminator, checkpoint, "discriminator")
+    return discriminator
+
+
+def _load(network: nn.Module, checkpoint: Checkpoint, part: str) -> None:
     try:
-        network.load_state_dict(weights.part(prefix))
+        network.load_state_dict(checkpoint.part(part))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"checkpoint of kind '{weights.kind}': its {prefix} does not fit its config: {reason}"
+            f"checkpoint of kind '{checkpoint.kind}': its {part} does not fit its config: {reason}"
         ) from error
+
+
+def _imagenet_features(backbone: str) -> dict[str, Tensor]:
+    """Weights of torchvision's convolutions, trained on ImageNet."""
+    from torchvision.models import get_model_weights
+
+    try:
+        tensors = get_model_weights(backbone)["IMAGENET1K_V1"].get_state_dict(progress=True, check_hash=True)
+    except (URLError, OSError) as error:
+        raise MissingDependency(
+            f"ImageNet weights of {backbone} could not be downloaded ({error}); connect to the network, put "
+            "torchvision's file into $TORCH_HOME/hub/checkpoints, or train from scratch with "
+            "--set discriminator.weights=none"
+        ) from error
+    prefix = "features."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
 
-from tinygan.errors import CheckpointError, MissingDependency
+from tinygan.errors import CheckpointError
 from tinygan.models.blocks import Normalise, conv_bn_relu
 from tinygan.models.surroundings import Surroundings
 
@@ -27,7 +26,8 @@ class DiscriminatorConfig:
 
     Attributes:
         backbone: ``vgg19`` (the paper), ``vgg19_bn``, or ``vgg_lite``: five stages of 3x3 convolutions with BN.
-        weights: ``imagenet`` (the paper) through torchvision, or ``none``. ``vgg_lite`` has none.
+        weights: what training starts from: ``imagenet`` (the paper), fetched through torchvision by
+            :func:`tinygan.models.build.build_discriminator`, or ``none``. ``vgg_lite`` has none.
         lite_widths: filters of ``vgg_lite``'s five stages.
         lite_depths: convolutions in each of them.
         fc_std: the heads' weights start from N(0, fc_std): 0.1 in the paper; a network without
@@ -72,8 +72,10 @@ class Judgement(NamedTuple):
 class Discriminator(nn.Module):
     """Tells real from generated and face from non-face, jointly.
 
+    Its weights are random, whatever ``config.weights`` says.
+
     Args:
-        config: backbone, weights and heads.
+        config: backbone and heads.
         hr_size: side of the input in pixels.
         wide_size: side of the second input in pixels; only with ``surroundings``.
     """
@@ -153,14 +155,7 @@ def _backbone(config: DiscriminatorConfig) -> tuple[nn.Sequential, int]:
     from torchvision import models
 
     build = {"vgg19": models.vgg19, "vgg19_bn": models.vgg19_bn}[config.backbone]
-    try:
-        vgg = build(weights="IMAGENET1K_V1" if config.weights == "imagenet" else None)
-    except (URLError, OSError) as error:
-        raise MissingDependency(
-            f"ImageNet weights of {config.backbone} could not be downloaded ({error}); connect to the network, put "
-            "torchvision's file into $TORCH_HOME/hub/checkpoints, or train from scratch with "
-            "--set discriminator.weights=none"
-        ) from error
+    vgg = build(weights=None, init_weights=config.weights == "none")  # ImageNet's take their place anyway
     return vgg.features[:-1], 512  # without the last max-pool
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -27,8 +27,8 @@ class GeneratorConfig:
         refinement: without it G2 is left out (Table 2, "w/o refinement network").
         skip: ``bicubic``: G1 learns what to add to a bicubic upscaling, G2 what to add to G1's output;
             ``none``: both learn the whole picture. Not stated in the paper.
-        form: ``learned``, or ``bilinear``: no network; both pictures are the bilinear 4x upscaling, what a judge
-            without super-resolution sees.
+        form: ``learned``: a :class:`Generator`; ``bilinear``: a :class:`BilinearGenerator`, which has no use for the
+            other keys. :func:`tinygan.models.build.build_generator` decides by it.
         output: ``linear``, or ``sigmoid`` to keep pictures in [0, 1] (only without skip). Not stated in the paper.
     """
 
@@ -62,6 +62,11 @@ class Generated(NamedTuple):
     sr: Tensor
     refined: Tensor
 
+    @property
+    def has_g2(self) -> bool:
+        """Whether G2 made a picture of its own."""
+        return self.refined is not self.sr
+
 
 class Generator(nn.Module):
     """Super-resolves patches 4x and refines them.
@@ -74,16 +79,9 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         self.normalise = Normalise()
-        self.upsample = self.refine = None
-        if config.form == "learned":
-            self.upsample = _upsampling(config)
-            self.refine = _refinement(config) if config.refinement else None
+        self.upsample = _upsampling(config)
+        self.refine = _refinement(config) if config.refinement else None
         self.apply(_initialise)
-
-    @property
-    def learns(self) -> bool:
-        """Whether there is anything to train."""
-        return self.upsample is not None
 
     def forward(self, lr: Tensor) -> Generated:
         """Super-resolve.
@@ -94,9 +92,6 @@ class Generator(nn.Module):
         Returns:
             Both stages' pictures, [B, 3, 4s, 4s].
         """
-        if self.upsample is None:
-            plain = functional.interpolate(lr.float(), scale_factor=SCALE, mode="bilinear", align_corners=False)
-            return Generated(plain, plain)
         sr = self.upsample(self.normalise(lr))
         if self.config.skip == "bicubic":
             sr = sr + bicubic(lr)
@@ -110,6 +105,18 @@ class Generator(nn.Module):
 
     def _squash(self, picture: Tensor) -> Tensor:
         return picture.sigmoid() if self.config.output == "sigmoid" else picture
+
+
+class BilinearGenerator(nn.Module):
+    """Bilinear 4x upscaling in a generator's place: what a judge without super-resolution sees. It has no weights."""
+
+    def forward(self, lr: Tensor) -> Generated:
+        """Upscale [B, 3, s, s] to [B, 3, 4s, 4s], computed in float32; there is no G2."""
+        plain = functional.interpolate(lr.float(), scale_factor=SCALE, mode="bilinear", align_corners=False)
+        return Generated(plain, plain)
+
+
+AnyGenerator: TypeAlias = Generator | BilinearGenerator
 
 
 def bicubic(lr: Tensor) -> Tensor:

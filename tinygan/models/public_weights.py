@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tinygan.checkpoint import is_ours, load_weights
+from tinygan.checkpoint import is_ours, load_checkpoint
 from tinygan.errors import CheckpointError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -25,7 +25,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: if the file is absent, no PyTorch file, holds other objects than tensors, or no state dict.
     """
     if is_ours(path):
-        return load_weights(path, ("proposer",)).part("proposer")
+        return load_checkpoint(path, ("proposer",)).part("proposer")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; expected a state dict of PyTorch (.pth)")
     try:

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tinygan.boxes import longer_side
-from tinygan.checkpoint import Weights
+from tinygan.checkpoint import Checkpoint
 from tinygan.config import build_config, to_tree
 from tinygan.detections import FloatArray
 from tinygan.errors import DataError
@@ -176,7 +176,7 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
     return report
 
 
-def run_settings(weights: Weights, config: RescoreConfig, proposals: Path) -> dict[str, object]:
+def run_settings(weights: Checkpoint, config: RescoreConfig, proposals: Path) -> dict[str, object]:
     """What decides a run's result, as JSON types."""
     digest = hashlib.sha256()
     for name in sorted(weights.tensors):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy.optimize import minimize
@@ -27,6 +27,9 @@ from tinygan.second_stage.calibration import (
     score_logit,
     size_feature,
 )
+
+if TYPE_CHECKING:
+    from tinygan.checkpoint import Checkpoint
 
 Method = Literal["replace", "product", "logit"]
 METHODS: tuple[Method, ...] = ("replace", "product", "logit")
@@ -141,6 +144,11 @@ class Fusion:
     def keeps_scores(self) -> bool:
         """Whether the final score is the detector's own, by these weights alone."""
         return (self.detector, self.judge, self.judge_by_size, self.size, self.bias) == (1.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def stored_fusion(checkpoint: Checkpoint) -> Fusion | None:
+    """The fusion that was fitted for a checkpoint's networks; ``None`` if none was."""
+    return None if checkpoint.fusion is None else Fusion.from_facts(checkpoint.fusion)
 
 
 def fuse(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tinygan.checkpoint import Weights
+from tinygan.checkpoint import Checkpoint
 from tinygan.config import build_config
 from tinygan.data.cutting import CropConfig
 from tinygan.detections import ByteArray, FloatArray
-from tinygan.models.build import load_generator, load_part
-from tinygan.models.discriminator import Discriminator, DiscriminatorConfig
+from tinygan.models.build import load_discriminator, load_generator
+from tinygan.models.discriminator import Discriminator
 from tinygan.models.folding import fold_batch_norm
 from tinygan.models.pixels import to_bytes, to_float
 from tinygan.runtime import Runtime
@@ -60,7 +59,7 @@ class Judge:
             runtime.place(network)
 
     @classmethod
-    def from_weights(cls, weights: Weights, runtime: Runtime, generator: nn.Module | None = None) -> Judge:
+    def from_weights(cls, weights: Checkpoint, runtime: Runtime, generator: nn.Module | None = None) -> Judge:
         """Build the networks that a checkpoint of kind ``gan`` or ``fused`` describes.
 
         Args:
@@ -71,11 +70,9 @@ class Judge:
         Raises:
             CheckpointError: if config and tensors do not fit.
         """
-        crops = build_config(CropConfig, weights.config["crops"])
+        crops = build_config(CropConfig, weights.recipe["crops"])
         generator = load_generator(weights) if generator is None else generator
-        settings = build_config(DiscriminatorConfig, weights.config["discriminator"])
-        discriminator = Discriminator(replace(settings, weights="none"), crops.hr_size, crops.wide_size)
-        load_part(discriminator, weights, "discriminator")
+        discriminator = load_discriminator(weights, crops.hr_size, crops.wide_size)
         return cls(generator, discriminator, crops, runtime)
 
     @torch.inference_mode()

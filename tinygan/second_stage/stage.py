@@ -14,14 +14,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from tinygan.boxes import longer_side
-from tinygan.checkpoint import load_weights, packaged_weights
+from tinygan.checkpoint import load_checkpoint, packaged_weights
 from tinygan.data.cutting import cut_patch
 from tinygan.detections import ByteArray, Detections, FloatArray, IntArray
 from tinygan.errors import DataError
 from tinygan.formats.images import read_image
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.calibration import DetectorView
-from tinygan.second_stage.fusion import Fusion, view_detector
+from tinygan.second_stage.fusion import Fusion, stored_fusion, view_detector
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Answer, Request, judge_images
 from tinygan.second_stage.rescoring import RescoreConfig, fuse_detections
@@ -75,9 +75,9 @@ class SecondStage:
         runtime: Runtime | None = None,
     ) -> None:
         path = Path(checkpoint)
-        weights = load_weights(path if path.exists() else packaged_weights(str(checkpoint)), ("fused", "gan"))
+        weights = load_checkpoint(path if path.exists() else packaged_weights(str(checkpoint)), ("fused", "gan"))
         if fusion is None:
-            fusion = Fusion.from_facts(weights.facts["fusion"]) if "fusion" in weights.facts else Fusion()
+            fusion = stored_fusion(weights) or Fusion()
         self._config = RescoreConfig(fusion=fusion, move_boxes=move_boxes, max_rois=max_rois, batch_size=batch_size)
         self._judge = Judge.from_weights(weights, runtime or Runtime(RuntimeOptions(device=device)))
         self._view: DetectorView | None = None

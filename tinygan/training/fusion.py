@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tinygan.boxes import iou, longer_side
-from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights, name_hash, save_weights
+from tinygan.checkpoint import WEIGHTS_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from tinygan.config import to_tree
 from tinygan.data.rois import RoiConfig
 from tinygan.detections import BoolArray, Detections, FloatArray, GroundTruth
@@ -40,10 +40,9 @@ from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Request, judge_images
 from tinygan.training.prepare import TrainingInput, match_proposals
 from tinygan.training.recipe import Recipe
-from tinygan.training.run import FINISHED_FILE, RunFolder
+from tinygan.training.run import FINISHED_FILE, FUSION_FILE, RunFolder
 
 log = logging.getLogger(__name__)
-FUSION_FILE = "fusion.json"
 LEAST_ERROR = 1e-3
 
 
@@ -102,7 +101,7 @@ def train_fusion(
     Raises:
         DataError: if a listed image was trained on, or none is left.
     """
-    weights = load_weights(init, ("gan", "fused"))
+    weights = load_checkpoint(init, ("gan", "fused"))
     split = load_split(data.root, "train")
     names = holdout_names(split, weights, subset, init)
     judge = Judge.from_weights(weights, runtime)
@@ -120,10 +119,10 @@ def train_fusion(
     if not judged:
         raise DataError(f"{data.proposals[0]}: holds no proposals of the {len(names)} hold-out images")
     fusion = fit_fusion(list(judged.values()), recipe.rois, recipe.fusion_search)
-    facts = {**weights.facts, "fusion": fusion.to_facts()}
     if runtime.is_main:
         _report(folder, fusion, judged, len(names), recipe.fusion_search)
-        save_weights(folder.file(WEIGHTS_FILE), Weights("fused", to_tree(recipe), weights.tensors, facts))
+        fused = replace(weights, kind="fused", recipe=to_tree(recipe), fusion=fusion.to_facts())
+        save_checkpoint(folder.file(WEIGHTS_FILE), fused)
         write_atomically(folder.file(FINISHED_FILE), json.dumps({"unreadable": unreadable}).encode())
     return unreadable
 
@@ -246,23 +245,22 @@ def _move_and_merge(judged: Judged, fusion: Fusion, logits: FloatArray) -> Detec
     return Detections(boxes[stay], best)
 
 
-def holdout_names(split: WiderSplit, weights: Weights, subset: Path | None, init: Path) -> list[str]:
+def holdout_names(split: WiderSplit, weights: Checkpoint, subset: Path | None, init: Path) -> list[str]:
     """Images that the checkpoint was not trained on.
 
     Raises:
         DataError: if ``subset`` names one that it was trained on, or none is left.
     """
-    trained_on = set(weights.facts.get("trained_on", []))
     if subset is not None:
         chosen = select_names(load_subset(subset), split.faces, str(subset))
-        seen = [name for name in chosen if name_hash(name) in trained_on]
+        seen = [name for name in chosen if weights.was_trained_on(name)]
         if seen:
             raise DataError(
                 f"{subset}: {init} was trained on {len(seen)} of these images, such as '{seen[0]}'; fusion must be "
                 "fitted on images it never saw, or it trusts the judge too much"
             )
         return chosen
-    names = [name for name in split.faces if name_hash(name) not in trained_on]
+    names = [name for name in split.faces if not weights.was_trained_on(name)]
     if not names:
         raise DataError(
             f"{split.images}: {init} was trained on every image here; fusion must be fitted on images it never saw: "

@@ -11,21 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights, save_weights
+from tinygan.checkpoint import WEIGHTS_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from tinygan.config import build_config, to_tree
 from tinygan.data.batches import Batch, BatchSource
 from tinygan.data.cutting import CropConfig
 from tinygan.errors import CheckpointError
 from tinygan.losses import adversarial_loss, classification_loss, pixel_loss, real_generated_loss
-from tinygan.models.build import load_part
+from tinygan.models.build import build_discriminator, load_discriminator, load_generator
 from tinygan.models.discriminator import Discriminator
-from tinygan.models.generator import Generated, Generator, GeneratorConfig
+from tinygan.models.generator import AnyGenerator, BilinearGenerator, Generated, Generator, GeneratorConfig
 from tinygan.runtime import Runtime, seed_everything
 from tinygan.second_stage.judge import Judge
 from tinygan.training.loop import run_loop, stage_batch_size
 from tinygan.training.prepare import TrainingData, TrainingInput, prepare
 from tinygan.training.recipe import Recipe, check_trainable
-from tinygan.training.run import RunFolder, finish, moving_average, trained_facts
+from tinygan.training.run import RunFolder, finish, moving_average, trained_on
 from tinygan.training.samples import HeldOut
 
 Terms = dict[str, Tensor]
@@ -38,19 +38,20 @@ class Gan:
         recipe: sizes, losses and schedule.
         runtime: the device.
         held_out: patches to measure and picture.
-        init: weights of stage ``mse-init``, or of an earlier stage ``gan``, whose discriminator goes on too.
+        init: checkpoint of stage ``mse-init``, or of an earlier stage ``gan``, whose discriminator goes on too.
     """
 
-    def __init__(self, recipe: Recipe, runtime: Runtime, held_out: HeldOut, init: Weights) -> None:
+    def __init__(self, recipe: Recipe, runtime: Runtime, held_out: HeldOut, init: Checkpoint) -> None:
         self.recipe, self.runtime, self.held_out = recipe, runtime, held_out
-        self.generator = Generator(recipe.generator)
-        load_part(self.generator, init, "generator")
-        self.discriminator = Discriminator(recipe.discriminator, recipe.crops.hr_size)
-        if init.kind != "generator":
-            load_part(self.discriminator, init, "discriminator")
+        self.generator = load_generator(init, recipe.generator)
+        if init.kind == "generator":
+            self.discriminator = build_discriminator(recipe.discriminator, recipe.crops.hr_size)
+        else:
+            self.discriminator = load_discriminator(init, recipe.crops.hr_size, 0, recipe.discriminator)
         self.steps_done = 0
-        generator_weights = list(self.generator.parameters()) or [nn.Parameter(torch.zeros(0))]  # Adam wants something
-        self.generator_optimiser = torch.optim.Adam(generator_weights, betas=(0.9, 0.999))
+        self.generator_optimiser: torch.optim.Optimizer | None = None  # bilinear upscaling has nothing to learn
+        if isinstance(self.generator, Generator):
+            self.generator_optimiser = torch.optim.Adam(self.generator.parameters(), betas=(0.9, 0.999))
         self.discriminator_optimiser = torch.optim.Adam(self.discriminator.parameters(), betas=(0.9, 0.999))
         for network in (self.generator, self.discriminator):
             runtime.place(network)
@@ -60,13 +61,14 @@ class Gan:
         """Super-resolve the batch once, then update D, then, every k-th time, G."""
         batch = batch.to(self.runtime.device)
         turn = self.steps_done % self.recipe.adversarial_game.discriminator_steps == 0
-        updates_both = turn and self.generator.learns
+        optimiser = self.generator_optimiser if turn else None
+        updates_both = optimiser is not None
         self.generator.train(updates_both)  # for D alone: pictures as they are at test
         with self.runtime.autocast(), torch.set_grad_enabled(updates_both):
-            generated = self.generator(torch.cat([batch.lr, batch.small]))
+            generated = self.generator(torch.cat([batch.lr, batch.small]))  # [P + W1, 3, s, s] to [P + W1, 3, 4s, 4s]
         terms = self._update_discriminator(batch, generated.refined.detach())
-        if updates_both:
-            terms.update(self._update_generator(batch, generated))
+        if optimiser is not None:
+            terms.update(self._update_generator(batch, generated, optimiser))
         self.steps_done += 1
         for average, network in zip(self.averages, (self.generator, self.discriminator), strict=False):
             average.update_parameters(network)
@@ -77,7 +79,7 @@ class Gan:
         pairs, small = len(batch.lr), len(batch.small)
         self.discriminator.train().requires_grad_(True)
         with self.runtime.autocast():  # one pass over all, so that BN sees the mixture met at test
-            verdict = self.discriminator(torch.cat([batch.hr, refined.float(), batch.medium]))
+            verdict = self.discriminator(torch.cat([batch.hr, refined.float(), batch.medium]))  # [P + P + W1 + W2]
         parts = (pairs, pairs, small, len(batch.medium))
         real, fake, _, _ = verdict.real_logit.split(parts)
         face_hr, face_fake, face_small, face_medium = verdict.face_logit.split(parts)
@@ -100,13 +102,13 @@ class Gan:
                 terms["accuracy_face_wild"] = _accuracy(face_wild, wild_labels)
         return terms
 
-    def _update_generator(self, batch: Batch, generated: Generated) -> Terms:
+    def _update_generator(self, batch: Batch, generated: Generated, optimiser: torch.optim.Optimizer) -> Terms:
         """Eq. 8: pixel + alpha x adversarial + beta x classification."""
         losses, pairs = self.recipe.losses, len(batch.lr)
         # D judges with its running statistics here: generated pictures alone would shift them.
         self.discriminator.eval().requires_grad_(False)
         with self.runtime.autocast():
-            verdict = self.discriminator(generated.refined.float())
+            verdict = self.discriminator(generated.refined.float())  # [P + W1, 3, 4s, 4s] to [P + W1]
         fake, wild_fake = verdict.real_logit[:pairs], verdict.real_logit[pairs:]
         labels = torch.cat([batch.labels, batch.small_labels])
         terms: Terms = {}
@@ -114,7 +116,7 @@ class Gan:
         if losses.pixel:
             terms["pixel_g1"] = pixel_loss(generated.sr[:pairs], batch.hr)
             total = total + terms["pixel_g1"]
-            if self.generator.refine is not None:
+            if generated.has_g2:
                 terms["pixel_g2"] = pixel_loss(generated.refined[:pairs], batch.hr)
                 total = total + terms["pixel_g2"]
         if losses.adversarial:
@@ -126,7 +128,7 @@ class Gan:
         if losses.classification:
             terms["classification"] = classification_loss(verdict.face_logit, labels)
             total = total + losses.beta * terms["classification"]
-        self._update(self.generator, self.generator_optimiser, total)
+        self._update(self.generator, optimiser, total)
         return terms
 
     def _update(self, network: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -139,7 +141,7 @@ class Gan:
         """Set both optimisers' rates."""
         factor = self.recipe.adversarial_game.discriminator_rate
         for optimiser, own in ((self.generator_optimiser, rate), (self.discriminator_optimiser, rate * factor)):
-            for group in optimiser.param_groups:
+            for group in [] if optimiser is None else optimiser.param_groups:
                 group["lr"] = own
 
     def state_dict(self) -> dict[str, Any]:
@@ -164,12 +166,12 @@ class Gan:
         """A sheet LR | bicubic | G1 | G2 | HR."""
         self.held_out.draw(self.final_networks()[0], self.runtime, path)
 
-    def final_networks(self) -> tuple[Generator, Discriminator]:
+    def final_networks(self) -> tuple[AnyGenerator, Discriminator]:
         """The networks to save: the averages where they are kept."""
         if not self.averages:
             return self.generator, self.discriminator
         generator, discriminator = (average.module for average in self.averages)
-        assert isinstance(generator, Generator) and isinstance(discriminator, Discriminator)
+        assert isinstance(generator, Generator | BilinearGenerator) and isinstance(discriminator, Discriminator)
         return generator, discriminator
 
     def _start_averages(self, decay: float) -> list[AveragedModel]:
@@ -182,8 +184,9 @@ class Gan:
             "discriminator": self.discriminator,
             "generator_optimiser": self.generator_optimiser,
             "discriminator_optimiser": self.discriminator_optimiser,
+            **{f"average_{at}": average for at, average in enumerate(self.averages)},
         }
-        return {**named, **{f"average_{at}": average for at, average in enumerate(self.averages)}}
+        return {name: part for name, part in named.items() if part is not None}
 
 
 def train_gan(data: TrainingInput, init: Path, recipe: Recipe, folder: RunFolder, runtime: Runtime) -> list[str]:
@@ -203,27 +206,27 @@ def train_gan(data: TrainingInput, init: Path, recipe: Recipe, folder: RunFolder
         CheckpointError: if ``init`` is of another kind or of other sizes.
     """
     check_trainable(recipe)
-    weights = load_weights(init, ("generator", "gan"))
-    check_fits(weights, recipe, init)
-    prepared = prepare(data, recipe, folder.file("patches"), runtime)
-    fit_gan(prepared, weights, recipe, folder, runtime)
+    start = load_checkpoint(init, ("generator", "gan"))
+    check_fits(start, recipe, init)
+    prepared = prepare(data, recipe, folder.patches, runtime)
+    fit_gan(prepared, start, recipe, folder, runtime)
     if runtime.is_main:
         finish(folder, prepared)
     return prepared.unreadable
 
 
-def fit_gan(prepared: TrainingData, weights: Weights, recipe: Recipe, folder: RunFolder, runtime: Runtime) -> None:
+def fit_gan(prepared: TrainingData, start: Checkpoint, recipe: Recipe, folder: RunFolder, runtime: Runtime) -> None:
     """Train on patches that are cut already, and write the weights.
 
     Args:
         prepared: patches.
-        weights: of stage ``mse-init`` or ``gan``.
-        recipe: sizes must be those of ``weights``.
+        start: of stage ``mse-init`` or ``gan``.
+        recipe: sizes must be those of ``start``.
         folder: the run.
         runtime: the device.
     """
     seed_everything(recipe.seed)
-    stage = Gan(recipe, runtime, HeldOut(prepared.holdout, recipe), weights)
+    stage = Gan(recipe, runtime, HeldOut(prepared.holdout, recipe), start)
     batch_size = stage_batch_size(recipe.gan, runtime)
     batches = BatchSource(
         prepared.training, recipe.crops, recipe.batches, recipe.degradation, batch_size, recipe.seed, runtime.rank
@@ -233,20 +236,19 @@ def fit_gan(prepared: TrainingData, weights: Weights, recipe: Recipe, folder: Ru
         generator, discriminator = stage.final_networks()
         tensors = {f"generator.{name}": value for name, value in generator.state_dict().items()}
         tensors |= {f"discriminator.{name}": value for name, value in discriminator.state_dict().items()}
-        facts = trained_facts(prepared)
-        facts["trained_on"] = sorted({*facts["trained_on"], *weights.facts.get("trained_on", [])})
-        save_weights(folder.file(WEIGHTS_FILE), Weights("gan", to_tree(recipe), tensors, facts))
+        checkpoint = Checkpoint("gan", to_tree(recipe), tensors, trained_on(prepared) | start.trained_on)
+        save_checkpoint(folder.file(WEIGHTS_FILE), checkpoint)
 
 
-def check_fits(weights: Weights, recipe: Recipe, init: Path) -> None:
+def check_fits(start: Checkpoint, recipe: Recipe, init: Path) -> None:
     """Refuse a checkpoint whose generator and patches are not those of the recipe.
 
     Raises:
         CheckpointError: with the first key that differs.
     """
     before = {
-        "generator": build_config(GeneratorConfig, weights.config["generator"]),
-        "crops": build_config(CropConfig, weights.config["crops"]),
+        "generator": build_config(GeneratorConfig, start.recipe["generator"]),
+        "crops": build_config(CropConfig, start.recipe["crops"]),
     }
     for section, old in before.items():
         new = getattr(recipe, section)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights, save_weights
+from tinygan.checkpoint import WEIGHTS_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from tinygan.config import to_tree
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, stream_of
 from tinygan.detections import ByteArray, FloatArray, IntArray
@@ -35,7 +35,7 @@ from tinygan.training.loop import run_loop, stage_batch_size
 from tinygan.training.prepare import TrainingInput
 from tinygan.training.recipe import Recipe
 from tinygan.training.regions import RegionBatch, Regions, RegionSource, prepare_regions
-from tinygan.training.run import RunFolder, finish, moving_average, trained_facts
+from tinygan.training.run import RunFolder, finish, moving_average, trained_on
 from tinygan.training.samples import roc_area
 
 MEASURED, PICTURED = 4000, 8
@@ -213,23 +213,22 @@ def train_judge(
         ConfigError: if ``surroundings`` is given and the recipe has no such tower.
     """
     tower = None if surroundings is None else _public_tower(surroundings, recipe)
-    weights = load_weights(init, ("gan", "fused"))
-    check_fits(weights, recipe, init)
+    start = load_checkpoint(init, ("gan", "fused"))
+    check_fits(start, recipe, init)
     recipe = replace(recipe, discriminator=recipe.judge_training.form(recipe.discriminator))
-    generator = load_generator(weights)
+    generator = load_generator(start)
     runtime.place(generator)
-    prepared = prepare_regions(data, recipe, generator, folder.file("patches"), runtime)
+    prepared = prepare_regions(data, recipe, generator, folder.patches, runtime)
     seed_everything(recipe.seed)
-    stage = JudgeStage(recipe, runtime, prepared.holdout, weights.part("discriminator"), tower)
+    stage = JudgeStage(recipe, runtime, prepared.holdout, start.part("discriminator"), tower)
     batch_size = stage_batch_size(recipe.judge, runtime)
     batches = RegionSource(prepared.training, recipe.batches, batch_size, recipe.seed, runtime.rank)
     run_loop(stage, batches.draw, recipe.judge, folder, runtime)
     if runtime.is_main:
-        tensors = {name: value for name, value in weights.tensors.items() if name.startswith("generator.")}
+        tensors = {name: value for name, value in start.tensors.items() if name.startswith("generator.")}
         tensors |= {f"discriminator.{name}": value for name, value in stage.final_network().state_dict().items()}
-        facts = trained_facts(prepared)
-        facts["trained_on"] = sorted({*facts["trained_on"], *weights.facts.get("trained_on", [])})
-        save_weights(folder.file(WEIGHTS_FILE), Weights("gan", to_tree(recipe), tensors, facts))
+        checkpoint = Checkpoint("gan", to_tree(recipe), tensors, trained_on(prepared) | start.trained_on)
+        save_checkpoint(folder.file(WEIGHTS_FILE), checkpoint)
         finish(folder, prepared)
     return prepared.unreadable
 

@@ -133,7 +133,7 @@ def run_loop(
                 bar.set_postfix({name: f"{value:.4g}" for name, value in row.items() if name in terms})
             bar.update()
             if runtime.is_main and last_of_epoch:
-                stage.draw_samples(folder.file("samples") / f"epoch_{(step + 1) // config.steps_per_epoch:03d}.png")
+                stage.draw_samples(folder.sample((step + 1) // config.steps_per_epoch))
                 loss_curves(folder.metrics(), folder.file(CURVES_FILE))
             if (step + 1) % config.save_every == 0 or last_of_epoch:
                 state = {"step": step + 1, "stage": stage.state_dict(), "rng": rng_state()}  # on every device

@@ -9,17 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinygan.checkpoint import WEIGHTS_FILE, Weights, save_weights
+from tinygan.checkpoint import WEIGHTS_FILE, Checkpoint, save_checkpoint
 from tinygan.config import to_tree
 from tinygan.data.batches import Batch, BatchSource
 from tinygan.data.patches import PAIRED
+from tinygan.errors import ConfigError
 from tinygan.losses import pixel_loss
+from tinygan.models.build import build_generator
 from tinygan.models.generator import Generator
 from tinygan.runtime import Runtime, seed_everything
 from tinygan.training.loop import run_loop, stage_batch_size
 from tinygan.training.prepare import TrainingData, TrainingInput, prepare
 from tinygan.training.recipe import Recipe
-from tinygan.training.run import RunFolder, finish, trained_facts
+from tinygan.training.run import RunFolder, finish, trained_on
 from tinygan.training.samples import HeldOut
 
 
@@ -30,11 +32,17 @@ class MseInit:
         recipe: sizes and schedule.
         runtime: the device.
         held_out: patches to measure and picture.
+
+    Raises:
+        ConfigError: if the generator has no weights.
     """
 
     def __init__(self, recipe: Recipe, runtime: Runtime, held_out: HeldOut) -> None:
         self.runtime, self.held_out = runtime, held_out
-        self.generator = Generator(recipe.generator)
+        generator = build_generator(recipe.generator)
+        if not isinstance(generator, Generator):
+            raise ConfigError(f"generator.form: {recipe.generator.form} has no weights that stage mse-init could train")
+        self.generator = generator
         runtime.place(self.generator)
         self.optimiser = torch.optim.Adam(self.generator.parameters(), betas=(0.9, 0.999))
 
@@ -43,9 +51,9 @@ class MseInit:
         batch = batch.to(self.runtime.device)
         self.generator.train()
         with self.runtime.autocast():
-            generated = self.generator(batch.lr)
+            generated = self.generator(batch.lr)  # [B, 3, s, s] to twice [B, 3, 4s, 4s]
         terms = {"pixel_g1": pixel_loss(generated.sr, batch.hr)}
-        if self.generator.refine is not None:
+        if generated.has_g2:
             terms["pixel_g2"] = pixel_loss(generated.refined, batch.hr)
         self.optimiser.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
@@ -83,14 +91,14 @@ def train_mse_init(data: TrainingInput, recipe: Recipe, folder: RunFolder, runti
     Returns:
         A line for every image that could not be read.
     """
-    prepared = prepare(data, recipe, folder.file("patches"), runtime, streams=(PAIRED,))
+    prepared = prepare(data, recipe, folder.patches, runtime, streams=(PAIRED,))
     seed_everything(recipe.seed)
     stage = MseInit(recipe, runtime, HeldOut(prepared.holdout, recipe))
     run_loop(stage, _batches(prepared, recipe, runtime).draw, recipe.mse_init, folder, runtime)
     tensors = {f"generator.{name}": value for name, value in stage.generator.state_dict().items()}
-    weights = Weights("generator", to_tree(recipe), tensors, trained_facts(prepared))
     if runtime.is_main:
-        save_weights(folder.file(WEIGHTS_FILE), weights)
+        checkpoint = Checkpoint("generator", to_tree(recipe), tensors, trained_on(prepared))
+        save_checkpoint(folder.file(WEIGHTS_FILE), checkpoint)
         finish(folder, prepared)
     return prepared.unreadable
 

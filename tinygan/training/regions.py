@@ -27,7 +27,7 @@ from tinygan.errors import DataError
 from tinygan.files import write_atomically
 from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import WiderSplit, load_split
-from tinygan.models.generator import Generator
+from tinygan.models.generator import AnyGenerator
 from tinygan.models.pixels import to_bytes
 from tinygan.runtime import Runtime
 from tinygan.second_stage.judging import Cut, Request, cut_ahead
@@ -143,7 +143,7 @@ class RegionSource:
 
 
 def prepare_regions(
-    data: TrainingInput, recipe: Recipe, generator: Generator, folder: Path, runtime: Runtime
+    data: TrainingInput, recipe: Recipe, generator: AnyGenerator, folder: Path, runtime: Runtime
 ) -> RegionData:
     """Label proposals, cut and super-resolve them, and keep the hold-out apart.
 
@@ -193,7 +193,7 @@ def _rois(
 def _build(
     rois: dict[str, Rois],
     split: WiderSplit,
-    generator: Generator,
+    generator: AnyGenerator,
     crops: CropConfig,
     folder: Path,
     fingerprint: str,
@@ -274,7 +274,7 @@ def _open_pictures(file: Path, count: int, size: int) -> ByteArray:
     return np.memmap(file, np.uint8, "r", shape=shape) if count else np.zeros(shape, np.uint8)
 
 
-def _fingerprint(data: TrainingInput, recipe: Recipe, generator: Generator, names: Sequence[str]) -> str:
+def _fingerprint(data: TrainingInput, recipe: Recipe, generator: AnyGenerator, names: Sequence[str]) -> str:
     tree = to_tree(recipe)
     digest = hashlib.md5(usedforsecurity=False)
     for tensor in generator.state_dict().values():

@@ -1,4 +1,4 @@
-"""What training stages share: batch size, averaged weights, what a checkpoint remembers, the end of a run."""
+"""What training stages share: the run folder and its files, averaged weights, what a checkpoint remembers, the end."""
 
 from __future__ import annotations
 
@@ -6,16 +6,25 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tinygan.checkpoint import name_hash
+from tinygan.checkpoint import WEIGHTS_FILE, name_hash
 from tinygan.errors import CheckpointError, DataError
-from tinygan.files import write_atomically
+from tinygan.files import remove_written, write_atomically
 
-HOLDOUT_FILE = "holdout.txt"
+CONFIG_FILE = "config.yaml"  # the resolved recipe, and what the run was made from as comments
+METRICS_FILE = "metrics.jsonl"  # a line of figures every few steps
+CURVES_FILE = "curves.png"  # the same, drawn
+STATE_FILE = "last.ckpt"  # to resume from
+FINISHED_FILE = "finished.json"  # there is one once the stage is through
+HOLDOUT_FILE = "holdout.txt"  # names of the images that were kept out
+FUSION_FILE = "fusion.json"  # stage fusion: what was fitted, and its gains on the hold-out
+FILES = (CONFIG_FILE, METRICS_FILE, CURVES_FILE, STATE_FILE, FINISHED_FILE, HOLDOUT_FILE, FUSION_FILE, WEIGHTS_FILE)
+SAMPLES_FOLDER, SAMPLE_FILES = "samples", "epoch_[0-9]*.png"  # a picture an epoch
+PATCHES_FOLDER = "patches"  # scratch, gone when the stage is through
 
 
 def moving_average(network: nn.Module, decay: float) -> AveragedModel | None:
@@ -42,9 +51,9 @@ class Prepared(Protocol):
         """A line for every image that could not be read."""
 
 
-def trained_facts(prepared: Prepared) -> dict[str, Any]:
+def trained_on(prepared: Prepared) -> frozenset[str]:
     """What a checkpoint remembers of its training images, so that fusion can refuse them."""
-    return {"trained_on": sorted(name_hash(name) for name in prepared.training_names)}
+    return frozenset(name_hash(name) for name in prepared.training_names)
 
 
 def finish(folder: RunFolder, prepared: Prepared) -> None:
@@ -52,13 +61,7 @@ def finish(folder: RunFolder, prepared: Prepared) -> None:
     write_atomically(folder.file(HOLDOUT_FILE), "".join(f"{name}\n" for name in prepared.holdout_names).encode())
     summary = {"training_images": len(prepared.training_names), "unreadable": prepared.unreadable}
     write_atomically(folder.file(FINISHED_FILE), json.dumps(summary, indent=1).encode())
-    shutil.rmtree(folder.file("patches"), ignore_errors=True)
-
-
-CONFIG_FILE, METRICS_FILE, STATE_FILE, CURVES_FILE = "config.yaml", "metrics.jsonl", "last.ckpt", "curves.png"
-
-
-FINISHED_FILE = "finished.json"
+    shutil.rmtree(folder.patches, ignore_errors=True)
 
 
 class RunFolder:
@@ -68,7 +71,7 @@ class RunFolder:
         path: where it lies.
         config_yaml: the resolved config.
         resume: continue what lies there.
-        overwrite: start again; files of an earlier run there are removed.
+        overwrite: start again; all that an earlier run wrote there is removed, and nothing else.
 
     Raises:
         DataError: if there is a run already and neither option is given.
@@ -81,18 +84,27 @@ class RunFolder:
             raise DataError(f"{path}: expected a folder for the run, but this is a file")
         config = path / CONFIG_FILE
         started = any((path / name).exists() for name in (METRICS_FILE, STATE_FILE, FINISHED_FILE))
-        if overwrite:
+        if overwrite and (started or config.exists()):  # else no run was ever here, and a holdout.txt is somebody's
             self._clear()
         elif started and not resume:
             raise DataError(f"{path}: holds a run already; continue it with --resume or start again with --overwrite")
         elif started and config.exists():
             _check_same(config, config_yaml)
-        (path / "samples").mkdir(parents=True, exist_ok=True)
+        (path / SAMPLES_FOLDER).mkdir(parents=True, exist_ok=True)
         write_atomically(config, config_yaml.encode())
 
     def file(self, name: str) -> Path:
         """A file of the run."""
         return self.path / name
+
+    @property
+    def patches(self) -> Path:
+        """Where patches are kept while the stage trains."""
+        return self.path / PATCHES_FOLDER
+
+    def sample(self, epoch: int) -> Path:
+        """The picture drawn after an epoch, counted from 1."""
+        return self.path / SAMPLES_FOLDER / f"epoch_{epoch:03d}.png"
 
     @property
     def finished(self) -> bool:
@@ -121,10 +133,9 @@ class RunFolder:
             file.write(json.dumps(row) + "\n")
 
     def _clear(self) -> None:
-        """Remove what a run writes, and nothing else."""
-        names = (CONFIG_FILE, METRICS_FILE, STATE_FILE, CURVES_FILE, FINISHED_FILE, "model.safetensors")
-        for file in [*(self.path / name for name in names), *(self.path / "samples").glob("*.png")]:
-            file.unlink(missing_ok=True)
+        samples = self.path / SAMPLES_FOLDER
+        remove_written([*(self.path / name for name in FILES), *samples.glob(SAMPLE_FILES)], self.path)
+        shutil.rmtree(self.patches, ignore_errors=True)
 
 
 def _check_same(config: Path, config_yaml: str) -> None:

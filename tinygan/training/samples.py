@@ -14,7 +14,7 @@ from tinygan.data.cutting import make_lr, upscale
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, Patches
 from tinygan.data.rois import FACE
 from tinygan.detections import ByteArray, FloatArray, IntArray
-from tinygan.models.generator import Generated, Generator
+from tinygan.models.generator import AnyGenerator, Generated
 from tinygan.models.pixels import to_bytes, to_float
 from tinygan.pictures import save_png, sr_sheet
 from tinygan.runtime import Runtime
@@ -43,7 +43,7 @@ class HeldOut:
         size = recipe.crops.lr_size
         self._lr = np.stack(lr) if lr else np.zeros((0, size, size, 3), np.uint8)
 
-    def psnr(self, generator: Generator, runtime: Runtime) -> dict[str, float]:
+    def psnr(self, generator: AnyGenerator, runtime: Runtime) -> dict[str, float]:
         """Mean RGB PSNR over held-out faces of bicubic, G1 and G2, in dB; empty without held-out faces."""
         if not len(self._hr):
             return {}
@@ -70,7 +70,7 @@ class HeldOut:
                 areas[f"auc_{stream}"] = area
         return areas
 
-    def draw(self, generator: Generator, runtime: Runtime, path: Path) -> None:
+    def draw(self, generator: AnyGenerator, runtime: Runtime, path: Path) -> None:
         """Write a sheet LR | bicubic | G1 | G2 | HR: paired faces above, wild crops below."""
         rows = _rows(generator, runtime, self._lr[:: max(1, len(self._lr) // PICTURED)][:PICTURED], self._hr)
         if SMALL in self._streams:
@@ -104,7 +104,7 @@ def roc_area(logits: FloatArray, labels: IntArray) -> float | None:
 
 
 def _rows(
-    generator: Generator, runtime: Runtime, lr: ByteArray, hr: ByteArray | None
+    generator: AnyGenerator, runtime: Runtime, lr: ByteArray, hr: ByteArray | None
 ) -> list[dict[str, ByteArray | None]]:
     if not len(lr):
         return []

@@ -9,7 +9,7 @@ import torch
 from proposals.cli.propose import main as propose
 from proposals.cli.train import main
 from proposals.train import run as training
-from tinygan.checkpoint import load_weights
+from tinygan.checkpoint import load_checkpoint
 from tinygan.data.rois import split_holdout
 from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import load_split
@@ -63,7 +63,7 @@ def test_what_was_trained_proposes(trained, tiny_wider, tmp_path, capsys):
         out = tmp_path / weights.name
         assert propose(["--weights", str(weights), "--images", images, "--out", str(out), "--set", "keep=7"]) == 0
         assert max(len(found) for found in open_detections(out).values()) <= 7
-    assert load_weights(trained, ("proposer",)).config["network"]["keep"] == 750
+    assert load_checkpoint(trained, ("proposer",)).recipe["network"]["keep"] == 750
 
 
 def test_resumed_equals_uninterrupted(trained, tiny_wider, tmp_path, monkeypatch):
@@ -86,14 +86,14 @@ def test_resumed_equals_uninterrupted(trained, tiny_wider, tmp_path, monkeypatch
     monkeypatch.setattr(training.DetectorStage, "step", real)
     assert main(typed(tiny_wider.root, out, "--resume")) == 0
     assert metrics(out) == metrics(trained)
-    ours, theirs = (load_weights(run, ("proposer",)).tensors for run in (out, trained))
+    ours, theirs = (load_checkpoint(run, ("proposer",)).tensors for run in (out, trained))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_frozen_layers_rest_and_the_others_learn(trained, tiny_wider, tmp_path):
     frozen = ("optimiser.freeze=[body.stage1, body.stage2]", "loop.epochs=1", "optimiser.average=0.0")
     assert main(typed(tiny_wider.root, tmp_path / "run", "--init", str(trained), settings=frozen)) == 0
-    before, after = (load_weights(run, ("proposer",)).tensors for run in (trained, tmp_path / "run"))
+    before, after = (load_checkpoint(run, ("proposer",)).tensors for run in (trained, tmp_path / "run"))
     resting = [name for name in before if name.startswith(("proposer.body.stage1", "proposer.body.stage2"))]
     assert len(resting) > 50 and all(torch.equal(before[name], after[name]) for name in resting)
     learnt = [name for name in before if name.startswith("proposer.body.stage3") and name.endswith("weight")]
@@ -159,7 +159,7 @@ def test_a_runs_network_comes_along_with_its_weights(tiny_wider, tmp_path):
     assert main(typed(tiny_wider.root, tmp_path / "first", settings=first)) == 0
     then = ("loop.epochs=1", "loop.patches_per_epoch=4")
     assert main(typed(tiny_wider.root, tmp_path / "then", "--init", str(tmp_path / "first"), settings=then)) == 0
-    saved = load_weights(tmp_path / "then", ("proposer",)).config["network"]["anchors"]
+    saved = load_checkpoint(tmp_path / "then", ("proposer",)).recipe["network"]["anchors"]
     assert tuple(tuple(level) for level in saved) == anchors
 
 

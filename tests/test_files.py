@@ -28,8 +28,33 @@ def test_overwriting_removes_what_a_run_wrote_and_keeps_the_rest(tmp_path):
     opened(out, {}).write_text("event/face", "old\n")
     (out / "found.json").write_text("{}")
     (out / "report.json").write_text("{}")
+    (out / "notes.txt").write_text("mine")
+    (out / "empty").mkdir()
+    (out / "event" / ".face.txt.x1_y.tmp").touch()  # killed while writing
     opened(out, {}, overwrite=True)
-    assert sorted(path.name for path in out.iterdir()) == ["report.json", "run.json"]
+    left = ["empty", "notes.txt", "report.json", "run.json", "written.list"]
+    assert sorted(path.name for path in out.rglob("*")) == left
+
+
+def test_overwriting_knows_the_detections_of_continued_and_cut_off_runs(tmp_path):
+    out = tmp_path / "out"
+    opened(out, {}).write_text("event/a", "1\n")
+    with (out / "written.list").open("ab") as names:
+        names.write(b"event/b.t")  # killed here, before b was written
+    opened(out, {}, resume=True).write_text("event/c\udcff", "3\n")
+    opened(out, {}, resume=True).write_text("event/a", "4\n")
+    (out / "event" / "b.t").touch()
+    opened(out, {}, overwrite=True)
+    assert [path.name for path in (out / "event").iterdir()] == ["b.t"]
+
+
+def test_a_folder_of_an_earlier_version_has_no_list(tmp_path):
+    out = tmp_path / "out"
+    opened(out, {}).write_text("event/a", "1\n")
+    (out / "written.list").unlink()
+    opened(out, {}, resume=True).write_text("event/b", "2\n")
+    opened(out, {}, overwrite=True)
+    assert not list(out.rglob("*.txt"))
 
 
 def test_a_damaged_record_of_settings_is_named_and_may_be_overwritten(tmp_path):

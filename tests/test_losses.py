@@ -63,25 +63,36 @@ def test_empty_batch_costs_nothing_and_keeps_the_graph():
     assert float(loss.detach()) == 0
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda x: adversarial_loss(x, "saturating"),
-        lambda x: adversarial_loss(x, "nonsaturating"),
-        lambda x: real_generated_loss(x, x * 0.5),
-        lambda x: classification_loss(x, torch.tensor([1.0, 0.0, 1.0])),
-    ],
-)
-def test_gradients_agree_with_differences(function):
-    at = torch.tensor([-1.0, 0.3, 2.0])
-    leaf = at.clone().requires_grad_()
-    function(leaf).backward()
-    step = 1e-2
-    for row in range(3):
-        bump = torch.zeros(3)
-        bump[row] = step
-        numeric = (function(at + bump) - function(at - bump)) / (2 * step)
-        assert float(leaf.grad[row]) == pytest.approx(float(numeric), abs=2e-4)
+def doubles(*shape):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+BOXES = torch.tensor([[0.0, 0, 2, 2], [5, 5, 8, 9]], dtype=torch.float64)  # one beside its target, one apart from it
+TARGETS = torch.tensor([[0.5, 0.3, 2.2, 1.8], [0, 0, 1, 1]], dtype=torch.float64)
+LOSSES = {
+    "pixel": (pixel_loss, (doubles(2, 3, 2, 2), doubles(2, 3, 2, 2) / 2)),
+    "saturating": (lambda logit: adversarial_loss(logit, "saturating"), (doubles(3),)),
+    "nonsaturating": (lambda logit: adversarial_loss(logit, "nonsaturating"), (doubles(3),)),
+    "real or generated": (real_generated_loss, (doubles(3), doubles(4))),
+    "classification": (lambda logit: classification_loss(logit, torch.tensor([1.0, 0.0, 1.0])), (doubles(3),)),
+    "box": (lambda boxes: box_loss(boxes, TARGETS), (BOXES,)),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_agree_with_differences(name):
+    loss, inputs = LOSSES[name]
+    assert torch.autograd.gradcheck(loss, [values.clone().requires_grad_() for values in inputs])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_precision_is_that_of_the_inputs_but_float32_at_least(name):
+    loss, inputs = LOSSES[name]
+    assert loss(*inputs).dtype == torch.float64
+    coarse = [values.bfloat16() for values in inputs]
+    exact = loss(*(values.float() for values in coarse))
+    assert exact.dtype == torch.float32
+    assert torch.equal(loss(*coarse), exact)  # what autocast leaves in bfloat16 is computed in float32
 
 
 def test_negative_weights_are_refused():

@@ -37,6 +37,7 @@ def write_both(folder):
         for source, count in ((ONE, 2), (TWO, 0)):
             picture = folder / source.output
             picture.parent.mkdir(exist_ok=True)
+            results.begin(source)
             picture.touch()
             results.add(to_record(source, (20, 10), faces(count), 1))
             results.finish(source)
@@ -103,6 +104,19 @@ def test_results_are_refused_continued_or_replaced(tmp_path):
     with opened(out, overwrite=True, settings={"min_score": 0.5}) as results:
         assert not results.done
     assert sorted(path.name for path in out.iterdir()) == ["detect.jsonl", "mine.txt"]
+
+
+def test_replacing_removes_a_picture_that_was_cut_off_and_leaves_those_of_others(tmp_path):
+    with opened(tmp_path) as results:
+        results.add(to_record(ONE, (8, 8), faces(1), 0))
+        results.finish(ONE)  # --no-pictures
+        results.begin(TWO)  # killed here
+    for name in ("a/one.png", "two.png", "a/.one.png.swp", ".two.png.x1_y.tmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with opened(tmp_path, overwrite=True):
+        pass
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".one.png.swp", "a", "detect.jsonl", "one.png"]
 
 
 def test_folders_of_others_are_left_alone(tmp_path):

@@ -96,9 +96,10 @@ def test_discriminator_is_not_moved_by_the_generator_step(runtime, tiny_options)
     one = stage("gan", runtime, tiny_options)
     batch = batch_of(two_patches())
     generated = one.generator(torch.cat([batch.lr, batch.small]))
+    assert one.generator_optimiser is not None
     before = {name: value.clone() for name, value in one.discriminator.state_dict().items()}
     one.set_learning_rate(1e-2)
-    one._update_generator(batch, generated)
+    one._update_generator(batch, generated, one.generator_optimiser)
     assert all(torch.equal(before[name], value) for name, value in one.discriminator.state_dict().items())
 
 
@@ -116,6 +117,24 @@ def test_generator_waits_for_its_turn(runtime, tiny_options):
     one.steps_done, untouched = 1, {name: value.clone() for name, value in one.generator.state_dict().items()}
     train(one, 2, 1e-2)
     assert all(torch.equal(untouched[name], value) for name, value in one.generator.state_dict().items())
+
+
+def test_a_bilinear_generator_needs_no_optimiser(runtime, tiny_options):
+    settings = [*tiny_options, "generator.form=bilinear", "adversarial_game.ema_decay=0.9"]
+
+    def start() -> Gan:
+        recipe = load_config(Recipe, None, settings)
+        seed_everything(0)
+        return Gan(recipe, runtime, HeldOut({PAIRED: two_patches()}, recipe), Checkpoint("generator", {}, {}))
+
+    one, other = start(), start()
+    rows = train(one, 4, 1e-2)
+    assert not {"pixel_g1", "adversarial", "classification"} & set(rows[0])
+    assert rows[-1]["d_classification_generated"] < rows[0]["d_classification_generated"]
+    other.load_state_dict(one.state_dict())
+    assert train(one, 1, 1e-2) == train(other, 1, 1e-2)
+    with pytest.raises(ConfigError, match=r"generator\.form: bilinear has no weights that stage mse-init could train"):
+        stage("mse-init", runtime, settings)
 
 
 def test_gan_goes_on_from_gan_with_its_discriminator(runtime, tiny_options):

@@ -1,7 +1,7 @@
 """The losses of Bai et al. 2018, Eq. 4-9, as pure functions on tensors.
 
-Every function returns one unweighted scalar; weights meet in the stage's one sum. All compute in the precision they are
-given, but in float32 at least: what networks return under autocast is bfloat16, in which a mean would lose its digits.
+Every function returns one unweighted scalar; weights meet in the stage's one sum. It has the dtype of what the networks
+returned, but float32 at least: under autocast that is bfloat16, in which a mean would lose its digits.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def pixel_loss(picture: Tensor, hr: Tensor) -> Tensor:
         Scalar. # Differs from the paper: a mean over channels and pixels too, as the printed sum would drown
         alpha and beta.
     """
-    return functional.mse_loss(_precise(picture), _precise(hr))
+    made = _precise(picture)
+    return functional.mse_loss(made, hr.to(made.dtype))
 
 
 def adversarial_loss(fake_logit: Tensor, form: Literal["nonsaturating", "saturating"]) -> Tensor:
@@ -103,9 +104,10 @@ def classification_loss(face_logit: Tensor, labels: Tensor) -> Tensor:
     Returns:
         Scalar; 0 for an empty batch.
     """
+    logit = _precise(face_logit)
     if not len(labels):
-        return _precise(face_logit).sum()
-    return functional.binary_cross_entropy_with_logits(_precise(face_logit), _precise(labels))
+        return logit.sum()
+    return functional.binary_cross_entropy_with_logits(logit, labels.to(logit.dtype))
 
 
 def box_loss(boxes: Tensor, targets: Tensor) -> Tensor:
@@ -118,9 +120,10 @@ def box_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     Returns:
         Scalar; 0 for an empty batch.
     """
-    if not len(boxes):
-        return _precise(boxes).sum()
-    loss: Tensor = generalized_box_iou_loss(_precise(boxes), _precise(targets), reduction="mean")
+    found = _precise(boxes)
+    if not len(found):
+        return found.sum()
+    loss: Tensor = generalized_box_iou_loss(found, targets.to(found.dtype), reduction="mean")
     return loss
 
 

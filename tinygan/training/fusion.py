@@ -1,4 +1,12 @@
-"""Stage ``fusion``: fit how the detector's score and the face logit become one, on images nothing was trained on."""
+"""Stage ``fusion``: fit how the detector's score and the face logit become one, on images nothing was trained on.
+
+    tinygan-train --stage fusion --data ROOT --proposals P... --init runs/judge --out runs/fused
+
+The judge looks at all proposals of the hold-out images, about 140 a second on a CPU, then some fifty fusions are tried:
+WIDER-mini's 145 images with 92,910 proposals of five detectors take eleven minutes of judging. There, where it is
+fitted, exact AP of all faces at IoU 0.5 goes from .506 to .643 (RetinaFace-MobileNet0.25), .602 to .697
+(RetinaFace-ResNet-50) and .656 to .710 (YOLOv7-face); the run logs it (``experiments/lite/log.txt``).
+"""
 
 from __future__ import annotations
 

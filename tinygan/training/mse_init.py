@@ -1,4 +1,12 @@
-"""Stage ``mse-init``: the generator learns super-resolution on the pixel loss alone (Bai et al. 2018, section 4.2)."""
+"""Stage ``mse-init``: the generator learns super-resolution on the pixel loss alone (Bai et al. 2018, section 4.2).
+
+    tinygan-train --stage mse-init --config lite --data ROOT --extra-images LFW --out runs/mse
+
+2,250 steps of 32 patches, 22 minutes on two CPU cores. The last line of ``metrics.jsonl`` on WIDER-mini, mean RGB PSNR
+over held-out faces: bicubic 22.13 dB, G1 23.20, G2 23.24 (``experiments/lite/results.json``).
+
+Shapes: B patches, s = ``lr_size``, S = 4 s = ``hr_size``.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +59,7 @@ class MseInit:
         batch = batch.to(self.runtime.device)
         self.generator.train()
         with self.runtime.autocast():
-            generated = self.generator(batch.lr)  # [B, 3, s, s] to twice [B, 3, 4s, 4s]
+            generated = self.generator(batch.lr)  # [B, 3, s, s] -> G1's and G2's pictures, [B, 3, S, S] each
         terms = {"pixel_g1": pixel_loss(generated.sr, batch.hr)}
         if generated.has_g2:
             terms["pixel_g2"] = pixel_loss(generated.refined, batch.hr)

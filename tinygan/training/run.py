@@ -28,8 +28,8 @@ PATCHES_FOLDER = "patches"  # scratch, gone when the stage is through
 
 
 def moving_average(network: nn.Module, decay: float) -> AveragedModel | None:
-    """The exponential average of a network's weights and BN statistics; ``None`` if ``decay`` is 0."""
-    if not decay:
+    """The exponential average of a network's weights and BN statistics; ``None`` if it has none, or ``decay`` is 0."""
+    if not decay or not network.state_dict():
         return None
     average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
     return AveragedModel(network, multi_avg_fn=average, use_buffers=True)

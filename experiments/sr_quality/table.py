@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tinygan.recipe import build_config
 from torch import Tensor, nn
 
 from experiments.lite.holdout import holdout_gains
 from tinygan.boxes import longer_side
 from tinygan.checkpoint import Checkpoint, load_checkpoint
+from tinygan.config import build_config
 from tinygan.data.cutting import SCALE, CropConfig, DegradationConfig, cut_patch, make_lr
 from tinygan.detections import ByteArray
 from tinygan.errors import MissingDependency

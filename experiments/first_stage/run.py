@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from experiments.first_stage.teach import write_landmarks
 from experiments.lite.report import compare, format_table, truth_of
+from proposals.cli import propose as propose_command
+from proposals.cli import train as train_command
 from tinygan.checkpoint import WEIGHTS_FILE, load_checkpoint, packaged_weights, save_checkpoint
-from tinygan.cli import propose as propose_command
-from tinygan.cli import train_proposer as train_command
 from tinygan.cli.common import SOME_SKIPPED
 from tinygan.config import load_config
 from tinygan.detections import Detections

@@ -136,7 +136,7 @@ class FirstStage:
         judged = judge_proposals(
             judge, self._proposals(SHIPPED, "train"), split, names, 128, 600, unreadable, recipe.fusion_search.looks
         )
-        fusion = fit_fusion([judged], recipe.rois, recipe.fusion_search)
+        fusion = fit_fusion([judged], split.faces, recipe.rois, recipe.fusion_search)
         trained = load_weights(self.out / SHIPPED_RUN, ("proposer",))
         file = self.out / f"{NAME}.safetensors"
         network = {**trained.config["network"], "overview_px": OVERVIEW_PX}

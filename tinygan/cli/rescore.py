@@ -111,7 +111,7 @@ def _print(report: Report, out: Path) -> int:
     print(
         f"{out}: {report.images} images, {report.proposals} proposals: {report.rescored} rescored, "
         f"{report.passed_through} passed through, {report.merged} merged, {report.written} written; "
-        f"view: {report.view}; "
+        f"calibration: {report.calibration}; "
         f"{report.seconds:.1f} s, {report.rois_per_second:.0f} ROIs/s"
     )
     skipped = report.skipped

@@ -10,8 +10,8 @@ other detectors), the proposals' likelihood is
 
 which is maximised over monotone piecewise-linear log-odds of P. Labels are the special case L = 0 or infinity.
 
-A view also holds the face logit that a proposal of a given score and size is *expected* to get, a regression over
-the same proposals. What fusion adds to the detector's score is the surprise, the logit minus this expectation: it
+A calibration also holds the face logit that a proposal of a given score and size is *expected* to get, a regression
+over the same proposals. What fusion adds to the detector's score is the surprise, the logit minus this expectation: it
 re-orders proposals of about equal score and size, and leaves the detector's own balance of small and large faces
 alone. (The face logit itself lifts small boxes, and easy faces pay for it.)
 """
@@ -67,7 +67,7 @@ IDENTITY = ScoreMap(knots=(-1.0, 1.0), values=(-1.0, 1.0))
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorView:
+class Calibration:
     """How one detector's proposals look to the judge.
 
     Attributes:
@@ -85,7 +85,7 @@ class DetectorView:
         return logits
 
 
-PLAIN = DetectorView()
+PLAIN = Calibration()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +135,10 @@ def size_feature(sides_px: FloatArray) -> FloatArray:
     return feature
 
 
-def fit_view(scores: FloatArray, face_logits: FloatArray, size: FloatArray, evidence: Evidence) -> DetectorView | None:
-    """The view of one detector, from judged proposals without labels.
+def fit_calibration(
+    scores: FloatArray, face_logits: FloatArray, size: FloatArray, evidence: Evidence
+) -> Calibration | None:
+    """The calibration of one detector, from judged proposals without labels.
 
     Args:
         scores: float64 [N], in [0, 1].
@@ -145,14 +147,14 @@ def fit_view(scores: FloatArray, face_logits: FloatArray, size: FloatArray, evid
         evidence: what a face logit is worth.
 
     Returns:
-        The view; ``None`` for fewer than 500 proposals or a single score, from which none can be found.
+        The calibration; ``None`` for fewer than 500 proposals or a single score, from which none can be found.
     """
     score_map = fit_score_map(scores, evidence.log_ratio(face_logits, size))
     if score_map is None:
         return None
     features = _expectation_features(score_map.log_odds(scores), size)
     weights = np.linalg.lstsq(features, face_logits, rcond=None)[0]
-    return DetectorView(score_map=score_map, expected=tuple(weights.tolist()))
+    return Calibration(score_map=score_map, expected=tuple(weights.tolist()))
 
 
 def fit_score_map(scores: FloatArray, log_ratios: FloatArray) -> ScoreMap | None:

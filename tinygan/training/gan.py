@@ -15,6 +15,7 @@ from tinygan.checkpoint import WEIGHTS_FILE, Weights, load_weights, save_weights
 from tinygan.config import build_config, to_tree
 from tinygan.data.batches import Batch, BatchSource
 from tinygan.data.cutting import CropConfig
+from tinygan.data.patches import Patches
 from tinygan.errors import CheckpointError
 from tinygan.losses import adversarial_loss, classification_loss, pixel_loss, real_generated_loss
 from tinygan.models.build import load_part
@@ -23,7 +24,7 @@ from tinygan.models.generator import Generated, Generator, GeneratorConfig
 from tinygan.runtime import Runtime, seed_everything
 from tinygan.second_stage.judge import Judge
 from tinygan.training.loop import run_loop, stage_batch_size
-from tinygan.training.prepare import TrainingData, TrainingInput, prepare
+from tinygan.training.prepare import Prepared, TrainingInput, prepare_patches
 from tinygan.training.recipe import Recipe, check_trainable
 from tinygan.training.run import RunFolder, finish, moving_average, trained_facts
 from tinygan.training.samples import HeldOut
@@ -205,14 +206,16 @@ def train_gan(data: TrainingInput, init: Path, recipe: Recipe, folder: RunFolder
     check_trainable(recipe)
     weights = load_weights(init, ("generator", "gan"))
     check_fits(weights, recipe, init)
-    prepared = prepare(data, recipe, folder.file("patches"), runtime)
+    prepared = prepare_patches(data, recipe, folder.file("patches"), runtime)
     fit_gan(prepared, weights, recipe, folder, runtime)
     if runtime.is_main:
         finish(folder, prepared)
     return prepared.unreadable
 
 
-def fit_gan(prepared: TrainingData, weights: Weights, recipe: Recipe, folder: RunFolder, runtime: Runtime) -> None:
+def fit_gan(
+    prepared: Prepared[Mapping[str, Patches]], weights: Weights, recipe: Recipe, folder: RunFolder, runtime: Runtime
+) -> None:
     """Train on patches that are cut already, and write the weights.
 
     Args:

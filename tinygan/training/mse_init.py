@@ -12,12 +12,12 @@ from torch import Tensor
 from tinygan.checkpoint import WEIGHTS_FILE, Weights, save_weights
 from tinygan.config import to_tree
 from tinygan.data.batches import Batch, BatchSource
-from tinygan.data.patches import PAIRED
+from tinygan.data.patches import PAIRED, Patches
 from tinygan.losses import pixel_loss
 from tinygan.models.generator import Generator
 from tinygan.runtime import Runtime, seed_everything
 from tinygan.training.loop import run_loop, stage_batch_size
-from tinygan.training.prepare import TrainingData, TrainingInput, prepare
+from tinygan.training.prepare import Prepared, TrainingInput, prepare_patches
 from tinygan.training.recipe import Recipe
 from tinygan.training.run import RunFolder, finish, trained_facts
 from tinygan.training.samples import HeldOut
@@ -83,7 +83,7 @@ def train_mse_init(data: TrainingInput, recipe: Recipe, folder: RunFolder, runti
     Returns:
         A line for every image that could not be read.
     """
-    prepared = prepare(data, recipe, folder.file("patches"), runtime, streams=(PAIRED,))
+    prepared = prepare_patches(data, recipe, folder.file("patches"), runtime, streams=(PAIRED,))
     seed_everything(recipe.seed)
     stage = MseInit(recipe, runtime, HeldOut(prepared.holdout, recipe))
     run_loop(stage, _batches(prepared, recipe, runtime).draw, recipe.mse_init, folder, runtime)
@@ -95,7 +95,7 @@ def train_mse_init(data: TrainingInput, recipe: Recipe, folder: RunFolder, runti
     return prepared.unreadable
 
 
-def _batches(prepared: TrainingData, recipe: Recipe, runtime: Runtime) -> BatchSource:
+def _batches(prepared: Prepared[Mapping[str, Patches]], recipe: Recipe, runtime: Runtime) -> BatchSource:
     size = stage_batch_size(recipe.mse_init, runtime)
     return BatchSource(
         prepared.training, recipe.crops, recipe.batches, recipe.degradation, size, recipe.seed, runtime.rank

@@ -16,6 +16,8 @@ from tinygan.cli.common import (
     list_skipped,
     make_parser,
     run_command,
+    runtime_options,
+    start_runtime,
 )
 from tinygan.errors import DataError
 
@@ -52,13 +54,12 @@ def _propose(arguments: argparse.Namespace) -> int:
     from tinygan.files import write_atomically
     from tinygan.formats.folders import open_output
     from tinygan.proposers import choose_proposer
-    from tinygan.runtime import Runtime, RuntimeOptions
 
     chosen = choose_proposer(arguments.proposer, arguments.weights, arguments.config, arguments.overrides)
     plan = plan_proposing(arguments.images, arguments.subset)
-    options = RuntimeOptions(device=arguments.device, precision=arguments.precision, threads=arguments.threads)
-    proposer = chosen.build(Runtime(options.exact()))
-    settings = run_settings(chosen.name, chosen.config, chosen.weights, arguments.images)
+    runtime = start_runtime(runtime_options(arguments).exact())
+    proposer = chosen.build(runtime)
+    settings = run_settings(chosen.name, chosen.config, chosen.weights, arguments.images, runtime.precision)
     writer = open_output(
         arguments.out, KEPT, "tinygan-propose", settings, resume=arguments.resume, overwrite=arguments.overwrite
     )

@@ -18,7 +18,6 @@ from tinygan.cli.common import (
     open_run,
     run_command,
     runtime_options,
-    start_runtime,
 )
 from tinygan.errors import DataError
 
@@ -56,6 +55,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from proposals.train.recipe import ProposerRecipe
     from proposals.train.run import ProposerData, read_inputs, saved_network, train_proposer
     from tinygan.config import load_config, to_yaml
+    from tinygan.runtime import Runtime
 
     overrides = list(arguments.overrides)
     if arguments.seed is not None:
@@ -63,7 +63,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.batch_size is not None:
         overrides.append(f"loop.batch_size={arguments.batch_size}")
     recipe = load_config(ProposerRecipe, arguments.config, overrides, base=saved_network(arguments.init))
-    runtime = start_runtime(runtime_options(arguments).exact())
+    runtime = Runtime(runtime_options(arguments).exact())
     inputs = read_inputs(ProposerData(arguments.data, arguments.landmarks, arguments.init), recipe)
     settings = to_yaml(recipe) + _origin(arguments, runtime)
     folder = open_run(arguments, settings, runtime)

@@ -70,16 +70,6 @@ def runtime_options(arguments: argparse.Namespace) -> RuntimeOptions:
     )
 
 
-def start_runtime(options: RuntimeOptions) -> Runtime:
-    """Take the device, and say which it is and in what precision it computes."""
-    from tinygan.runtime import Runtime
-
-    runtime = Runtime(options)
-    if runtime.is_main:
-        log.info("%s", runtime)
-    return runtime
-
-
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """``--config`` and ``--set``."""
     parser.add_argument("--config", metavar="NAME|FILE", help="a preset such as lite or paper, or a YAML file")
@@ -137,6 +127,8 @@ def run_command(parser: Parser, body: Callable[[argparse.Namespace], int], argv:
 def open_run(arguments: argparse.Namespace, settings: str, runtime: Runtime) -> RunFolder:
     """The run folder ``--out``; of several processes the first one checks and makes it, the others open it.
 
+    Also says on which device and in which precision it will be trained.
+
     Args:
         arguments: with ``out``, ``resume`` and ``overwrite``.
         settings: text of its ``config.yaml``.
@@ -146,6 +138,7 @@ def open_run(arguments: argparse.Namespace, settings: str, runtime: Runtime) -> 
 
     if runtime.is_main:
         RunFolder(arguments.out, settings, arguments.resume, arguments.overwrite)
+        log.info("%s", runtime)
     runtime.barrier()
     return RunFolder(arguments.out, settings, resume=True)
 

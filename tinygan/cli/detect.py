@@ -76,7 +76,6 @@ def _detect(arguments: argparse.Namespace) -> int:
     chosen = choose_proposer(arguments.proposer, arguments.first_stage_weights, arguments.config, arguments.overrides)
     options = runtime_options(arguments)
     first, second = Runtime(options.exact()), Runtime(options)
-    log.info("first stage: %s; second stage: %s", first, second)
     detector = FaceDetector.open(
         chosen,
         arguments.checkpoint,
@@ -88,6 +87,7 @@ def _detect(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments, chosen, first, second)
     config = DetectConfig(min_score=arguments.min_score, pictures=not arguments.no_pictures)
     with open_results(arguments.out, settings, arguments.resume, arguments.overwrite) as results:
+        log.info("first stage: %s; second stage: %s", first, second)
         skipped = detect_all(detector, sources, results, config)
         totals = results.write_tables(settings)
     return _print(totals, skipped, arguments.out, time.monotonic() - started)

@@ -18,7 +18,6 @@ from tinygan.cli.common import (
     open_run,
     run_command,
     runtime_options,
-    start_runtime,
 )
 from tinygan.errors import ConfigError, DataError
 
@@ -63,9 +62,10 @@ def _parser() -> Parser:
 def _train(arguments: argparse.Namespace) -> int:
     _check_usage(arguments)
     from tinygan.config import to_yaml
+    from tinygan.runtime import Runtime
 
     recipe = _recipe(arguments)
-    runtime = start_runtime(runtime_options(arguments))
+    runtime = Runtime(runtime_options(arguments))
     settings = to_yaml(recipe) + _origin(arguments, runtime)
     folder = open_run(arguments, settings, runtime)
     if folder.finished:

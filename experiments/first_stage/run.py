@@ -78,7 +78,7 @@ class FirstStage:
         data: WIDER FACE root.
         teacher: public weights.
         out: folder of all runs.
-        threads: CPU threads; ``None`` for all cores.
+        threads: CPU threads; ``None`` for as many as torch and the commands take of their own accord.
     """
 
     def __init__(self, data: Path, teacher: Path, out: Path, threads: int | None) -> None:

@@ -16,7 +16,7 @@ from tinygan.models.build import load_generator, load_part
 from tinygan.models.discriminator import Discriminator, DiscriminatorConfig
 from tinygan.models.folding import fold_batch_norm
 from tinygan.models.pixels import to_bytes, to_float
-from tinygan.runtime import Runtime
+from tinygan.runtime import Runtime, one_thread
 
 
 class Judge:
@@ -39,6 +39,7 @@ class Judge:
             runtime.place(network)
 
     @classmethod
+    @one_thread()  # threads of torch started here would keep a process forked later from computing
     def from_weights(cls, weights: Weights, runtime: Runtime, generator: nn.Module | None = None) -> Judge:
         """Build the networks that a checkpoint of kind ``gan`` or ``fused`` describes.
 
@@ -74,8 +75,8 @@ class Judge:
         count = len(small) + len(large)
         if not count:
             return np.zeros(0), np.zeros((0, 4))
-        pictures = [] if not len(large) else [self._load(large)]  # [M, 3, S, S]
         with self._runtime.autocast():
+            pictures = [] if not len(large) else [self._load(large)]  # [M, 3, S, S]
             if len(small):
                 pictures.insert(0, self._generator(self._load(small)).refined.float())  # [N, 3, S, S]
             around = None if wide is None or not self.sees_wide else self._load(wide)
@@ -96,7 +97,7 @@ class Judge:
         """
         with self._runtime.autocast():
             generated = self._generator(self._load(small))
-        return to_bytes(generated.sr), to_bytes(generated.refined)
+            return to_bytes(generated.sr), to_bytes(generated.refined)
 
     def _load(self, pixels: ByteArray) -> Tensor:
         return to_float(pixels).to(self._runtime.device)

@@ -15,7 +15,7 @@ from tinygan.boxes import longer_side
 from tinygan.data.rois import FACE, NON_FACE, RoiConfig, label_boxes
 from tinygan.detections import FloatArray
 from tinygan.files import write_atomically
-from tinygan.training.fusion import ByImage
+from tinygan.training.fusion import ByImage, Truths
 from tinygan.training.samples import roc_area
 
 BINS_PX = (0.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0, np.inf)
@@ -24,13 +24,18 @@ RESAMPLES, LEVEL = 500, 0.95
 LABELS = RoiConfig(negative_iou=0.5)
 
 
-def face_logit_columns(judged: ByImage) -> dict[str, npt.NDArray[Any]]:
+def face_logit_columns(judged: ByImage, truths: Truths) -> dict[str, npt.NDArray[Any]]:
     """Judgements of proposals as columns of N rows: image number, longer side in px, label, face logit."""
     columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in ("image", "side", "label", "face")}
     for number, name in enumerate(sorted(judged)):
         one = judged[name]
-        boxes = one.detections.boxes
-        rows = (np.full(len(boxes), number), longer_side(boxes), label_boxes(boxes, one.truth, LABELS), one.face_logits)
+        boxes = one.best.boxes
+        rows = (
+            np.full(len(boxes), number),
+            longer_side(boxes),
+            label_boxes(boxes, truths[name], LABELS),
+            one.face_logits,
+        )
         for column, values in zip(columns.values(), rows, strict=True):
             column.append(values)
     return {name: np.concatenate([np.zeros(0), *values]) for name, values in columns.items()}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,24 @@ from experiments.lite.flops import discriminator_flops, generator_flops
 from experiments.lite.report import compare, truth_of
 from tinygan.checkpoint import WEIGHTS_FILE, Checkpoint, load_checkpoint
 from tinygan.config import load_config, to_tree, to_yaml
+from tinygan.data.patches import Patches
 from tinygan.files import write_atomically
 from tinygan.formats.wider import load_split
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.judge import Judge
-from tinygan.training.fusion import ByImage, fit_fusion, holdout_names, judge_proposals, rescored, view_of
+from tinygan.training.fusion import (
+    ByImage,
+    Truths,
+    calibration_of,
+    fit_fusion,
+    holdout_names,
+    judge_proposals,
+    rescored,
+)
 from tinygan.training.gan import fit_gan
 from tinygan.training.judge import train_judge
 from tinygan.training.mse_init import train_mse_init
-from tinygan.training.prepare import TrainingData, TrainingInput, prepare
+from tinygan.training.prepare import Prepared, TrainingInput, prepare_patches
 from tinygan.training.recipe import Recipe
 from tinygan.training.run import RunFolder
 
@@ -82,7 +91,7 @@ class Ablation:
         self.runtime = Runtime(RuntimeOptions(threads=arguments.threads))
         self.surroundings: Path | None = arguments.surroundings
         self.results_file = self.out / "results.json"
-        self._patches: dict[str, TrainingData] = {}
+        self._patches: dict[str, Prepared[Mapping[str, Patches]]] = {}
 
     def do(self, row: Row, seed: int) -> None:
         """One row with one seed, unless it is done."""
@@ -137,12 +146,12 @@ class Ablation:
         else:
             fit_gan(self._patches_of(recipe), self._start(recipe), recipe, folder, self.runtime)
 
-    def _patches_of(self, recipe: Recipe) -> TrainingData:
+    def _patches_of(self, recipe: Recipe) -> Prepared[Mapping[str, Patches]]:
         """Cut once for all seeds; with and without routing."""
         name = "routed" if recipe.crops.route_px is None else "squeezed"
         if name not in self._patches:
             common = replace(recipe, seed=0)
-            self._patches[name] = prepare(self.data, common, self.out / "patches" / name, self.runtime)
+            self._patches[name] = prepare_patches(self.data, common, self.out / "patches" / name, self.runtime)
         return self._patches[name]
 
     def _start(self, recipe: Recipe) -> Checkpoint:
@@ -164,16 +173,18 @@ class Ablation:
         looks = 2 if row.box else 1
         (run / "judged").mkdir(exist_ok=True)
         judged: dict[str, ByImage] = {}
+        faces: dict[str, Truths] = {}
         for part in ("train", "val"):
             split = load_split(self.data.root, part)
+            faces[part] = split.faces
             names = holdout_names(split, weights, None, run) if part == "train" else list(split.faces)
             judged[part] = judge_proposals(
                 judge, self.data.proposals[0], split, names, 128, self.max_rois, [], looks=looks
             )
-            np.savez(run / "judged" / f"{part}.npz", **face_logit_columns(judged[part]))  # type: ignore[arg-type]
-        fusion = fit_fusion([judged["train"]], recipe.rois, replace(recipe.fusion_search, looks=looks))
-        after = rescored(judged["val"], fusion, view_of(judged["val"], fusion))
-        before = {name: one.detections for name, one in judged["val"].items()}
+            np.savez(run / "judged" / f"{part}.npz", **face_logit_columns(judged[part], split.faces))  # type: ignore[arg-type]
+        fusion = fit_fusion([judged["train"]], faces["train"], recipe.rois, replace(recipe.fusion_search, looks=looks))
+        after = rescored(judged["val"], fusion, calibration_of(judged["val"], fusion))
+        before = {name: one.proposals for name, one in judged["val"].items()}
         split = load_split(self.data.root, "val")
         names = list(split.faces)
         table = compare({"detector": (before, after)}, truth_of(self.data.root, split, names), names)

@@ -78,7 +78,7 @@ class FirstStage:
         data: WIDER FACE root.
         teacher: public weights.
         out: folder of all runs.
-        threads: CPU threads; ``None`` for all cores.
+        threads: CPU threads; ``None`` for as many as torch and the commands take of their own accord.
     """
 
     def __init__(self, data: Path, teacher: Path, out: Path, threads: int | None) -> None:
@@ -136,7 +136,7 @@ class FirstStage:
         judged = judge_proposals(
             judge, self._proposals(SHIPPED, "train"), split, names, 128, 600, unreadable, recipe.fusion_search.looks
         )
-        fusion = fit_fusion([judged], recipe.rois, recipe.fusion_search)
+        fusion = fit_fusion([judged], split.faces, recipe.rois, recipe.fusion_search)
         trained = load_checkpoint(self.out / SHIPPED_RUN, ("proposer",))
         file = self.out / f"{NAME}.safetensors"
         network = {**trained.recipe["network"], "overview_px": OVERVIEW_PX}

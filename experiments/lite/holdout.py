@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from tinygan.detections import Detections
 from tinygan.formats.wider import load_split
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.judge import Judge
-from tinygan.training.fusion import Judged, fit_fusion, holdout_names, judge_proposals, rescored, view_of
+from tinygan.second_stage.judging import Judged
+from tinygan.training.fusion import calibration_of, fit_fusion, holdout_names, judge_proposals, rescored
 from tinygan.training.recipe import Recipe
 
 FOLDS = 5
@@ -96,12 +98,12 @@ def holdout_gains(
             {name: one for name, one in judged[path].items() if name not in held}
             for path in (proposals if fit_on is None else fit_on)
         ]
-        fusion = fit_fusion(seen, recipe.rois, recipe.fusion_search)
+        fusion = fit_fusion(seen, split.faces, recipe.rois, recipe.fusion_search)
         for path, images in judged.items():
             here = {name: images[name] for name in held if name in images}
-            after[path] |= rescored(here, fusion, view_of(images, fusion))
+            after[path] |= rescored(here, fusion, calibration_of(images, fusion))
     pairs = {
-        path.name.partition(".")[0]: ({name: one.detections for name, one in images.items()}, after[path])
+        path.name.partition(".")[0]: ({name: one.proposals for name, one in images.items()}, after[path])
         for path, images in judged.items()
     }
     truth = truth_of(root, split, names)
@@ -113,7 +115,7 @@ def holdout_gains(
 
 
 def _standing(judged: Judged) -> Judged:
-    return judged._replace(boxes=np.full_like(judged.boxes, np.nan))
+    return replace(judged, boxes=np.full_like(judged.boxes, np.nan))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from tinygan.formats.images import read_image
 from tinygan.formats.names import list_images
 from tinygan.formats.wider import load_split
 from tinygan.models.build import load_generator
-from tinygan.models.generator import Generated, Generator, bicubic
+from tinygan.models.generator import Generated, bicubic
 from tinygan.models.pixels import to_bytes
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.training.fusion import holdout_names
@@ -46,7 +46,7 @@ class Pictures(nn.Module):
         refined: G2's picture instead of G1's.
     """
 
-    def __init__(self, generator: Generator | None = None, refined: bool = False) -> None:
+    def __init__(self, generator: AnyGenerator | None = None, refined: bool = False) -> None:
         super().__init__()
         self.generator, self.refined = generator, refined
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tinygan.cli.common import (
     DONE,
@@ -16,8 +17,12 @@ from tinygan.cli.common import (
     make_parser,
     open_run,
     run_command,
+    runtime_options,
 )
 from tinygan.errors import DataError
+
+if TYPE_CHECKING:
+    from tinygan.runtime import Runtime
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +55,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from proposals.train.recipe import ProposerRecipe
     from proposals.train.run import ProposerData, read_inputs, saved_network, train_proposer
     from tinygan.config import load_config, to_yaml
-    from tinygan.runtime import Runtime, RuntimeOptions
+    from tinygan.runtime import Runtime
 
     overrides = list(arguments.overrides)
     if arguments.seed is not None:
@@ -58,10 +63,9 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.batch_size is not None:
         overrides.append(f"loop.batch_size={arguments.batch_size}")
     recipe = load_config(ProposerRecipe, arguments.config, overrides, base=saved_network(arguments.init))
-    options = RuntimeOptions(device=arguments.device, precision=arguments.precision, threads=arguments.threads)
-    runtime = Runtime(options.exact())
+    runtime = Runtime(runtime_options(arguments).exact())
     inputs = read_inputs(ProposerData(arguments.data, arguments.landmarks, arguments.init), recipe)
-    settings = to_yaml(recipe) + _origin(arguments)
+    settings = to_yaml(recipe) + _origin(arguments, runtime)
     folder = open_run(arguments, settings, runtime)
     if folder.finished:
         print(f"{folder.path}: this training is finished already")
@@ -72,8 +76,8 @@ def _train(arguments: argparse.Namespace) -> int:
     )
 
 
-def _origin(arguments: argparse.Namespace) -> str:
-    """What a run was made from, as comments of its config.yaml: a run is resumed on the same inputs only."""
+def _origin(arguments: argparse.Namespace, runtime: Runtime) -> str:
+    """What a run was made from and its precision, as comments of its config.yaml: a resumed run has the same."""
     paths = {"data": arguments.data, "init": arguments.init, "landmarks": arguments.landmarks}
     lines = [f"# {name}: {path.resolve()}" for name, path in paths.items() if path is not None]
-    return "\n".join(["# tinygan-train-proposer", *lines]) + "\n"
+    return "\n".join(["# tinygan-train-proposer", f"# precision: {runtime.precision}", *lines]) + "\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from scipy.special import logit
 
 from tinygan.checkpoint import load_checkpoint, save_checkpoint
 from tinygan.cli.rescore import main
+from tinygan.formats import wider
 from tinygan.formats.registry import open_detections
-from tinygan.second_stage.calibration import DetectorView, Evidence, ScoreMap
+from tinygan.second_stage import judging
+from tinygan.second_stage.calibration import Calibration, Evidence, ScoreMap
 from tinygan.second_stage.fusion import Fusion
 
 IDENTITY = ["--set", "fusion.judge=0", "--set", "fusion.size=0"]
@@ -107,18 +110,19 @@ def test_the_view_is_found_once_and_a_resumed_run_keeps_it(data, checkpoint, tmp
     monkeypatch.setattr("tinygan.second_stage.calibration.MIN_PROPOSALS", 20)
     out = tmp_path / "out"
     assert main(typed(data, mapped, out)) == 0
-    assert "view: found from 60 proposals" in capsys.readouterr().out
+    assert "calibration: found from 60 proposals" in capsys.readouterr().out
     first = {name: out_file.scores for name, out_file in open_detections(out).items()}
     (out / "0--Parade/val_2.txt").unlink()
     monkeypatch.setattr(
-        "tinygan.second_stage.engine.view_detector", lambda *columns: pytest.fail("the view was found already")
+        "tinygan.second_stage.engine.calibrate_detector",
+        lambda *columns: pytest.fail("it was found already"),
     )
     assert main(typed(data, mapped, out, "--resume")) == 0
     assert all(np.allclose(first[name], open_detections(out)[name].scores) for name in first)
-    assert main(typed(data, mapped, out, "--set", "view=none", "--resume")) == 2
+    assert main(typed(data, mapped, out, "--set", "calibration=none", "--resume")) == 2
     assert "written with other settings" in capsys.readouterr().err
-    assert main(typed(data, mapped, out, "--set", "view=none", "--overwrite")) == 0
-    assert "view: none" in capsys.readouterr().out and not (out / "detector_view.json").exists()
+    assert main(typed(data, mapped, out, "--set", "calibration=none", "--overwrite")) == 0
+    assert "calibration: none" in capsys.readouterr().out and not (out / "calibration.json").exists()
     unmapped = open_detections(out)
     assert not all(np.allclose(first[name], unmapped[name].scores) for name in first)
 
@@ -126,12 +130,12 @@ def test_the_view_is_found_once_and_a_resumed_run_keeps_it(data, checkpoint, tmp
 def test_few_proposals_take_the_usual_view(data, checkpoint, tmp_path, capsys):
     fused = load_checkpoint(checkpoint, ("fused",))
     evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
-    usual = DetectorView(score_map=ScoreMap(knots=(0.0, 1.0), values=(0.0, 2.0)))
-    fusion = Fusion(judge=0.0, fitted=True, evidence=evidence, usual_view=usual)
+    usual = Calibration(score_map=ScoreMap(knots=(0.0, 1.0), values=(0.0, 2.0)))
+    fusion = Fusion(judge=0.0, fitted=True, evidence=evidence, usual_calibration=usual)
     mapped = tmp_path / "mapped.safetensors"
     save_checkpoint(mapped, replace(fused, fusion=fusion.to_facts()))
     assert main(typed(data, mapped, tmp_path / "out")) == 0
-    assert "view: usual" in capsys.readouterr().out
+    assert "calibration: usual" in capsys.readouterr().out
     before, after = open_detections(data.proposals / "val"), open_detections(tmp_path / "out")
     assert all(np.allclose(logit(after[name].scores), 2 * logit(before[name].scores), atol=1e-3) for name in before)
 
@@ -139,8 +143,8 @@ def test_few_proposals_take_the_usual_view(data, checkpoint, tmp_path, capsys):
 def test_unjudged_boxes_keep_the_mapped_score(data, checkpoint, tmp_path):
     fused = load_checkpoint(checkpoint, ("fused",))
     evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
-    usual = DetectorView(expected=(0.5, 0.25, 0.0, 0.0, 0.0, 0.0))
-    fusion = Fusion(judge=0.7, fitted=True, evidence=evidence, usual_view=usual)
+    usual = Calibration(expected=(0.5, 0.25, 0.0, 0.0, 0.0, 0.0))
+    fusion = Fusion(judge=0.7, fitted=True, evidence=evidence, usual_calibration=usual)
     viewed = tmp_path / "viewed.safetensors"
     save_checkpoint(viewed, replace(fused, fusion=fusion.to_facts()))
     assert main(typed(data, viewed, tmp_path / "out", "--max-rois", "10")) == 0
@@ -157,6 +161,19 @@ def test_subset_restricts_what_is_written(data, checkpoint, tmp_path):
     names.write_text("0--Parade/val_1.jpg\n0--Parade/val_3.jpg\n")
     assert main(typed(data, checkpoint, tmp_path / "out", "--subset", str(names))) == 0
     assert sorted(open_detections(tmp_path / "out")) == ["0--Parade/val_1", "0--Parade/val_3"]
+
+
+def test_another_precision_is_not_mixed_in(data, checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(typed(data, checkpoint, out)) == 0
+    assert main([*typed(data, checkpoint, out, "--resume"), "--precision", "bf16"]) == 2
+    assert "other settings (precision was 32, is now bf16); repeat those, or" in capsys.readouterr().err
+    settings = json.loads((out / "rescore.json").read_text())
+    assert settings.pop("precision") == "32"
+    (out / "rescore.json").write_text(json.dumps(settings))
+    assert main(typed(data, checkpoint, out, "--resume")) == 2
+    assert "an older version, which did not note its precision; replace it with --overwrite" in capsys.readouterr().err
+    assert main(typed(data, checkpoint, out, "--overwrite")) == 0
 
 
 def test_cut_off_run_is_continued(data, checkpoint, tmp_path):
@@ -247,6 +264,27 @@ def test_boxes_move_merge_and_add_up(data, finding_checkpoint, tmp_path):
     assert {key: again[key] for key in ("proposals", "written", "merged")} == {
         key: counts[key] for key in ("proposals", "written", "merged")
     }
+
+
+def test_a_file_is_parsed_once_and_an_image_decoded_once_though_the_judge_looks_twice(
+    data, finding_checkpoint, tmp_path, monkeypatch
+):
+    parsed: Counter[str] = Counter()
+    decoded: Counter[str] = Counter()
+
+    def counted(function, counter):
+        def call(first, *more, **named):
+            counter[str(more[0] if more else first)] += 1
+            return function(first, *more, **named)
+
+        return call
+
+    monkeypatch.setattr(wider, "parse_detections", counted(wider.parse_detections, parsed))
+    monkeypatch.setattr(judging, "read_image", counted(judging.read_image, decoded))
+    words = typed(data, finding_checkpoint, tmp_path / "out", "--batch-size", "4")  # one group is not all images
+    assert main(words) == 0
+    assert len(parsed) == len(decoded) == 4
+    assert set(parsed.values()) == set(decoded.values()) == {1}
 
 
 def test_no_boxes_leaves_every_box_where_it_was(data, finding_checkpoint, tmp_path):

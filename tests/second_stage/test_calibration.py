@@ -6,13 +6,13 @@ from tinygan.errors import DataError
 from tinygan.second_stage.calibration import (
     IDENTITY,
     PLAIN,
-    DetectorView,
+    Calibration,
     Evidence,
     ScoreMap,
     certain,
+    fit_calibration,
     fit_evidence,
     fit_score_map,
-    fit_view,
     score_logit,
     size_feature,
 )
@@ -83,9 +83,9 @@ def test_view_expects_what_scores_and_sizes_tell():
     _, _, scores, noise = proposals(5000, 0.0, 1.0)
     size = rng.uniform(-1, 3, 5000)
     evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
-    view = fit_view(scores, noise + 2 * size, size, evidence)
-    assert view is not None
-    surprise = noise + 2 * size - view.expected_logits(view.score_map.log_odds(scores), size)
+    calibration = fit_calibration(scores, noise + 2 * size, size, evidence)
+    assert calibration is not None
+    surprise = noise + 2 * size - calibration.expected_logits(calibration.score_map.log_odds(scores), size)
     assert abs(surprise.mean()) < 1e-6  # nothing is lifted as a whole
     for part in (size < 0, size > 2, scores < 0.1, scores > 0.7):
         assert abs(surprise[part].mean()) < 0.15  # nor by size or by score
@@ -93,11 +93,11 @@ def test_view_expects_what_scores_and_sizes_tell():
 
 
 def test_plain_view_expects_nothing():
-    assert DetectorView() == PLAIN
+    assert Calibration() == PLAIN
     assert PLAIN.expected_logits(np.array([1.0, -2.0]), np.array([0.0, 1.0])).tolist() == [0.0, 0.0]
     too_few = np.full(400, 0.5)
     evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
-    assert fit_view(too_few, too_few, too_few, evidence) is None
+    assert fit_calibration(too_few, too_few, too_few, evidence) is None
 
 
 def test_map_is_checked():

@@ -3,17 +3,17 @@ import pytest
 from scipy.special import expit, logit
 
 from tinygan.errors import ConfigError
-from tinygan.second_stage.calibration import DetectorView, Evidence, ScoreMap
+from tinygan.second_stage.calibration import Calibration, Evidence, ScoreMap
 from tinygan.second_stage.fusion import (
     Fusion,
     FusionConfig,
     calibrate,
+    calibrate_detector,
     fuse,
     impute_face_logits,
     merge_same_face,
     move_boxes,
     search_weights,
-    view_detector,
 )
 
 SCORES = np.array([0.9, 0.5, 0.02])
@@ -43,11 +43,11 @@ def test_weight_zero_with_fitted_detector_weight_keeps_the_rank():
 
 def test_view_brings_scores_to_one_scale_and_only_surprise_counts():
     doubled = ScoreMap(knots=(0.0, 1.0), values=(0.0, 2.0))
-    view = DetectorView(score_map=doubled, expected=(0.5, 0.0, 1.0, 0.0, 0.0, 0.0))
-    fused = fuse("logit", Fusion(judge=0.5), SCORES, FACES, SIDES, view)
+    calibration = Calibration(score_map=doubled, expected=(0.5, 0.0, 1.0, 0.0, 0.0, 0.0))
+    fused = fuse("logit", Fusion(judge=0.5), SCORES, FACES, SIDES, calibration)
     size = np.array([1.0, 0.0, -1.0])
     assert fused == pytest.approx(expit(2 * logit(SCORES) + 0.5 * (FACES - 0.5 - size)))
-    assert fuse("logit", Fusion(judge=0.5, usual_view=view), SCORES, FACES, SIDES) == pytest.approx(fused)
+    assert fuse("logit", Fusion(judge=0.5, usual_calibration=calibration), SCORES, FACES, SIDES) == pytest.approx(fused)
 
 
 def test_judge_fades_with_size_but_never_turns_against_itself():
@@ -83,12 +83,12 @@ def test_calibration_keeps_ranks_and_says_shares():
 
 def test_view_needs_evidence_and_facts_come_back():
     evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
-    assert view_detector(Fusion(), SCORES, FACES, SIDES) is None
-    assert view_detector(Fusion(evidence=evidence), SCORES, FACES, SIDES) is None  # too few
+    assert calibrate_detector(Fusion(), SCORES, FACES, SIDES) is None
+    assert calibrate_detector(Fusion(evidence=evidence), SCORES, FACES, SIDES) is None  # too few
     columns = np.linspace(0.01, 0.99, 600), np.linspace(-3, 3, 600), np.linspace(8, 64, 600)
-    view = view_detector(Fusion(evidence=evidence), *columns)
-    assert view is not None
-    kept = Fusion(evidence=evidence, usual_view=view, fitted=True)
+    calibration = calibrate_detector(Fusion(evidence=evidence), *columns)
+    assert calibration is not None
+    kept = Fusion(evidence=evidence, usual_calibration=calibration, fitted=True)
     assert Fusion.from_facts(kept.to_facts()) == kept
 
 
@@ -102,10 +102,10 @@ def test_imputed_logits_follow_the_judged_ones():
 
 
 def test_with_a_view_unjudged_boxes_bring_no_surprise():
-    view = DetectorView(expected=(1.0, 0.5, 0.0, 0.0, 0.0, 0.0))
-    imputed = impute_face_logits(SCORES, SIDES, SCORES[:1], FACES[:1], view)
+    calibration = Calibration(expected=(1.0, 0.5, 0.0, 0.0, 0.0, 0.0))
+    imputed = impute_face_logits(SCORES, SIDES, SCORES[:1], FACES[:1], calibration)
     assert imputed == pytest.approx(1 + 0.5 * logit(SCORES))
-    assert fuse("logit", Fusion(judge=0.9), SCORES, imputed, SIDES, view) == pytest.approx(SCORES)
+    assert fuse("logit", Fusion(judge=0.9), SCORES, imputed, SIDES, calibration) == pytest.approx(SCORES)
 
 
 def test_facts_that_lack_a_key_are_an_error():

@@ -5,6 +5,7 @@ from PIL import Image
 
 from tinygan.checkpoint import load_checkpoint
 from tinygan.data.cutting import CropConfig
+from tinygan.detections import Detections
 from tinygan.models.discriminator import Discriminator, DiscriminatorConfig
 from tinygan.models.folding import fold_batch_norm
 from tinygan.models.generator import Generator, GeneratorConfig
@@ -14,6 +15,10 @@ from tinygan.second_stage.judging import Request, judge_images
 
 CROPS = CropConfig(lr_size=8)
 RUNTIME = RuntimeOptions(device="cpu", precision="32")
+
+
+def asked(name, image, boxes):
+    return Request(name, image, Detections(boxes, np.linspace(0.9, 0.1, len(boxes))))
 
 
 @pytest.fixture
@@ -35,7 +40,7 @@ def requests(tmp_path):
         Image.fromarray(rng.integers(0, 255, (80, 100, 3), dtype=np.uint8)).save(path)
         corner = rng.uniform(0, 50, (number * 4, 2))
         boxes = np.concatenate([corner, corner + rng.uniform(3, 25, (number * 4, 1))], axis=1)
-        made.append(Request(str(number), path, boxes))
+        made.append(asked(str(number), path, boxes))
     return made
 
 
@@ -59,7 +64,6 @@ def test_answers_come_in_order_and_do_not_depend_on_batching(judge, requests):
     assert [a.name for a in one] == ["0", "1", "2", "3", "4"] and [len(a.face_logits) for a in one] == [0, 4, 8, 12, 16]
     for a, b in zip(one, many, strict=True):
         assert a.face_logits == pytest.approx(b.face_logits, abs=1e-5)
-        assert a.real_logits == pytest.approx(b.real_logits, abs=1e-5)
 
 
 def test_each_box_gets_its_own_logit(judge, requests):
@@ -67,7 +71,7 @@ def test_each_box_gets_its_own_logit(judge, requests):
     together = next(iter(judge_images(judge, [request], 64))).face_logits
     assert len(np.unique(together.round(6))) > 8
     for row in (0, 7, 15):
-        alone = next(iter(judge_images(judge, [Request("x", request.image, request.boxes[row : row + 1])], 64)))
+        alone = next(iter(judge_images(judge, [asked("x", request.image, request.proposals.boxes[row : row + 1])], 64)))
         assert alone.face_logits[0] == pytest.approx(together[row], abs=1e-5)
 
 
@@ -81,8 +85,8 @@ def test_unreadable_image_is_an_answer_not_a_crash(judge, requests):
 
 def test_no_requests(judge):
     assert list(judge_images(judge, [], 8)) == []
-    small, large = judge.judge(np.zeros((0, 8, 8, 3), np.uint8), np.zeros((0, 32, 32, 3), np.uint8))
-    assert len(small.face) == len(large.face) == 0
+    face_logits, boxes = judge.judge(np.zeros((0, 8, 8, 3), np.uint8), np.zeros((0, 32, 32, 3), np.uint8))
+    assert face_logits.shape == (0,) and boxes.shape == (0, 4)
 
 
 def test_a_second_look_is_taken_where_the_first_found_the_face(finding_checkpoint, requests):
@@ -90,13 +94,13 @@ def test_a_second_look_is_taken_where_the_first_found_the_face(finding_checkpoin
     assert judge.finds_boxes and judge.sees_wide
     first = list(judge_images(judge, requests, batch_size=7))
     for request, answer in zip(requests[1:], first[1:], strict=True):
-        side = (request.boxes[:, 2] - request.boxes[:, 0])[:, None]
-        assert answer.boxes == pytest.approx(request.boxes + side * [0.5, 0, 0.5, 0], abs=1e-3)
+        side = (request.proposals.boxes[:, 2] - request.proposals.boxes[:, 0])[:, None]
+        assert answer.boxes == pytest.approx(request.proposals.boxes + side * [0.5, 0, 0.5, 0], abs=1e-3)
     second = list(judge_images(judge, requests, batch_size=1000, workers=1, looks=2))
-    there = [Request(r.name, r.image, a.boxes) for r, a in zip(requests, first, strict=True)]
-    for looked, asked, at_first in zip(second, judge_images(judge, there, 5), first, strict=True):
-        assert looked.face_logits == pytest.approx((asked.face_logits + at_first.face_logits) / 2, abs=1e-4)
-        assert looked.boxes == pytest.approx(asked.boxes, abs=1e-3)
+    there = [asked(r.name, r.image, a.boxes) for r, a in zip(requests, first, strict=True)]
+    for looked, there_too, at_first in zip(second, judge_images(judge, there, 5), first, strict=True):
+        assert looked.face_logits == pytest.approx((there_too.face_logits + at_first.face_logits) / 2, abs=1e-4)
+        assert looked.boxes == pytest.approx(there_too.boxes, abs=1e-3)
     assert np.abs(second[4].face_logits - first[4].face_logits).max() > 1e-3
 
 
@@ -124,7 +128,7 @@ def test_surroundings_of_both_routes_reach_their_own_boxes(finding_checkpoint, r
     together = list(judge_images(judge, requests, batch_size=1000))[4].face_logits
     request = requests[4]
     for row in range(0, 16, 3):
-        alone = next(judge_images(judge, [Request("x", request.image, request.boxes[row : row + 1])], 64))
+        alone = next(judge_images(judge, [asked("x", request.image, request.proposals.boxes[row : row + 1])], 64))
         assert alone.face_logits[0] == pytest.approx(together[row], abs=1e-4)
 
 

@@ -1,5 +1,7 @@
 """Fusion is fitted for average precision: a judge that knows helps, one that guesses is not listened to."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import expit
@@ -10,12 +12,25 @@ from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import DataError
 from tinygan.evaluate.wider import evaluate_wider
 from tinygan.formats.wider_mat import truth_of_faces
-from tinygan.second_stage.fusion import Fusion, FusionConfig, fuse, view_detector
-from tinygan.training.fusion import Judged, columns_of, fit_fusion, fitted_gains, mean_log_error, rescored, view_of
+from tinygan.second_stage.fusion import Fusion, FusionConfig, calibrate_detector, fuse
+from tinygan.second_stage.judging import Judged
+from tinygan.second_stage.rescoring import judged_columns
+from tinygan.training.fusion import (
+    calibration_of,
+    fit_fusion,
+    fitted_gains,
+    mean_log_error,
+    rescored,
+)
+
+TRUTHS: dict[str, GroundTruth] = {}
 
 
 def judged_images(knows: float, seed: int, top: float = 1.0, count: int = 60) -> dict[str, Judged]:
-    """Images of 8 faces and 16 non-faces; scores end at ``top``, and ``knows`` is how much the judge knows."""
+    """Images of 8 faces and 16 non-faces; scores end at ``top``, and ``knows`` is how much the judge knows.
+
+    Their faces are in ``TRUTHS``.
+    """
     rng = np.random.default_rng(seed)
     images = {}
     for number in range(count):
@@ -25,86 +40,90 @@ def judged_images(knows: float, seed: int, top: float = 1.0, count: int = 60) ->
         is_face = np.arange(24) % 3 == 0
         scores = top * expit(rng.normal(np.where(is_face, 1.0, -1.0), 1.5))
         face_logits = rng.normal(np.where(is_face, knows, -knows), 1.0) + 2 * np.log2(sides[:, 0] / 16)
-        truth = GroundTruth(boxes[is_face], np.zeros(is_face.sum(), bool))
-        images[f"{seed}/{number}"] = Judged(Detections(boxes, scores), face_logits, np.full((24, 4), np.nan), truth)
+        name = f"{seed}/{number}"
+        TRUTHS[name] = GroundTruth(boxes[is_face], np.zeros(is_face.sum(), bool))
+        images[name] = Judged(name, Detections(boxes, scores), face_logits, np.full((24, 4), np.nan))
     return images
 
 
 def gain(fusion: Fusion, judged: dict[str, Judged]) -> float:
-    truth = truth_of_faces({name: one.truth for name, one in judged.items()})
-    view = view_detector(fusion, *columns_of(judged.values()))
+    truth = truth_of_faces({name: TRUTHS[name] for name in judged})
+    calibration = calibrate_detector(fusion, *judged_columns(judged.values()))
     after = {
-        name: Detections(one.detections.boxes, fuse("logit", fusion, *columns_of([one]), view))
+        name: Detections(one.proposals.boxes, fuse("logit", fusion, *judged_columns([one]), calibration))
         for name, one in judged.items()
     }
-    before = {name: one.detections for name, one in judged.items()}
+    before = {name: one.proposals for name, one in judged.items()}
     results = [evaluate_wider(detections, truth).subsets["all"].ap_exact for detections in (before, after)]
     return results[1] - results[0]
 
 
 def test_a_judge_that_knows_helps_detectors_it_never_met():
-    fusion = fit_fusion([judged_images(1.0, 0), judged_images(1.0, 1)], RoiConfig(), FusionConfig())
+    fusion = fit_fusion([judged_images(1.0, 0), judged_images(1.0, 1)], TRUTHS, RoiConfig(), FusionConfig())
     assert fusion.fitted and fusion.judge > 0.1
     assert gain(fusion, judged_images(1.0, 2)) > 0.05
     assert gain(fusion, judged_images(1.0, 3, top=0.6)) > 0.05  # scores on another scale
 
 
 def test_a_judge_that_guesses_is_not_listened_to():
-    fusion = fit_fusion([judged_images(0.0, 0)], RoiConfig(), FusionConfig())
+    fusion = fit_fusion([judged_images(0.0, 0)], TRUTHS, RoiConfig(), FusionConfig())
     assert abs(gain(fusion, judged_images(0.0, 2))) < 0.02
 
 
 def test_final_scores_are_shares_of_faces():
     judged = judged_images(1.0, 0)
-    fusion = fit_fusion([judged], RoiConfig(), FusionConfig())
-    scores, face_logits, sides = columns_of(judged.values())
-    fused = fuse("logit", fusion, scores, face_logits, sides, view_detector(fusion, scores, face_logits, sides))
+    fusion = fit_fusion([judged], TRUTHS, RoiConfig(), FusionConfig())
+    scores, face_logits, sides = judged_columns(judged.values())
+    fused = fuse("logit", fusion, scores, face_logits, sides, calibrate_detector(fusion, scores, face_logits, sides))
     assert fused.mean() == pytest.approx(1 / 3, abs=0.01)
 
 
 def test_one_class_alone_is_an_error():
-    judged = {name: one._replace(truth=GroundTruth.empty()) for name, one in judged_images(1.0, 0, count=2).items()}
+    judged = judged_images(1.0, 0, count=2)
+    none = dict.fromkeys(judged, GroundTruth.empty())
     with pytest.raises(DataError, match="needs both faces and non-faces.*got 0 faces in 48 proposals"):
-        fit_fusion([judged], RoiConfig(), FusionConfig())
+        fit_fusion([judged], none, RoiConfig(), FusionConfig())
 
 
 def loose(judged: dict[str, Judged], shift: float) -> dict[str, Judged]:
     """The same, every box drawn beside its face, and a judge that knows where the faces are."""
     moved = {}
     for name, one in judged.items():
-        boxes = one.detections.boxes
+        boxes = one.proposals.boxes
         side = (boxes[:, 2] - boxes[:, 0])[:, None]
         aside = boxes + shift * side * [1, 0, 1, 0]
-        moved[name] = one._replace(detections=Detections(aside, one.detections.scores), boxes=boxes)
+        moved[name] = replace(one, proposals=Detections(aside, one.proposals.scores), boxes=boxes)
     return moved
 
 
 def test_boxes_move_when_the_judge_knows_where_the_faces_are():
     judged = loose(judged_images(1.0, 0), 0.45)  # IoU 0.38
-    fusion = fit_fusion([judged], RoiConfig(), FusionConfig(looks=2))
+    fusion = fit_fusion([judged], TRUTHS, RoiConfig(), FusionConfig(looks=2))
     assert fusion.move >= 0.5 and fusion.looks == 2
-    truth = truth_of_faces({name: one.truth for name, one in judged.items()})
-    after = rescored(judged, fusion, view_of(judged, fusion))
+    truth = truth_of_faces({name: TRUTHS[name] for name in judged})
+    after = rescored(judged, fusion, calibration_of(judged, fusion))
     assert evaluate_wider(after, truth).subsets["all"].ap_exact > 0.5
-    before = {name: one.detections for name, one in judged.items()}
+    before = {name: one.proposals for name, one in judged.items()}
     assert evaluate_wider(before, truth).subsets["all"].ap_exact < 0.05
 
 
 def test_gains_are_told_by_height_and_iou():
     images = loose(judged_images(1.0, 0), 0.45)
-    faces = np.concatenate([longer_side(one.truth.boxes) for one in images.values()])
+    faces = np.concatenate([longer_side(TRUTHS[name].boxes) for name in images])
     config = FusionConfig(heights_px=(0.0, 0.0, faces.max() + 1))
-    rows = fitted_gains({"mine": images}, Fusion(move=1.0, resize=1.0, merge_iou=0.5, fitted=True), config)["mine"]
+    rows = fitted_gains({"mine": images}, TRUTHS, Fusion(move=1.0, resize=1.0, merge_iou=0.5, fitted=True), config)[
+        "mine"
+    ]
     assert rows.keys() == {"0 px, IoU 0.5", "0 px, IoU 0.7"}  # no face is as high as the last
     assert rows["0 px, IoU 0.5"].before < 0.05 and rows["0 px, IoU 0.7"].after > 0.3
 
 
 def test_boxes_stay_when_the_judge_only_guesses_where_faces_are():
     judged = {
-        name: one._replace(boxes=one.detections.boxes + 0.6 * longer_side(one.detections.boxes)[:, None])
+        name: replace(one, boxes=one.proposals.boxes + 0.6 * longer_side(one.proposals.boxes)[:, None])
         for name, one in judged_images(1.0, 0).items()
     }
-    assert fit_fusion([judged], RoiConfig(), FusionConfig()).move == 0
+    assert fit_fusion([judged], TRUTHS, RoiConfig(), FusionConfig()).move == 0
 
 
 def test_error_counts_by_its_share():

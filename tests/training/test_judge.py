@@ -11,6 +11,7 @@ import torch
 from proposals.retinaface import RetinaFaceConfig, RetinaFaceNetwork
 from tinygan.config import load_config
 from tinygan.data.batches import BatchConfig
+from tinygan.data.regions import Regions, RegionSource
 from tinygan.data.rois import FACE
 from tinygan.errors import CheckpointError, ConfigError, DataError
 from tinygan.formats.wider import load_split
@@ -19,9 +20,8 @@ from tinygan.models.generator import Generator
 from tinygan.models.surroundings import Surroundings
 from tinygan.runtime import Runtime, RuntimeOptions, seed_everything
 from tinygan.training.judge import JudgeStage, _public_tower
-from tinygan.training.prepare import TrainingInput
+from tinygan.training.prepare import TrainingInput, prepare_regions
 from tinygan.training.recipe import JudgeTraining, Recipe
-from tinygan.training.regions import Regions, RegionSource, prepare_regions
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_regions_are_cut_once_and_know_their_faces(runtime, tiny_options, tiny_w
     widths = (regions.targets[near, 2] - regions.targets[near, 0]) * units
     true_widths = faces[:, 2] - faces[:, 0]
     assert np.abs(widths[:, None] - true_widths[None]).min(axis=1).max() < 1e-6
-    monkeypatch.setattr("tinygan.training.regions._build", lambda *_: pytest.fail("cut again"))
+    monkeypatch.setattr("tinygan.training.prepare.cut_regions", lambda *_, **__: pytest.fail("cut again"))
     again = prepare_regions(data, recipe, generator, tmp_path, runtime)
     assert np.array_equal(again.training.hr, made.training.hr)
 

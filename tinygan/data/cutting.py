@@ -1,4 +1,4 @@
-"""From a box to a patch: square crops with context, routing by size, and low-resolution copies."""
+"""From boxes to patches: the one place that cuts them, decides which go through the generator, and makes LR copies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from tinygan.boxes import clip, square_crops
+from tinygan.boxes import clip, longer_side, square_crops
 from tinygan.detections import BoolArray, ByteArray, FloatArray
 
 SCALE = 4  # the generator's two x2 deconvolutions (Bai et al. 2018, Table 1)
@@ -117,6 +117,62 @@ def cut_patch(image: Image.Image, square: FloatArray, size_px: int) -> ByteArray
     padded = inside[(rows - top)[:, None], (columns - left)[None, :]]
     box = (x1 - low_x, y1 - low_y, x2 - low_x, y2 - low_y)
     return _resize(Image.fromarray(padded), size_px, box)
+
+
+def cut_stack(image: Image.Image, squares: FloatArray, size_px: int) -> ByteArray:
+    """Patches of all squares float64 [N, 4], uint8 [N, size_px, size_px, 3]; see :func:`cut_patch`."""
+    patches = np.zeros((len(squares), size_px, size_px, 3), np.uint8)
+    for patch, square in zip(patches, squares, strict=True):
+        patch[:] = cut_patch(image, square, size_px)
+    return patches
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Patches of N + M regions of one image, as the judge takes them.
+
+    Attributes:
+        small: uint8 [N, s, s, 3], crops for the generator.
+        large: uint8 [M, S, S, 3], crops for the discriminator alone.
+        wide: uint8 [N + M, W, W, 3], surroundings of ``small``, then of ``large``; [0, W, W, 3] if not asked for.
+        is_small: bool [N + M], which route each region takes, in the order of the boxes.
+        anchors: float64 [N + M, 4], the boxes, cut to the image, in their order.
+    """
+
+    small: ByteArray
+    large: ByteArray
+    wide: ByteArray
+    is_small: BoolArray
+    anchors: FloatArray
+
+    @classmethod
+    def empty(cls, crops: CropConfig) -> Cut:
+        """No region."""
+        sizes = (crops.lr_size, crops.hr_size, crops.wide_size)
+        small, large, wide = (np.zeros((0, size, size, 3), np.uint8) for size in sizes)
+        return cls(small, large, wide, np.zeros(0, np.bool_), np.zeros((0, 4)))
+
+
+def cut_regions(image: Image.Image, boxes: FloatArray, crops: CropConfig, wide: bool) -> Cut:
+    """Cut the regions around boxes.
+
+    Args:
+        image: RGB.
+        boxes: float64 [N, 4], in pixels of the image.
+        crops: patch sizes and routing.
+        wide: whether to cut the surroundings too.
+    """
+    squares = crops.squares(boxes, image.width, image.height)
+    is_small = crops.through_generator(longer_side(squares))
+    order = np.concatenate([np.flatnonzero(is_small), np.flatnonzero(~is_small)])
+    around = crops.wide_squares(boxes, image.width, image.height)[order] if wide else np.zeros((0, 4))
+    return Cut(
+        small=cut_stack(image, squares[is_small], crops.lr_size),
+        large=cut_stack(image, squares[~is_small], crops.hr_size),
+        wide=cut_stack(image, around, crops.wide_size),
+        is_small=is_small,
+        anchors=inside_image(boxes, image.width, image.height),
+    )
 
 
 def make_lr(hr: ByteArray, config: DegradationConfig, rng: np.random.Generator) -> ByteArray:

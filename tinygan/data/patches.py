@@ -13,26 +13,24 @@ medium    between               hr_size      wild: goes straight to the discrimi
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+import numpy.typing as npt
+from PIL import Image
 
 from tinygan.boxes import longer_side
 from tinygan.concurrency import ordered_map
-from tinygan.data.cutting import CropConfig, cut_patch
+from tinygan.data.cutting import CropConfig, cut_stack
 from tinygan.data.rois import FACE, Rois
+from tinygan.data.store import Layout, Rows, Unreadable, open_store
 from tinygan.detections import ByteArray, FloatArray, IntArray
 from tinygan.errors import DataError
-from tinygan.files import write_atomically
 from tinygan.formats.images import read_image
-
-log = logging.getLogger(__name__)
 
 PAIRED, SMALL, MEDIUM = "paired", "small", "medium"
 STREAMS = (PAIRED, SMALL, MEDIUM)
@@ -84,84 +82,58 @@ def stream_of(side_px: float, crops: CropConfig) -> str:
 
 
 def build_patches(
-    sources: Sequence[PatchSource], crops: CropConfig, folder: Path, fingerprint: str, streams: Sequence[str] = STREAMS
+    sources: Iterable[PatchSource],
+    crops: CropConfig,
+    folder: Path,
+    fingerprint: str,
+    streams: Sequence[str] = STREAMS,
 ) -> tuple[dict[str, Patches], list[str]]:
     """Cut all patches into ``folder``, or open those that an earlier run with this fingerprint left there.
 
     Args:
-        sources: images and their regions.
+        sources: images and their regions; drawn only if there is something to cut.
         crops: patch sizes and routing.
-        folder: where to keep ``<stream>.u8`` and ``index.json``.
+        folder: where the patches are kept.
         fingerprint: changes whenever the patches would.
         streams: the streams that are needed.
 
     Returns:
         The streams, and a line for every image that could not be read.
     """
-    index_file = folder / "index.json"
-    index = json.loads(index_file.read_text()) if index_file.is_file() else {}
-    if index.get("fingerprint") != fingerprint:
-        index_file.unlink(missing_ok=True)
-        index = {"fingerprint": fingerprint, **_cut_all(sources, crops, folder, streams)}
-        write_atomically(index_file, json.dumps(index).encode())
-    opened = {stream: _open(folder, stream, index[stream], crops) for stream in streams}
-    return opened, index["unreadable"]
-
-
-def _cut_all(
-    sources: Sequence[PatchSource], crops: CropConfig, folder: Path, streams: Sequence[str]
-) -> dict[str, object]:
-    folder.mkdir(parents=True, exist_ok=True)
-    index: dict[str, dict[str, list[float]]] = {stream: {"labels": [], "sides_px": []} for stream in streams}
-    unreadable: list[str] = []
-    files = {stream: (folder / f"{stream}.u8").open("wb") for stream in streams}
-
-    def cut(source: PatchSource) -> list[tuple[str, ByteArray, int, float]] | str:
-        try:
-            return _cut_one(source, crops, streams)
-        except DataError as error:
-            return str(error)
-
+    layouts: dict[str, Layout] = {}
+    for stream in streams:
+        size = patch_size(stream, crops)
+        layouts[f"{stream}_pixels"] = Layout(np.uint8, (size, size, 3))
+        layouts |= {f"{stream}_labels": Layout(np.int64), f"{stream}_sides_px": Layout(np.float64)}
     workers = os.cpu_count() or 1
+    cuts = ordered_map(lambda source: cut_streams(source, crops, streams), sources, workers, 4 * workers)
+    arrays, unreadable = open_store(folder, fingerprint, layouts, cuts)
+    columns = ("pixels", "labels", "sides_px")
+    return {name: Patches(*(arrays[f"{name}_{column}"] for column in columns)) for name in streams}, unreadable
+
+
+def cut_streams(source: PatchSource, crops: CropConfig, streams: Sequence[str]) -> Rows | Unreadable:
+    """The patches of one image, as :func:`build_patches` stores them."""
     try:
-        with tqdm(total=len(sources), desc="cutting patches", unit="image", disable=None) as bar:
-            for cuts in ordered_map(cut, sources, workers, 4 * workers):
-                bar.update()
-                if isinstance(cuts, str):
-                    log.warning("skipped: %s", cuts)
-                    unreadable.append(cuts)
-                    continue
-                for stream, pixels, label, side_px in cuts:
-                    files[stream].write(pixels.tobytes())
-                    index[stream]["labels"].append(label)
-                    index[stream]["sides_px"].append(side_px)
-    finally:
-        for file in files.values():
-            file.close()
-    return {**index, "unreadable": unreadable}
+        image = read_image(source.path)
+        squares, labels = _squares(source, image, crops)
+        sides_px = longer_side(squares)
+        kinds = np.array([stream_of(side_px, crops) for side_px in sides_px.tolist()], np.str_)
+        rows: dict[str, npt.NDArray[Any]] = {}
+        for stream in streams:
+            members = kinds == stream
+            rows[f"{stream}_pixels"] = cut_stack(image, squares[members], patch_size(stream, crops))
+            rows[f"{stream}_labels"], rows[f"{stream}_sides_px"] = labels[members], sides_px[members]
+    except DataError as error:
+        return Unreadable(str(error))
+    return rows
 
 
-def _cut_one(source: PatchSource, crops: CropConfig, streams: Sequence[str]) -> list[tuple[str, ByteArray, int, float]]:
-    image = read_image(source.path)
-    if source.rois is None:
-        side = min(image.size) * source.centre_share
-        centre = np.array([image.width, image.height, image.width, image.height]) / 2
-        squares = (centre + np.array([-0.5, -0.5, 0.5, 0.5]) * side)[None]
-        labels = np.array([FACE])
-    else:
-        squares = crops.squares(source.rois.boxes, image.width, image.height)
-        labels = source.rois.labels
-    cuts = []
-    for square, label, side_px in zip(squares, labels.tolist(), longer_side(squares).tolist(), strict=True):
-        stream = stream_of(side_px, crops)
-        if stream in streams:
-            cuts.append((stream, cut_patch(image, square, patch_size(stream, crops)), label, side_px))
-    return cuts
-
-
-def _open(folder: Path, stream: str, columns: dict[str, list[float]], crops: CropConfig) -> Patches:
-    count, size = len(columns["labels"]), patch_size(stream, crops)
-    shape = (count, size, size, 3)
-    path = folder / f"{stream}.u8"
-    pixels = np.memmap(path, np.uint8, "r", shape=shape) if count else np.zeros(shape, np.uint8)
-    return Patches(pixels, np.array(columns["labels"], np.int64), np.array(columns["sides_px"], np.float64))
+def _squares(source: PatchSource, image: Image.Image, crops: CropConfig) -> tuple[FloatArray, IntArray]:
+    """Crops, float64 [N, 4] in pixels, and their labels, int64 [N]."""
+    if source.rois is not None:
+        return crops.squares(source.rois.boxes, image.width, image.height), source.rois.labels
+    side = min(image.size) * source.centre_share
+    centre = np.array([image.width, image.height, image.width, image.height]) / 2
+    squares: FloatArray = (centre + np.array([-0.5, -0.5, 0.5, 0.5]) * side)[None]
+    return squares, np.array([FACE])

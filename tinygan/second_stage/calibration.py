@@ -10,8 +10,8 @@ other detectors), the proposals' likelihood is
 
 which is maximised over monotone piecewise-linear log-odds of P. Labels are the special case L = 0 or infinity.
 
-A view also holds the face logit that a proposal of a given score and size is *expected* to get, a regression over
-the same proposals. What fusion adds to the detector's score is the surprise, the logit minus this expectation: it
+A calibration also holds the face logit that a proposal of a given score and size is *expected* to get, a regression
+over the same proposals. What fusion adds to the detector's score is the surprise, the logit minus this expectation: it
 re-orders proposals of about equal score and size, and leaves the detector's own balance of small and large faces
 alone. (The face logit itself lifts small boxes, and easy faces pay for it.)
 """
@@ -22,7 +22,6 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit, log_expit, logit
 
 from tinygan.detections import FloatArray, IntArray
@@ -67,7 +66,7 @@ IDENTITY = ScoreMap(knots=(-1.0, 1.0), values=(-1.0, 1.0))
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorView:
+class Calibration:
     """How one detector's proposals look to the judge.
 
     Attributes:
@@ -85,7 +84,7 @@ class DetectorView:
         return logits
 
 
-PLAIN = DetectorView()
+PLAIN = Calibration()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +134,10 @@ def size_feature(sides_px: FloatArray) -> FloatArray:
     return feature
 
 
-def fit_view(scores: FloatArray, face_logits: FloatArray, size: FloatArray, evidence: Evidence) -> DetectorView | None:
-    """The view of one detector, from judged proposals without labels.
+def fit_calibration(
+    scores: FloatArray, face_logits: FloatArray, size: FloatArray, evidence: Evidence
+) -> Calibration | None:
+    """The calibration of one detector, from judged proposals without labels.
 
     Args:
         scores: float64 [N], in [0, 1].
@@ -145,14 +146,14 @@ def fit_view(scores: FloatArray, face_logits: FloatArray, size: FloatArray, evid
         evidence: what a face logit is worth.
 
     Returns:
-        The view; ``None`` for fewer than 500 proposals or a single score, from which none can be found.
+        The calibration; ``None`` for fewer than 500 proposals or a single score, from which none can be found.
     """
     score_map = fit_score_map(scores, evidence.log_ratio(face_logits, size))
     if score_map is None:
         return None
     features = _expectation_features(score_map.log_odds(scores), size)
     weights = np.linalg.lstsq(features, face_logits, rcond=None)[0]
-    return DetectorView(score_map=score_map, expected=tuple(weights.tolist()))
+    return Calibration(score_map=score_map, expected=tuple(weights.tolist()))
 
 
 def fit_score_map(scores: FloatArray, log_ratios: FloatArray) -> ScoreMap | None:
@@ -172,6 +173,8 @@ def fit_score_map(scores: FloatArray, log_ratios: FloatArray) -> ScoreMap | None
     if high - low < 1e-3:
         return None
     knots = np.linspace(low, high, _SEGMENTS + 1)
+    from scipy.optimize import minimize  # takes longer to import than all else that rescoring needs of SciPy
+
     features = _segment_features(logits, knots)
 
     def cost(weights: FloatArray) -> tuple[float, FloatArray]:
@@ -206,6 +209,8 @@ def fit_evidence(face_logits: FloatArray, size: FloatArray, is_face: FloatArray,
         is_face: float64 [N], 0 or 1.
         detector: int [N], the detector of each proposal.
     """
+    from scipy.optimize import minimize
+
     own = [(detector == number).astype(np.float64) for number in np.unique(detector)]
     columns = [face_logits, face_logits * size, *own, *(mask * size for mask in own)]
     features = np.stack(columns, axis=1)

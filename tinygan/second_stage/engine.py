@@ -10,31 +10,31 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from tinygan.boxes import longer_side
 from tinygan.checkpoint import Checkpoint
 from tinygan.config import build_config, to_tree
-from tinygan.detections import FloatArray
+from tinygan.detections import Detections
 from tinygan.errors import DataError
 from tinygan.files import write_atomically
 from tinygan.formats.folders import DetectionFiles, DetectionWriter
 from tinygan.formats.names import list_images, match_names
 from tinygan.formats.registry import open_detections
+from tinygan.formats.spool import Spool
 from tinygan.formats.wider import load_subset
-from tinygan.second_stage.calibration import DetectorView, score_logit
+from tinygan.second_stage.calibration import Calibration, score_logit
 from tinygan.second_stage.fusion import (
-    view_detector,
+    calibrate_detector,
 )
 from tinygan.second_stage.judge import Judge
-from tinygan.second_stage.judging import Answer, Request, judge_images
-from tinygan.second_stage.rescoring import RescoreConfig, fuse_detections
+from tinygan.second_stage.judging import Judged, Request, judge_images
+from tinygan.second_stage.rescoring import RescoreConfig, judged_columns, rescore_judged
 
 log = logging.getLogger(__name__)
-VIEW_FILE = "detector_view.json"
-KEPT = ("rescore.json", VIEW_FILE)  # beside the detections
-SETTINGS = ("method", "fusion", "view", "view_rois", "move_boxes", "max_rois")  # a resumed run must have the same
+CALIBRATION_FILE = "calibration.json"
+KEPT = ("rescore.json", CALIBRATION_FILE)  # beside the detections
+# A resumed run must have the same.
+SETTINGS = ("method", "fusion", "calibration", "calibration_proposals", "move_boxes", "max_rois")
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Report:
         merged: boxes removed by merging.
         written: boxes written.
         resumed: images found done by an earlier, cut-off run.
-        view: where the view of the detector came from.
+        calibration: where the calibration of the detector came from.
         seconds: wall time.
         rois_per_second: ``rescored`` of this run over ``seconds``.
     """
@@ -67,7 +67,7 @@ class Report:
     merged: int = 0
     written: int = 0
     resumed: int = 0
-    view: str = "none"
+    calibration: str = "none"
     seconds: float = 0.0
     rois_per_second: float = 0.0
 
@@ -95,14 +95,14 @@ class Plan:
         files: the proposals.
         file_of: ``{output name: proposal file}``.
         image_of: ``{output name: image on disk}``; images that are missing have no entry.
-        counts: ``{output name: number of proposals}``.
+        proposals: ``{output name: proposals by falling score}``.
         without_proposals: images on disk without a proposal file.
     """
 
     files: DetectionFiles
     file_of: dict[str, str]
     image_of: dict[str, Path]
-    counts: dict[str, int]
+    proposals: Mapping[str, Detections]
     without_proposals: list[str]
 
 
@@ -133,8 +133,8 @@ def plan_rescoring(proposals: Path, images: Path, config: RescoreConfig, subset:
             f"{proposals}: none of its {len(files)} files belongs to an image below {images}; "
             "proposals are matched to images by event folder and name"
         )
-    counts = {name: _count_proposals(files, file, config) for name, file in file_of.items()}
-    return Plan(files, file_of, image_of, counts, sorted(set(image_of) - set(file_of)))
+    parsed = _read_proposals(files, file_of, config)
+    return Plan(files, file_of, image_of, parsed, sorted(set(image_of) - set(file_of)))
 
 
 def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWriter) -> Report:
@@ -152,7 +152,8 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
     started = time.monotonic()
     report = Report(without_proposals=plan.without_proposals)
     todo = []
-    for name, count in plan.counts.items():
+    for name in plan.proposals:
+        count = len(plan.proposals[name])
         report.images += 1
         report.proposals += count
         if name not in plan.image_of:
@@ -163,112 +164,101 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
             _count(report, count, writer.count(name), config)
         else:
             todo.append(name)
-    view, known = _find_view(plan, judge, config, writer, report)
-    judged = sum(len(answer.face_logits) for answer in known.values())
+    calibration, known = _find_calibration(plan, judge, config, writer, report)
+    judged = sum(len(one.best) for one in known.values())
     for name in todo:
         if name in known:
-            _finish(plan, name, known[name], view, config, writer, report)
-    for answer in _judge(plan, [name for name in todo if name not in known], judge, config, "rescoring"):
-        _finish(plan, answer.name, answer, view, config, writer, report)
-        judged += len(answer.face_logits)
+            _finish(plan, known[name], calibration, config, writer, report)
+    for one in _judge(plan, [name for name in todo if name not in known], judge, config, "rescoring"):
+        _finish(plan, one, calibration, config, writer, report)
+        judged += len(one.best)
     report.seconds = round(time.monotonic() - started, 3)
     report.rois_per_second = round(judged / max(report.seconds, 1e-9), 1)
     return report
 
 
-def run_settings(weights: Checkpoint, config: RescoreConfig, proposals: Path) -> dict[str, object]:
+def run_settings(weights: Checkpoint, config: RescoreConfig, proposals: Path, precision: str) -> dict[str, object]:
     """What decides a run's result, as JSON types."""
     digest = hashlib.sha256()
     for name in sorted(weights.tensors):
         digest.update(weights.tensors[name].contiguous().numpy().tobytes())
     settings = {key: value for key, value in to_tree(config).items() if key in SETTINGS}
-    return {"weights": digest.hexdigest(), **settings, "proposals": str(proposals.resolve())}
+    where = {"proposals": str(proposals.resolve()), "precision": precision}
+    return {"weights": digest.hexdigest(), **settings, **where}
 
 
-def _find_view(
+def _find_calibration(
     plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWriter, report: Report
-) -> tuple[DetectorView | None, dict[str, Answer]]:
-    """The detector's map, and the answers it was found from; a resumed run takes the one it began with."""
-    if config.method != "logit" or config.view == "none" or config.fusion.evidence is None:
+) -> tuple[Calibration | None, dict[str, Judged]]:
+    """The calibration, and the judged images it was found from; a resumed run keeps the one it began with."""
+    if config.method != "logit" or config.calibration == "none" or config.fusion.evidence is None:
         return None, {}
-    file = writer.folder / VIEW_FILE
-    known: dict[str, Answer] = {}
+    file = writer.folder / CALIBRATION_FILE
+    known: dict[str, Judged] = {}
     if file.is_file():
         saved = json.loads(file.read_text())
     else:
-        known = {answer.name: answer for answer in _judge(plan, _sample(plan, config), judge, config, "reading scores")}
-        scores, face_logits, sides_px = _columns(plan, known)
-        found = view_detector(config.fusion, scores, face_logits, sides_px)
-        saved = {"proposals": len(scores), "view": None if found is None else to_tree(found)}
+        known = {one.name: one for one in _judge(plan, _sample(plan, config), judge, config, "reading scores")}
+        scores, face_logits, sides_px = judged_columns(known.values())
+        found = calibrate_detector(config.fusion, scores, face_logits, sides_px)
+        saved = {"proposals": len(scores), "calibration": None if found is None else to_tree(found)}
         write_atomically(file, json.dumps(saved).encode())
-    view = None if saved["view"] is None else build_config(DetectorView, saved["view"])
-    report.view = "usual" if view is None else f"found from {saved['proposals']} proposals"
-    return view, known
+    calibration = None if saved["calibration"] is None else build_config(Calibration, saved["calibration"])
+    report.calibration = "usual" if calibration is None else f"found from {saved['proposals']} proposals"
+    return calibration, known
 
 
 def _sample(plan: Plan, config: RescoreConfig) -> list[str]:
-    """Images spread evenly over all, with about ``view_rois`` proposals in all."""
-    names = [name for name in plan.counts if name in plan.image_of]
-    total = sum(min(plan.counts[name], config.max_rois) for name in names)
-    return names[:: max(1, -(-total // config.view_rois))]
+    """Images spread evenly over all, with about ``calibration_proposals`` proposals in all."""
+    names = [name for name in plan.proposals if name in plan.image_of]
+    total = sum(min(len(plan.proposals[name]), config.max_rois) for name in names)
+    return names[:: max(1, -(-total // config.calibration_proposals))]
 
 
-def _columns(plan: Plan, answers: Mapping[str, Answer]) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Scores, face logits and sides of all judged proposals."""
-    columns: list[tuple[FloatArray, FloatArray, FloatArray]] = [(np.zeros(0), np.zeros(0), np.zeros(0))]
-    for name, answer in answers.items():
-        best = plan.files[plan.file_of[name]].sorted()[: len(answer.face_logits)]
-        columns.append((best.scores, answer.face_logits, longer_side(best.boxes)))
-    scores, face_logits, sides_px = (np.concatenate(column) for column in zip(*columns, strict=True))
-    return scores, face_logits, sides_px
-
-
-def _judge(plan: Plan, names: list[str], judge: Judge, config: RescoreConfig, task: str) -> Iterator[Answer]:
-    def requests() -> Iterator[Request]:
-        for name in names:
-            best = plan.files[plan.file_of[name]].sorted()[: config.max_rois]
-            yield Request(name, plan.image_of[name], best.boxes)
-
-    answers = judge_images(judge, requests(), config.batch_size, config.workers, config.looks)
-    yield from tqdm(answers, total=len(names), desc=task, unit="image", disable=None)
+def _judge(plan: Plan, names: list[str], judge: Judge, config: RescoreConfig, task: str) -> Iterator[Judged]:
+    requests = (Request(name, plan.image_of[name], plan.proposals[name]) for name in names)
+    judged = judge_images(judge, requests, config.batch_size, config.workers, config.looks, config.max_rois)
+    yield from tqdm(judged, total=len(names), desc=task, unit="image", disable=None)
 
 
 def _finish(
     plan: Plan,
-    name: str,
-    answer: Answer,
-    view: DetectorView | None,
+    judged: Judged,
+    calibration: Calibration | None,
     config: RescoreConfig,
     writer: DetectionWriter,
     report: Report,
 ) -> None:
     """Write one image's detections; those of an image that cannot be read as they are."""
-    if answer.error is not None:
-        log.warning("unreadable: %s", answer.error)
-        report.unreadable.append(answer.error)
-        _keep(plan, name, writer, report)
+    if judged.error is not None:
+        log.warning("unreadable: %s", judged.error)
+        report.unreadable.append(judged.error)
+        _keep(plan, judged.name, writer, report)
         return
-    detections = plan.files[plan.file_of[name]].sorted()
-    final = fuse_detections(detections, answer, config, view)
-    writer.write(name, final)
-    _count(report, len(detections), len(final), config)
+    final = rescore_judged([judged], config, calibration)[0]
+    writer.write(judged.name, final)
+    _count(report, len(judged.proposals), len(final), config)
 
 
-def _count_proposals(files: DetectionFiles, file: str, config: RescoreConfig) -> int:
-    detections = files[file]
-    if config.method != "replace" or len(detections) > config.max_rois:  # unjudged boxes are imputed from scores
-        try:
-            score_logit(detections.scores)
-        except DataError as error:
-            raise DataError(f"{files.describe(file)}: {error}") from error
-    return len(detections)
+def _read_proposals(files: DetectionFiles, file_of: Mapping[str, str], config: RescoreConfig) -> Spool:
+    """The proposals of all images by falling score, each file parsed once and its scores checked."""
+    proposals = Spool()
+    for name, file in file_of.items():
+        detections = files[file]
+        if config.method != "replace" or len(detections) > config.max_rois:  # unjudged boxes are imputed from scores
+            try:
+                score_logit(detections.scores)
+            except DataError as error:
+                raise DataError(f"{files.describe(file)}: {error}") from error
+        proposals.add(name, detections.sorted())
+    return proposals
 
 
 def _keep(plan: Plan, name: str, writer: DetectionWriter, report: Report) -> None:
     """Write proposals as they are."""
     writer.write_text(name, plan.files.text(plan.file_of[name]))
-    report.passed_through += plan.counts[name]
-    report.written += plan.counts[name]
+    report.passed_through += len(plan.proposals[name])
+    report.written += len(plan.proposals[name])
 
 
 def _count(report: Report, proposals: int, written: int, config: RescoreConfig) -> None:

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
 from tinygan.boxes import greedy_groups, interpolate, longer_side
@@ -21,9 +20,9 @@ from tinygan.detections import BoolArray, FloatArray, IntArray
 from tinygan.second_stage.calibration import (
     IDENTITY,
     PLAIN,
-    DetectorView,
+    Calibration,
     Evidence,
-    fit_view,
+    fit_calibration,
     score_logit,
     size_feature,
 )
@@ -79,7 +78,7 @@ class Fusion:
     """Weights of logit fusion.
 
     With m the detector's score as log-odds, z = log2(longer side / 16 px), c the face logit and c' what a
-    :class:`~tinygan.second_stage.calibration.DetectorView` expects of m and z (0 without a view):
+    :class:`~tinygan.second_stage.calibration.Calibration` expects of m and z (0 without a calibration):
 
         detector m + max(judge + judge_by_size z, 0) / (1 + max(m, 0) / sure) (c - c') + size z + bias
 
@@ -102,8 +101,8 @@ class Fusion:
         merge_iou: ``None``: all boxes stay.
         looks: how often the judge looks; from the second time on, at where it found the face the time before.
         fitted: whether the weights were fitted on labelled proposals.
-        evidence: what c is worth, by which an unknown detector's view is found; ``None``: no view.
-        usual_view: of all detectors together that the fit saw, for proposals too few to find their own.
+        evidence: what c is worth, by which an unknown detector's calibration is found; ``None``: no calibration.
+        usual_calibration: of all detectors together that the fit saw, for proposals too few to find their own.
     """
 
     detector: float = 1.0
@@ -119,7 +118,7 @@ class Fusion:
     looks: int = 1
     fitted: bool = False
     evidence: Evidence | None = None
-    usual_view: DetectorView = PLAIN
+    usual_calibration: Calibration = PLAIN
 
     def to_facts(self) -> dict[str, Any]:
         """Plain types, for a checkpoint."""
@@ -128,7 +127,8 @@ class Fusion:
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Fusion:
         """Read back from a checkpoint."""
-        return build_config(cls, facts)
+        renamed = {{"usual_view": "usual_calibration"}.get(key, key): value for key, value in facts.items()}
+        return build_config(cls, renamed)
 
     def __post_init__(self) -> None:
         if self.sure is not None and self.sure <= 0:
@@ -157,7 +157,7 @@ def fuse(
     scores: FloatArray,
     face_logits: FloatArray,
     sides_px: FloatArray,
-    view: DetectorView | None = None,
+    calibration: Calibration | None = None,
 ) -> FloatArray:
     """Final scores of judged proposals.
 
@@ -167,10 +167,10 @@ def fuse(
         scores: float64 [N], the detector's, in [0, 1].
         face_logits: float64 [N].
         sides_px: float64 [N], longer side of each box.
-        view: of the detector; default: the fusion's usual one.
+        calibration: of the detector; default: the fusion's usual one.
 
     Returns:
-        float64 [N] in (0, 1). ``logit`` with detector 1, all else 0 and a plain view returns ``scores`` itself.
+        float64 [N] in (0, 1). ``logit`` with detector 1, all else 0 and a plain calibration returns ``scores`` itself.
     """
     if method == "replace":
         replaced: FloatArray = expit(face_logits)
@@ -178,21 +178,21 @@ def fuse(
     if method == "product":
         product: FloatArray = scores * expit(face_logits)
         return product
-    view = fusion.usual_view if view is None else view
-    if fusion.keeps_scores and view.score_map == IDENTITY:
+    calibration = fusion.usual_calibration if calibration is None else calibration
+    if fusion.keeps_scores and calibration.score_map == IDENTITY:
         same: FloatArray = scores.copy()
         return same
-    fused: FloatArray = expit(fused_logits(fusion, scores, face_logits, sides_px, view))
+    fused: FloatArray = expit(fused_logits(fusion, scores, face_logits, sides_px, calibration))
     return fused
 
 
 def fused_logits(
-    fusion: Fusion, scores: FloatArray, face_logits: FloatArray, sides_px: FloatArray, view: DetectorView
+    fusion: Fusion, scores: FloatArray, face_logits: FloatArray, sides_px: FloatArray, calibration: Calibration
 ) -> FloatArray:
     """The formula of :class:`Fusion`; float64 [N]."""
     size = size_feature(sides_px)
-    log_odds = view.score_map.log_odds(scores)
-    surprise = face_logits - view.expected_logits(log_odds, size)
+    log_odds = calibration.score_map.log_odds(scores)
+    surprise = face_logits - calibration.expected_logits(log_odds, size)
     judge = np.maximum(fusion.judge + fusion.judge_by_size * size, 0.0)
     if fusion.sure is not None:
         judge = judge / (1.0 + np.maximum(log_odds, 0.0) / fusion.sure)
@@ -276,6 +276,7 @@ def calibrate(fusion: Fusion, logits: FloatArray, is_face: FloatArray) -> Fusion
         logits: float64 [N], their :func:`fused_logits` on labelled proposals.
         is_face: float64 [N], 0 or 1.
     """
+    from scipy.optimize import minimize
 
     def cost(weights: FloatArray) -> tuple[float, FloatArray]:
         odds = weights[0] * logits + weights[1]
@@ -296,10 +297,10 @@ def calibrate(fusion: Fusion, logits: FloatArray, is_face: FloatArray) -> Fusion
     )
 
 
-def view_detector(
+def calibrate_detector(
     fusion: Fusion, scores: FloatArray, face_logits: FloatArray, sides_px: FloatArray
-) -> DetectorView | None:
-    """The view of one detector, from judged proposals.
+) -> Calibration | None:
+    """The calibration of one detector, from judged proposals.
 
     Args:
         fusion: holds what face logits are worth.
@@ -308,11 +309,11 @@ def view_detector(
         sides_px: float64 [N], longer side of each box.
 
     Returns:
-        The view; ``None`` if the fusion has no evidence or there are too few proposals to find one.
+        The calibration; ``None`` if the fusion has no evidence or there are too few proposals to find one.
     """
     if fusion.evidence is None:
         return None
-    return fit_view(scores, face_logits, size_feature(sides_px), fusion.evidence)
+    return fit_calibration(scores, face_logits, size_feature(sides_px), fusion.evidence)
 
 
 def impute_face_logits(
@@ -320,11 +321,11 @@ def impute_face_logits(
     sides_px: FloatArray,
     judged_scores: FloatArray,
     judged_logits: FloatArray,
-    view: DetectorView | None = None,
+    calibration: Calibration | None = None,
 ) -> FloatArray:
     """Face logits of boxes that were not judged, so that they do not outrank judged ones merely for that.
 
-    With a view, what it expects of them: no surprise, the score stays. Without, a straight line in logit space
+    With a calibration, what it expects of them: no surprise, the score stays. Without, a straight line in logit space
     through the judged boxes of the same image; without enough of those the detector's own logit.
 
     Args:
@@ -332,14 +333,14 @@ def impute_face_logits(
         sides_px: float64 [M], their longer sides.
         judged_scores: float64 [N].
         judged_logits: float64 [N].
-        view: of the detector.
+        calibration: of the detector.
 
     Returns:
         float64 [M].
     """
     own = score_logit(scores)
-    if view is not None and any(view.expected):
-        return view.expected_logits(view.score_map.log_odds(scores), size_feature(sides_px))
+    if calibration is not None and any(calibration.expected):
+        return calibration.expected_logits(calibration.score_map.log_odds(scores), size_feature(sides_px))
     known = score_logit(judged_scores)
     if len(known) < 8 or np.ptp(known) < 1e-3:
         return own

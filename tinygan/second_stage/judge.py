@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -16,27 +14,7 @@ from tinygan.models.build import load_discriminator, load_generator
 from tinygan.models.discriminator import Discriminator
 from tinygan.models.folding import fold_batch_norm
 from tinygan.models.pixels import to_bytes, to_float
-from tinygan.runtime import Runtime
-
-
-class Verdicts(NamedTuple):
-    """Judgements of N patches.
-
-    Attributes:
-        face: float64 [N], logit of face or not.
-        real: float64 [N], logit of real or generated.
-        boxes: float64 [N, 4], where the face lies, as of :func:`tinygan.boxes.encode_boxes`; NaN from networks without
-            that head.
-    """
-
-    face: FloatArray
-    real: FloatArray
-    boxes: FloatArray
-
-    @classmethod
-    def empty(cls, count: int) -> Verdicts:
-        """To be filled."""
-        return cls(np.zeros(count), np.zeros(count), np.full((count, 4), np.nan))
+from tinygan.runtime import Runtime, one_thread
 
 
 class Judge:
@@ -59,6 +37,7 @@ class Judge:
             runtime.place(network)
 
     @classmethod
+    @one_thread()  # threads of torch started here would keep a process forked later from computing
     def from_weights(cls, weights: Checkpoint, runtime: Runtime, generator: nn.Module | None = None) -> Judge:
         """Build the networks that a checkpoint of kind ``gan`` or ``fused`` describes.
 
@@ -76,7 +55,7 @@ class Judge:
         return cls(generator, discriminator, crops, runtime)
 
     @torch.inference_mode()
-    def judge(self, small: ByteArray, large: ByteArray, wide: ByteArray | None = None) -> tuple[Verdicts, Verdicts]:
+    def judge(self, small: ByteArray, large: ByteArray, wide: ByteArray | None = None) -> tuple[FloatArray, FloatArray]:
         """Judge crops of both routes.
 
         Args:
@@ -86,23 +65,21 @@ class Judge:
                 ``sees_wide``.
 
         Returns:
-            Verdicts on ``small`` and on ``large``.
+            Face logits, float64 [N + M], and where the faces lie, float64 [N + M, 4], as of
+            :func:`tinygan.boxes.encode_boxes` (NaN from a network without that head); of ``small``, then of ``large``.
         """
-        pictures = [] if not len(large) else [self._load(large)]
+        count = len(small) + len(large)
+        if not count:
+            return np.zeros(0), np.zeros((0, 4))
         with self._runtime.autocast():
+            pictures = [] if not len(large) else [self._load(large)]  # [M, 3, S, S]
             if len(small):
-                pictures.insert(0, self._generator(self._load(small)).refined.float())
-            if not pictures:
-                return Verdicts.empty(0), Verdicts.empty(0)
+                pictures.insert(0, self._generator(self._load(small)).refined.float())  # [N, 3, S, S]
             around = None if wide is None or not self.sees_wide else self._load(wide)
             verdict = self._discriminator(torch.cat(pictures), around)
-        found = Verdicts.empty(len(small) + len(large))
-        found.face[:] = verdict.face_logit.float().cpu().numpy()
-        found.real[:] = verdict.real_logit.float().cpu().numpy()
-        if verdict.box is not None:
-            found.boxes[:] = verdict.box.float().cpu().numpy()
-        cut = len(small)
-        return Verdicts(*(part[:cut] for part in found)), Verdicts(*(part[cut:] for part in found))
+        face_logits: FloatArray = verdict.face_logit.double().cpu().numpy()
+        boxes: FloatArray = np.full((count, 4), np.nan) if verdict.box is None else verdict.box.double().cpu().numpy()
+        return face_logits, boxes
 
     @torch.inference_mode()
     def super_resolve(self, small: ByteArray) -> tuple[ByteArray, ByteArray]:
@@ -116,7 +93,7 @@ class Judge:
         """
         with self._runtime.autocast():
             generated = self._generator(self._load(small))
-        return to_bytes(generated.sr), to_bytes(generated.refined)
+            return to_bytes(generated.sr), to_bytes(generated.refined)
 
     def _load(self, pixels: ByteArray) -> Tensor:
         return to_float(pixels).to(self._runtime.device)

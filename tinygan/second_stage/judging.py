@@ -1,4 +1,4 @@
-"""Boxes of many images in, judgements out.
+"""Proposals of many images in, the judge's opinion on each out.
 
 Decoding and cutting overlap the networks, and patches of many images fill one batch.
 """
@@ -7,209 +7,222 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from tinygan.boxes import decode_boxes, interpolate, longer_side
+from tinygan.boxes import decode_boxes, interpolate
 from tinygan.concurrency import ordered_map
-from tinygan.data.cutting import CropConfig, cut_patch, inside_image
-from tinygan.detections import BoolArray, ByteArray, FloatArray
+from tinygan.data.cutting import CropConfig, Cut, cut_regions
+from tinygan.detections import BoolArray, Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.formats.images import read_image
-from tinygan.second_stage.judge import Judge, Verdicts
+from tinygan.second_stage.judge import Judge
 
 LOOK_RESIZE = 0.5  # share of the way to the size it found at which the judge looks again
-
-
 LOOK_LOGIT = -2.0  # it looks again at what may be a face
+GROUP_BATCHES = 4  # batches of patches that are cut before the networks run over them
+GROUP_PIXELS = 64_000_000  # decoded pixels that may wait for a second look
 
 
 @dataclass(frozen=True)
 class Request:
-    """Boxes to judge in one image.
+    """Proposals to judge in one image.
 
     Attributes:
-        name: any name; it comes back with the answer.
+        name: any name; it comes back with the result.
         image: image file, or an RGB picture in memory.
-        boxes: float64 [N, 4], pixels of the image.
+        proposals: by falling score, in pixels of the image.
     """
+
+    name: str
+    image: Path | Image.Image
+    proposals: Detections
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One image's proposals, and what the judge says of the best M of them.
+
+    Attributes:
+        name: the request's.
+        proposals: all N of them, by falling score.
+        face_logits: float64 [M], logit of face (positive) or not.
+        boxes: float64 [M, 4], where the judge finds the face, in pixels of the image; NaN from a judge without the
+            third head.
+        error: why the image could not be read; nothing is judged then.
+    """
+
+    name: str
+    proposals: Detections
+    face_logits: FloatArray
+    boxes: FloatArray
+    error: str | None = None
+
+    @property
+    def best(self) -> Detections:
+        """The M proposals that were judged."""
+        return self.proposals[: len(self.face_logits)]
+
+
+class _Look(NamedTuple):
+    """One look at boxes of an image.
+
+    Attributes:
+        name: the image's.
+        face_logits: float64 [N].
+        boxes: float64 [N, 4], where the face was found.
+        error: why the image could not be read.
+        picture: the decoded image, kept if there is a further look.
+    """
+
+    name: str
+    face_logits: FloatArray
+    boxes: FloatArray
+    error: str | None
+    picture: Image.Image | None
+
+
+class _Glance(NamedTuple):
+    """What to look at: boxes float64 [N, 4] of a picture or file."""
 
     name: str
     image: Path | Image.Image
     boxes: FloatArray
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Judgements of one image's boxes.
-
-    Attributes:
-        name: the request's.
-        face_logits: float64 [N].
-        real_logits: float64 [N].
-        boxes: float64 [N, 4], where the face lies by the third head, pixels of the image; NaN without that head.
-        error: why the image could not be read; the arrays are empty then.
-    """
-
-    name: str
-    face_logits: FloatArray
-    real_logits: FloatArray
-    boxes: FloatArray
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Patches of one image.
-
-    Attributes:
-        name: the request's.
-        small: uint8 [N, s, s, 3], of boxes for the generator.
-        large: uint8 [M, S, S, 3], of the others.
-        wide: uint8 [N + M, W, W, 3], surroundings of ``small``, then of ``large``; [0, W, W, 3] if not asked for.
-        is_small: bool, which route each box took, in the order of the request.
-        anchors: float64 [N + M, 4], the boxes, cut to the image, in the order of the request.
-        error: why the image could not be read.
-    """
-
-    name: str
-    small: ByteArray
-    large: ByteArray
-    wide: ByteArray
-    is_small: BoolArray
-    anchors: FloatArray
-    error: str | None = None
-
-
 def judge_images(
-    judge: Judge, requests: Iterable[Request], batch_size: int, workers: int = 2, looks: int = 1
-) -> Iterator[Answer]:
-    """Judge the boxes of many images; answers come in the order of the requests.
+    judge: Judge,
+    requests: Iterable[Request],
+    batch_size: int,
+    workers: int = 2,
+    looks: int = 1,
+    max_rois: int | None = None,
+) -> Iterator[Judged]:
+    """Judge the proposals of many images; results come in the order of the requests.
 
-    Images are decoded and cut on threads while the networks run, patches of many images fill one
-    batch, and at most ``workers + 2`` images wait, so memory does not grow with their number.
+    Images are decoded once, and cut, on threads while the networks run; patches of many images fill one batch; at most
+    ``workers + 2`` images and one group of :data:`GROUP_BATCHES` batches wait, so memory does not grow with the number
+    of images.
 
     Args:
         judge: the networks.
-        requests: images and boxes; read lazily.
+        requests: images and proposals; read lazily.
         batch_size: patches in one forward pass.
         workers: threads that decode and cut.
-        looks: with 2, a judge that finds boxes looks again at what may be a face, at crops centred where it found it. A
-            box's logits are the mean of its looks, its face's place is that of the last.
+        looks: with 2, a judge that finds boxes looks again at what may be a face, at crops centred where it found it.
+            The logit of a proposal is the mean over its looks, its face lies where the last look found it.
+        max_rois: proposals judged per image, the best ones; ``None``: all.
     """
-    if looks > 1 and judge.finds_boxes:
-        yield from _look_closer(judge, requests, batch_size, workers, looks)
+    asked: deque[Request] = deque()
+
+    def first() -> Iterator[_Glance]:
+        for request in requests:
+            asked.append(request)
+            yield _Glance(request.name, request.image, request.proposals.boxes[:max_rois])
+
+    for look in _look(judge, first(), batch_size, workers, looks if judge.finds_boxes else 1):
+        request = asked.popleft()
+        yield Judged(look.name, request.proposals, look.face_logits, look.boxes, look.error)
+
+
+def _look(
+    judge: Judge, glances: Iterable[_Glance], batch_size: int, workers: int, looks: int, keep_pictures: bool = False
+) -> Iterator[_Look]:
+    """All looks but the last, then the last, at boxes moved to where the judge found what may be a face."""
+    if looks == 1:
+        yield from _look_once(judge, glances, batch_size, workers, keep_pictures)
         return
-    group: list[Cut] = []
-    for cut in cut_ahead(requests, judge.crops, judge.sees_wide, workers):
-        group.append(cut)
-        if sum(len(waiting.is_small) for waiting in group) >= 4 * batch_size:
+    asked: deque[_Glance] = deque()
+    earlier: deque[tuple[_Look, BoolArray]] = deque()
+
+    def remember() -> Iterator[_Glance]:
+        for glance in glances:
+            asked.append(glance._replace(image=Path()))
+            yield glance
+
+    def closer() -> Iterator[_Glance]:
+        for look in _look(judge, remember(), batch_size, workers, looks - 1, keep_pictures=True):
+            glance = asked.popleft()
+            every = np.ones(len(look.boxes))
+            boxes = glance.boxes[: len(every)]  # none if the image could not be read
+            there = interpolate(boxes, look.boxes, every, LOOK_RESIZE * every)
+            again = look.face_logits >= LOOK_LOGIT
+            earlier.append((look._replace(picture=None), again))
+            yield glance._replace(image=look.picture or Path(), boxes=there[again])
+
+    for last in _look_once(judge, closer(), batch_size, workers, keep_pictures):
+        before, again = earlier.popleft()
+        before.face_logits[again] += (last.face_logits - before.face_logits[again]) / looks
+        before.boxes[again] = last.boxes
+        yield before._replace(picture=last.picture)
+
+
+def _look_once(
+    judge: Judge, glances: Iterable[_Glance], batch_size: int, workers: int, keep_pictures: bool
+) -> Iterator[_Look]:
+    def cut(glance: _Glance) -> _Group:
+        return _cut(glance, judge.crops, judge.sees_wide, keep_pictures)
+
+    group: list[_Group] = []
+    for member in ordered_map(cut, glances, workers, workers + 2):
+        group.append(member)
+        patches = sum(len(waiting.cut.is_small) for waiting in group)
+        pixels = sum(waiting.pixels for waiting in group)
+        if patches >= GROUP_BATCHES * batch_size or pixels >= GROUP_PIXELS:
             yield from _judge_group(judge, group, batch_size)
             group = []
     yield from _judge_group(judge, group, batch_size)
 
 
-def _look_closer(
-    judge: Judge, requests: Iterable[Request], batch_size: int, workers: int, looks: int
-) -> Iterator[Answer]:
-    """All looks but the last, then the last, at boxes moved to where the judge found what may be a face."""
-    asked: deque[Request] = deque()
-    earlier: deque[tuple[Answer, BoolArray]] = deque()
+class _Group(NamedTuple):
+    """A member of a group: one image's patches."""
 
-    def remember() -> Iterator[Request]:
-        for request in requests:
-            asked.append(request)
-            yield request
+    name: str
+    cut: Cut
+    error: str | None
+    picture: Image.Image | None
 
-    def closer() -> Iterator[Request]:
-        for answer in judge_images(judge, remember(), batch_size, workers, looks - 1):
-            request = asked.popleft()
-            every = np.ones(len(answer.boxes))
-            boxes = request.boxes[: len(every)]  # none if the image could not be read
-            there = interpolate(boxes, answer.boxes, every, LOOK_RESIZE * every)
-            again = answer.face_logits >= LOOK_LOGIT
-            earlier.append((answer, again))
-            yield replace(request, boxes=there[again])
-
-    for last in judge_images(judge, closer(), batch_size, workers):
-        before, again = earlier.popleft()
-        if last.error is not None:
-            yield last
-            continue
-        for known, seen in ((before.face_logits, last.face_logits), (before.real_logits, last.real_logits)):
-            known[again] += (seen - known[again]) / looks
-        before.boxes[again] = last.boxes
-        yield before
+    @property
+    def pixels(self) -> int:
+        """Decoded pixels that it holds."""
+        return 0 if self.picture is None else self.picture.width * self.picture.height
 
 
-def cut_ahead(requests: Iterable[Request], crops: CropConfig, wide: bool, workers: int) -> Iterator[Cut]:
-    """Decode and cut on threads; at most ``workers + 2`` images wait.
-
-    Args:
-        requests: images and boxes; read lazily.
-        crops: patch sizes and routing.
-        wide: whether to cut the surroundings too.
-        workers: threads.
-    """
-    return ordered_map(lambda request: _cut(request, crops, wide), requests, workers, workers + 2)
-
-
-def _cut(request: Request, crops: CropConfig, wide: bool) -> Cut:
-    def stack(patches: list[ByteArray], size: int) -> ByteArray:
-        return np.stack(patches) if patches else np.zeros((0, size, size, 3), np.uint8)
-
-    small: list[ByteArray] = []
-    large: list[ByteArray] = []
-    around: list[ByteArray] = []
-    is_small, anchors, error = np.zeros(0, np.bool_), np.zeros((0, 4)), None
+def _cut(glance: _Glance, crops: CropConfig, wide: bool, keep_picture: bool) -> _Group:
+    if not len(glance.boxes):
+        return _Group(glance.name, Cut.empty(crops), None, None)
     try:
-        if len(request.boxes):
-            image = read_image(request.image) if isinstance(request.image, Path) else request.image
-            anchors = inside_image(request.boxes, image.width, image.height)
-            squares = crops.squares(request.boxes, image.width, image.height)
-            is_small = crops.through_generator(longer_side(squares))
-            for square, through_generator in zip(squares, is_small, strict=True):
-                size = crops.lr_size if through_generator else crops.hr_size
-                (small if through_generator else large).append(cut_patch(image, square, size))
-            if wide:
-                squares = crops.wide_squares(request.boxes, image.width, image.height)
-                order = np.concatenate([np.flatnonzero(is_small), np.flatnonzero(~is_small)])
-                around = [cut_patch(image, squares[row], crops.wide_size) for row in order]
+        picture = read_image(glance.image) if isinstance(glance.image, Path) else glance.image
+        cut = cut_regions(picture, glance.boxes, crops, wide)
     except DataError as problem:
-        error = str(problem)
-    return Cut(
-        request.name,
-        stack(small, crops.lr_size),
-        stack(large, crops.hr_size),
-        stack(around, crops.wide_size),
-        is_small,
-        anchors,
-        error,
-    )
+        return _Group(glance.name, Cut.empty(crops), str(problem), None)
+    return _Group(glance.name, cut, None, picture if keep_picture else None)
 
 
-def _judge_group(judge: Judge, group: list[Cut], batch_size: int) -> Iterator[Answer]:
+def _judge_group(judge: Judge, group: list[_Group], batch_size: int) -> Iterator[_Look]:
     if not group:
         return
-    small, large = (np.concatenate(parts) for parts in ([c.small for c in group], [c.large for c in group]))
+    cuts = [member.cut for member in group]
+    small, large = (np.concatenate(parts) for parts in ([c.small for c in cuts], [c.large for c in cuts]))
     wide = None
     if judge.sees_wide:  # all surroundings of small crops, then all of large ones
-        wide = np.concatenate([c.wide[: len(c.small)] for c in group] + [c.wide[len(c.small) :] for c in group])
-    passes = max(1, -(-(len(small) + len(large)) // batch_size))
-    parts = []
+        wide = np.concatenate([c.wide[: len(c.small)] for c in cuts] + [c.wide[len(c.small) :] for c in cuts])
+    face_logits, framed = np.zeros(len(small) + len(large)), np.full((len(small) + len(large), 4), np.nan)
+    passes = max(1, -(-len(face_logits) // batch_size))
     for few, many in zip(*(np.array_split(np.arange(len(rows)), passes) for rows in (small, large)), strict=True):
-        around = None if wide is None else wide[np.concatenate([few, many + len(small)])]
-        parts.append(judge.judge(small[few], large[many], around))
-    of_small, of_large = (Verdicts(*map(np.concatenate, zip(*side, strict=True))) for side in zip(*parts, strict=True))
-    at_small = at_large = 0
-    for cut in group:
-        here = Verdicts.empty(len(cut.is_small))
-        next_small, next_large = at_small + len(cut.small), at_large + len(cut.large)
-        for mine, smalls, larges in zip(here, of_small, of_large, strict=True):
-            mine[cut.is_small] = smalls[at_small:next_small]
-            mine[~cut.is_small] = larges[at_large:next_large]
-        at_small, at_large = next_small, next_large
-        yield Answer(cut.name, here.face, here.real, decode_boxes(here.boxes, cut.anchors), cut.error)
+        rows = np.concatenate([few, many + len(small)])
+        around = None if wide is None else wide[rows]
+        face_logits[rows], framed[rows] = judge.judge(small[few], large[many], around)
+    at_small, at_large = 0, len(small)
+    for member in group:
+        cut = member.cut
+        rows = np.zeros(len(cut.is_small), np.int64)
+        rows[cut.is_small] = at_small + np.arange(len(cut.small))
+        rows[~cut.is_small] = at_large + np.arange(len(cut.large))
+        at_small, at_large = at_small + len(cut.small), at_large + len(cut.large)
+        boxes = decode_boxes(framed[rows], cut.anchors)
+        yield _Look(member.name, face_logits[rows], boxes, member.error, member.picture)

@@ -1,15 +1,19 @@
-"""Judged boxes to detections: the one function that does so, in the product, the fit of fusion and every figure."""
+"""Judged proposals to detections.
+
+:func:`rescore_judged` is the one function that does so, in the product, in the fit of fusion and in every figure.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from tinygan.boxes import longer_side
-from tinygan.detections import Detections
-from tinygan.second_stage.calibration import PLAIN, DetectorView
+from tinygan.detections import Detections, FloatArray
+from tinygan.second_stage.calibration import PLAIN, Calibration
 from tinygan.second_stage.fusion import (
     Fusion,
     Method,
@@ -18,7 +22,7 @@ from tinygan.second_stage.fusion import (
     merge_same_face,
     move_boxes,
 )
-from tinygan.second_stage.judging import Answer
+from tinygan.second_stage.judging import Judged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +32,9 @@ class RescoreConfig:
     Attributes:
         method: ``logit``, ``product`` or ``replace``; see :func:`tinygan.second_stage.fusion.fuse`.
         fusion: weights of ``logit``; those fitted in the checkpoint unless overridden.
-        view: ``judge``: what the judge says of the proposals tells how to read this detector's scores (see
+        calibration: ``judge``: what the judge says of the proposals tells how to read this detector's scores (see
             :mod:`tinygan.second_stage.calibration`); ``none``: scores and face logits are added as they are.
-        view_rois: proposals from which the view is found, of images spread evenly over all.
+        calibration_proposals: proposals from which the calibration is found, of images spread evenly over all.
         move_boxes: whether boxes may move and merge; without, each stays where the detector put it, as in the paper.
         max_rois: the best proposals of an image that are judged (the paper: 600).
         batch_size: patches in one forward pass.
@@ -39,8 +43,8 @@ class RescoreConfig:
 
     method: Method = "logit"
     fusion: Fusion = field(default_factory=Fusion)
-    view: Literal["judge", "none"] = "judge"
-    view_rois: int = 20_000
+    calibration: Literal["judge", "none"] = "judge"
+    calibration_proposals: int = 20_000
     move_boxes: bool = True
     max_rois: int = 600
     batch_size: int = 128
@@ -52,45 +56,73 @@ class RescoreConfig:
         return self.fusion.looks if self.move_boxes else 1
 
     def __post_init__(self) -> None:
-        for name in ("view_rois", "max_rois", "batch_size", "workers"):
+        for name in ("calibration_proposals", "max_rois", "batch_size", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
-def fuse_detections(
-    detections: Detections, answer: Answer, config: RescoreConfig, view: DetectorView | None = None
-) -> Detections:
-    """Final scores of one image's proposals.
+def rescore_judged(
+    judged: Sequence[Judged], config: RescoreConfig, calibration: Calibration | None = None
+) -> list[Detections]:
+    """Rescore judged proposals, move their boxes and keep one box per face.
 
     Args:
-        detections: by falling score; the first ``len(answer.face_logits)`` were judged.
-        answer: the judgements.
-        config: fusion.
-        view: of this detector; default: the fusion's usual one, or none if the config says so.
+        judged: images, of one detector.
+        config: how.
+        calibration: the detector's; default: the fusion's usual one, or none if the config says so.
 
     Returns:
-        The boxes, moved and merged, with fused scores and columns ``proposal_box`` (where the detector put each),
-        ``proposal_score`` and ``face_logit`` (imputed for boxes beyond ``max_rois``). Of the boxes in which the judge
-        sees the same face one stays; its columns are its own, its score is the best of theirs.
+        One per image: the boxes, moved and merged, with fused scores and columns ``proposal_box`` (where the detector
+        put the box), ``proposal_score`` and ``face_logit`` (imputed for proposals that were not judged). Of the boxes
+        in which the judge sees the same face one stays; its columns are its own, its score is the best of theirs.
     """
-    view = PLAIN if config.view == "none" else view or config.fusion.usual_view
-    sides_px, judged = longer_side(detections.boxes), len(answer.face_logits)
-    face_logits, found = answer.face_logits, answer.boxes
-    if len(detections) > judged:
-        scores, expected = detections.scores, view if config.method == "logit" else None
-        imputed = impute_face_logits(scores[judged:], sides_px[judged:], scores[:judged], face_logits, expected)
-        face_logits = np.concatenate([face_logits, imputed])
-        found = np.concatenate([found, np.full((len(imputed), 4), np.nan)])
-    scores = fuse(config.method, config.fusion, detections.scores, face_logits, sides_px, view)
+    calibration = PLAIN if config.calibration == "none" else calibration or config.fusion.usual_calibration
+    everywhere = calibration if config.method == "logit" else None
+    face_logits = [_with_imputed(one, everywhere) for one in judged]
+    proposals = [one.proposals for one in judged]
+    scores = fuse(
+        config.method,
+        config.fusion,
+        np.concatenate([np.zeros(0), *(one.scores for one in proposals)]),
+        np.concatenate([np.zeros(0), *face_logits]),
+        np.concatenate([np.zeros(0), *(longer_side(one.boxes) for one in proposals)]),
+        calibration,
+    )
+    parts = np.split(scores, np.cumsum([len(one) for one in proposals]))
+    return [_placed(*of_image, config) for of_image in zip(judged, face_logits, parts, strict=False)]
+
+
+def judged_columns(judged: Iterable[Judged]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Scores, face logits and longer sides in pixels of all judged proposals, float64 [N] each."""
+    rows = [(one.best.scores, one.face_logits, longer_side(one.best.boxes)) for one in judged]
+    empty = (np.zeros(0), np.zeros(0), np.zeros(0))
+    scores, face_logits, sides_px = (np.concatenate(column) for column in zip(empty, *rows, strict=True))
+    return scores, face_logits, sides_px
+
+
+def _with_imputed(judged: Judged, calibration: Calibration | None) -> FloatArray:
+    """Face logits of all proposals, float64 [N], imputed where the judge did not look."""
+    best, rest = judged.best, judged.proposals[len(judged.face_logits) :]
+    if not len(rest):
+        return judged.face_logits
+    imputed = impute_face_logits(rest.scores, longer_side(rest.boxes), best.scores, judged.face_logits, calibration)
+    return np.concatenate([judged.face_logits, imputed])
+
+
+def _placed(judged: Judged, face_logits: FloatArray, scores: FloatArray, config: RescoreConfig) -> Detections:
+    """The boxes of one image where they belong, one per face."""
+    proposals = judged.proposals
     columns = {
-        **detections.fields,
-        "proposal_box": detections.boxes,
-        "proposal_score": detections.scores,
+        **proposals.fields,
+        "proposal_box": proposals.boxes,
+        "proposal_score": proposals.scores,
         "face_logit": face_logits,
     }
     if not config.move_boxes:
-        return Detections(detections.boxes, scores, columns)
-    moved = Detections(move_boxes(config.fusion, detections.boxes, found), scores, columns)
-    leads = np.arange(len(moved)) < judged
-    stay, best = merge_same_face(config.fusion, moved.boxes, found, scores, detections.scores, leads)
+        return Detections(proposals.boxes, scores, columns)
+    found = np.full((len(proposals), 4), np.nan)
+    found[: len(judged.boxes)] = judged.boxes
+    moved = Detections(move_boxes(config.fusion, proposals.boxes, found), scores, columns)
+    leads = np.arange(len(moved)) < len(judged.boxes)
+    stay, best = merge_same_face(config.fusion, moved.boxes, found, scores, proposals.scores, leads)
     return replace(moved[stay], scores=best)

@@ -15,16 +15,16 @@ from PIL import Image
 
 from tinygan.boxes import longer_side
 from tinygan.checkpoint import load_checkpoint, packaged_weights
-from tinygan.data.cutting import cut_patch
+from tinygan.data.cutting import cut_stack
 from tinygan.detections import ByteArray, Detections, FloatArray, IntArray
 from tinygan.errors import DataError
 from tinygan.formats.images import read_image
 from tinygan.runtime import Runtime, RuntimeOptions
-from tinygan.second_stage.calibration import DetectorView
-from tinygan.second_stage.fusion import Fusion, stored_fusion, view_detector
+from tinygan.second_stage.calibration import Calibration
+from tinygan.second_stage.fusion import Fusion, calibrate_detector, stored_fusion
 from tinygan.second_stage.judge import Judge
-from tinygan.second_stage.judging import Answer, Request, judge_images
-from tinygan.second_stage.rescoring import RescoreConfig, fuse_detections
+from tinygan.second_stage.judging import Judged, Request, judge_images
+from tinygan.second_stage.rescoring import RescoreConfig, judged_columns, rescore_judged
 
 Picture: TypeAlias = "Path | str | Image.Image | npt.NDArray[np.uint8]"
 
@@ -46,7 +46,7 @@ class Enlarged(NamedTuple):
 class SecondStage:
     """Re-scores the boxes of any face detector.
 
-    A detector's scores are read by the usual view of those that the checkpoint was fitted on, until
+    A detector's scores are read by the usual calibration of those that the checkpoint was fitted on, until
     :meth:`learn` has seen some hundred proposals of this one.
 
     Args:
@@ -80,7 +80,7 @@ class SecondStage:
             fusion = stored_fusion(weights) or Fusion()
         self._config = RescoreConfig(fusion=fusion, move_boxes=move_boxes, max_rois=max_rois, batch_size=batch_size)
         self._judge = Judge.from_weights(weights, runtime or Runtime(RuntimeOptions(device=device)))
-        self._view: DetectorView | None = None
+        self._calibration: Calibration | None = None
 
     def rescore(
         self, image: Picture, boxes: npt.ArrayLike | Detections, scores: npt.ArrayLike | None = None
@@ -111,13 +111,8 @@ class SecondStage:
         Returns:
             Of each, as of :meth:`rescore`.
         """
-        ordered = [found.sorted() for found in detections]
-        answers = self._answers(images, ordered)
-        fused = (
-            fuse_detections(found, answer, self._config, self._view)
-            for found, answer in zip(ordered, answers, strict=True)
-        )
-        return [found.sorted() for found in fused]
+        judged = self._judged(images, detections)
+        return [found.sorted() for found in rescore_judged(judged, self._config, self._calibration)]
 
     def learn(self, images: Iterable[Picture], detections: Iterable[Detections]) -> bool:
         """Learn how to read this detector's scores, from some of its proposals; no labels are needed.
@@ -127,18 +122,11 @@ class SecondStage:
             detections: of each.
 
         Returns:
-            Whether there were enough; if not, the view stays as it was.
+            Whether there were enough; if not, the calibration stays as it was.
         """
-        ordered = [found.sorted() for found in detections]
-        answers = self._answers(list(images), ordered)
-        best = [found[: len(answer.face_logits)] for found, answer in zip(ordered, answers, strict=True)]
-        found = view_detector(
-            self._config.fusion,
-            np.concatenate([np.zeros(0), *(one.scores for one in best)]),
-            np.concatenate([np.zeros(0), *(answer.face_logits for answer in answers)]),
-            np.concatenate([np.zeros(0), *(longer_side(one.boxes) for one in best)]),
-        )
-        self._view = found or self._view
+        columns = judged_columns(self._judged(list(images), list(detections)))
+        found = calibrate_detector(self._config.fusion, *columns)
+        self._calibration = found or self._calibration
         return found is not None
 
     def enlarge(self, image: Picture, boxes: FloatArray, most: int) -> Enlarged:
@@ -152,24 +140,24 @@ class SecondStage:
         picture, crops = to_picture(image), self._judge.crops
         squares = crops.squares(boxes, picture.width, picture.height)
         rows = np.flatnonzero(crops.through_generator(longer_side(squares)))[:most]
-        patches = [cut_patch(picture, squares[row], crops.lr_size) for row in rows]
-        lr = np.stack(patches) if patches else np.zeros((0, crops.lr_size, crops.lr_size, 3), np.uint8)
+        lr = cut_stack(picture, squares[rows], crops.lr_size)
         if not len(rows):
             return Enlarged(rows, lr, np.zeros((0, crops.hr_size, crops.hr_size, 3), np.uint8))
         return Enlarged(rows, lr, self._judge.super_resolve(lr)[1])
 
-    def _answers(self, images: Sequence[Picture], ordered: Sequence[Detections]) -> list[Answer]:
-        if len(images) != len(ordered):
-            raise DataError(f"expected detections of every image, got {len(images)} images and {len(ordered)} of them")
+    def _judged(self, images: Sequence[Picture], detections: Sequence[Detections]) -> list[Judged]:
+        if len(images) != len(detections):
+            raise DataError(
+                f"expected detections of every image, got {len(images)} images and {len(detections)} of them"
+            )
         requests = (
-            Request(str(number), to_picture(image), found.boxes[: self._config.max_rois])
-            for number, (image, found) in enumerate(zip(images, ordered, strict=True))
+            Request(str(number), to_picture(image), found.sorted())
+            for number, (image, found) in enumerate(zip(images, detections, strict=True))
         )
-        answers = list(judge_images(self._judge, requests, self._config.batch_size, looks=self._config.looks))
-        for answer in answers:
-            if answer.error is not None:
-                raise DataError(answer.error)
-        return answers
+        config = self._config
+        return list(
+            judge_images(self._judge, requests, config.batch_size, looks=config.looks, max_rois=config.max_rois)
+        )
 
 
 def _detections(boxes: npt.ArrayLike | Detections, scores: npt.ArrayLike | None) -> Detections:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from tinygan.boxes import iou, longer_side
+from tinygan.boxes import iou
 from tinygan.checkpoint import WEIGHTS_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from tinygan.config import to_tree
 from tinygan.data.rois import RoiConfig
@@ -33,19 +33,19 @@ from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import WiderSplit, load_split, load_subset
 from tinygan.formats.wider_mat import truth_by_height
 from tinygan.runtime import Runtime
-from tinygan.second_stage.calibration import PLAIN, DetectorView, fit_evidence, size_feature
+from tinygan.second_stage.calibration import PLAIN, Calibration, fit_evidence, size_feature
 from tinygan.second_stage.fusion import (
     Fusion,
     FusionConfig,
     calibrate,
+    calibrate_detector,
     fused_logits,
-    merge_same_face,
     move_boxes,
     search_weights,
-    view_detector,
 )
 from tinygan.second_stage.judge import Judge
-from tinygan.second_stage.judging import Request, judge_images
+from tinygan.second_stage.judging import Judged, Request, judge_images
+from tinygan.second_stage.rescoring import RescoreConfig, judged_columns, rescore_judged
 from tinygan.training.prepare import TrainingInput, match_proposals
 from tinygan.training.recipe import Recipe
 from tinygan.training.run import FINISHED_FILE, FUSION_FILE, RunFolder
@@ -54,23 +54,8 @@ log = logging.getLogger(__name__)
 LEAST_ERROR = 1e-3
 
 
-class Judged(NamedTuple):
-    """One detector's best proposals in one hold-out image.
-
-    Attributes:
-        detections: the proposals.
-        face_logits: float64 [N].
-        boxes: float64 [N, 4], where the judge says the faces lie; NaN if it has no such head.
-        truth: the image's faces.
-    """
-
-    detections: Detections
-    face_logits: FloatArray
-    boxes: FloatArray
-    truth: GroundTruth
-
-
-ByImage = Mapping[str, Judged]
+ByImage = Mapping[str, Judged]  # one detector's judged proposals by image name
+Truths = Mapping[str, GroundTruth]  # the faces of every image
 
 
 class Gain(NamedTuple):
@@ -126,23 +111,24 @@ def train_fusion(
             )
     if not judged:
         raise DataError(f"{data.proposals[0]}: holds no proposals of the {len(names)} hold-out images")
-    fusion = fit_fusion(list(judged.values()), recipe.rois, recipe.fusion_search)
+    fusion = fit_fusion(list(judged.values()), split.faces, recipe.rois, recipe.fusion_search)
     if runtime.is_main:
-        _report(folder, fusion, judged, len(names), recipe.fusion_search)
+        _report(folder, fusion, judged, split.faces, len(names), recipe.fusion_search)
         fused = replace(weights, kind="fused", recipe=to_tree(recipe), fusion=fusion.to_facts())
         save_checkpoint(folder.file(WEIGHTS_FILE), fused)
         write_atomically(folder.file(FINISHED_FILE), json.dumps({"unreadable": unreadable}).encode())
     return unreadable
 
 
-def fit_fusion(detectors: Sequence[ByImage], labels: RoiConfig, config: FusionConfig) -> Fusion:
+def fit_fusion(detectors: Sequence[ByImage], truths: Truths, labels: RoiConfig, config: FusionConfig) -> Fusion:
     """Fit fusion on judged proposals of one detector or more, each of which counts the same.
 
-    What a face logit is worth is fitted on the labels; every detector's view then without them, as an unknown
+    What a face logit is worth is fitted on the labels; every detector's calibration then without them, as an unknown
     detector's will be; the weights for the least :func:`mean_log_error`; last, the final scores are calibrated.
 
     Args:
-        detectors: ``{image name: judged proposals}`` of each.
+        detectors: ``{image name: judged proposals}`` of each detector.
+        truths: the faces of these images.
         labels: ``positive_iou``.
         config: values to try.
 
@@ -152,11 +138,11 @@ def fit_fusion(detectors: Sequence[ByImage], labels: RoiConfig, config: FusionCo
     if not any(np.isfinite(judged.boxes).any() for one in detectors for judged in one.values()):
         stay = (0.0,)  # a judge without the third head
         config = replace(config, move=stay, resize=stay, fade=stay, merge_iou=(None,))
-    columns = [columns_of(one.values()) for one in detectors]
+    columns = [judged_columns(one.values()) for one in detectors]
     moving = Fusion(
         move=_middle(config.move), resize=_middle(config.resize), fade=_middle(config.fade), looks=config.looks
     )
-    is_face, counts = zip(*(_labels_of(one, labels, moving) for one in detectors), strict=True)
+    is_face, counts = zip(*(_labels_of(one, truths, labels, moving) for one in detectors), strict=True)
     pooled = [np.concatenate(column) for column in zip(*columns, strict=True)]
     kept = np.concatenate(counts)
     faces = int(np.concatenate(is_face)[kept].sum())
@@ -170,25 +156,25 @@ def fit_fusion(detectors: Sequence[ByImage], labels: RoiConfig, config: FusionCo
         pooled[1][kept], size_feature(pooled[2][kept]), np.concatenate(is_face)[kept], detector[kept]
     )
     basis = replace(moving, judge=0.75, sure=config.sure, fitted=True, evidence=evidence)
-    usual = view_detector(basis, *pooled) or PLAIN
-    views = [view_detector(basis, *column) or usual for column in columns]
-    truths = [
-        truth_by_height({name: judged.truth for name, judged in one.items()}, config.heights_px) for one in detectors
-    ]
+    usual = calibrate_detector(basis, *pooled) or PLAIN
+    calibrations = [calibrate_detector(basis, *column) or usual for column in columns]
+    counted = [truth_by_height({name: truths[name] for name in one}, config.heights_px) for one in detectors]
 
     def quality(trial: Fusion) -> float:
         aps = []
-        for one, view, truth in zip(detectors, views, truths, strict=True):
-            detections = rescored(one, trial, view)
+        for one, calibration, truth in zip(detectors, calibrations, counted, strict=True):
+            detections = rescored(one, trial, calibration)
             for iou_threshold in config.ious:
                 result = evaluate_wider(detections, truth, iou_threshold=iou_threshold)
                 aps += [subset.ap_exact for subset in result.subsets.values() if subset.faces]
         return -mean_log_error(aps)
 
     best = search_weights(quality, basis, config)
-    logits = [fused_logits(best, *column, view) for column, view in zip(columns, views, strict=True)]
+    logits = [
+        fused_logits(best, *column, calibration) for column, calibration in zip(columns, calibrations, strict=True)
+    ]
     calibrated = calibrate(best, np.concatenate(logits)[kept], np.concatenate(is_face)[kept])
-    return replace(calibrated, usual_view=usual)
+    return replace(calibrated, usual_calibration=usual)
 
 
 def mean_log_error(aps: Sequence[float]) -> float:
@@ -205,20 +191,12 @@ def mean_log_error(aps: Sequence[float]) -> float:
 
 def count_proposals(judged: ByImage) -> int:
     """How many proposals of one detector were judged."""
-    return sum(len(one.face_logits) for one in judged.values())
+    return sum(len(one.best) for one in judged.values())
 
 
-def columns_of(judged: Iterable[Judged]) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Scores, face logits and longer sides of all proposals, float64 [N] each."""
-    empty = (np.zeros(0), np.zeros(0), np.zeros(0))
-    rows = [(one.detections.scores, one.face_logits, longer_side(one.detections.boxes)) for one in judged]
-    scores, face_logits, sides_px = (np.concatenate(column) for column in zip(empty, *rows, strict=True))
-    return scores, face_logits, sides_px
-
-
-def _labels_of(judged: ByImage, labels: RoiConfig, fusion: Fusion) -> tuple[FloatArray, BoolArray]:
+def _labels_of(judged: ByImage, truths: Truths, labels: RoiConfig, fusion: Fusion) -> tuple[FloatArray, BoolArray]:
     """Labels of the boxes where this fusion moves them."""
-    moved = [(move_boxes(fusion, one.detections.boxes, one.boxes), one.truth) for one in judged.values()]
+    moved = [(move_boxes(fusion, one.best.boxes, one.boxes), truths[name]) for name, one in judged.items()]
     found = [label_for_fusion(boxes, truth, labels) for boxes, truth in moved]
     return np.concatenate([is_face for is_face, _ in found]), np.concatenate([counts for _, counts in found])
 
@@ -228,29 +206,15 @@ def _middle(values: Sequence[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def view_of(judged: ByImage, fusion: Fusion) -> DetectorView:
-    """The view of one detector, found in these proposals; of too few, the fusion's usual one."""
-    return view_detector(fusion, *columns_of(judged.values())) or fusion.usual_view
+def calibration_of(judged: ByImage, fusion: Fusion) -> Calibration:
+    """The calibration of one detector, found in these proposals; of too few, the fusion's usual one."""
+    return calibrate_detector(fusion, *judged_columns(judged.values())) or fusion.usual_calibration
 
 
-def rescored(judged: ByImage, fusion: Fusion, view: DetectorView) -> dict[str, Detections]:
-    """The detections that fusion makes of one detector's proposals, scored by their fused logits.
-
-    Args:
-        judged: by image.
-        fusion: what scores and face logits weigh, how boxes move and merge.
-        view: of the detector.
-    """
-    logits = fused_logits(fusion, *columns_of(judged.values()), view)
-    ends = np.cumsum([len(one.face_logits) for one in judged.values()])
-    parts = np.split(logits, ends[:-1])
-    return {name: _move_and_merge(one, fusion, part) for (name, one), part in zip(judged.items(), parts, strict=True)}
-
-
-def _move_and_merge(judged: Judged, fusion: Fusion, logits: FloatArray) -> Detections:
-    boxes = move_boxes(fusion, judged.detections.boxes, judged.boxes)
-    stay, best = merge_same_face(fusion, boxes, judged.boxes, logits, judged.detections.scores)
-    return Detections(boxes[stay], best)
+def rescored(judged: ByImage, fusion: Fusion, calibration: Calibration) -> dict[str, Detections]:
+    """What a user gets of one detector's proposals with this fusion, by image."""
+    found = rescore_judged(list(judged.values()), RescoreConfig(fusion=fusion), calibration)
+    return dict(zip(judged, found, strict=True))
 
 
 def holdout_names(split: WiderSplit, weights: Checkpoint, subset: Path | None, init: Path) -> list[str]:
@@ -321,24 +285,29 @@ def judge_proposals(
     """
     proposals = match_proposals(open_detections(path), split)
     best = {name: proposals[name].sorted()[:max_rois] for name in names if name in proposals}
-    requests = (Request(name, split.images / name, detections.boxes) for name, detections in best.items())
+    requests = (Request(name, split.images / name, detections) for name, detections in best.items())
     judged = {}
-    answers = judge_images(judge, requests, batch_size, looks=looks)
-    for answer in tqdm(answers, total=len(best), desc="judging hold-out", unit="image", disable=None):
-        if answer.error:
-            log.warning("skipped: %s", answer.error)
-            if answer.error not in unreadable:  # another detector's proposals may have met it
-                unreadable.append(answer.error)
+    for one in tqdm(
+        judge_images(judge, requests, batch_size, looks=looks),
+        total=len(best), desc="judging hold-out", unit="image", disable=None,
+    ):  # fmt: skip
+        if one.error is not None:
+            log.warning("skipped: %s", one.error)
+            if one.error not in unreadable:  # another detector's proposals may have met it
+                unreadable.append(one.error)
             continue
-        judged[answer.name] = Judged(best[answer.name], answer.face_logits, answer.boxes, split.faces[answer.name])
+        judged[one.name] = one
     return judged
 
 
-def fitted_gains(judged: Mapping[str, ByImage], fusion: Fusion, config: FusionConfig) -> dict[str, dict[str, Gain]]:
+def fitted_gains(
+    judged: Mapping[str, ByImage], truths: Truths, fusion: Fusion, config: FusionConfig
+) -> dict[str, dict[str, Gain]]:
     """Exact AP of the proposals and of what becomes of them, on the very images that the fusion was fitted on.
 
     Args:
         judged: ``{detector: {image name: judged proposals}}``.
+        truths: the faces of these images.
         fusion: as fitted.
         config: faces of which heights count, and the IoUs of a hit.
 
@@ -348,9 +317,9 @@ def fitted_gains(judged: Mapping[str, ByImage], fusion: Fusion, config: FusionCo
     gains: dict[str, dict[str, Gain]] = {}
     heights_px = sorted(set(config.heights_px))
     for detector, images in judged.items():
-        before = {name: one.detections for name, one in images.items()}
-        after = rescored(images, fusion, view_of(images, fusion))
-        truth = truth_by_height({name: one.truth for name, one in images.items()}, heights_px)
+        before = {name: one.proposals for name, one in images.items()}
+        after = rescored(images, fusion, calibration_of(images, fusion))
+        truth = truth_by_height({name: truths[name] for name in images}, heights_px)
         gains[detector] = {}
         for iou_threshold in config.ious:
             results = [evaluate_wider(side, truth, iou_threshold=iou_threshold) for side in (before, after)]
@@ -361,10 +330,15 @@ def fitted_gains(judged: Mapping[str, ByImage], fusion: Fusion, config: FusionCo
 
 
 def _report(
-    folder: RunFolder, fusion: Fusion, judged: Mapping[str, ByImage], images: int, config: FusionConfig
+    folder: RunFolder,
+    fusion: Fusion,
+    judged: Mapping[str, ByImage],
+    truths: Truths,
+    images: int,
+    config: FusionConfig,
 ) -> None:
     counts = {path: count_proposals(of_detector) for path, of_detector in judged.items()}
-    gains = fitted_gains(judged, fusion, config)
+    gains = fitted_gains(judged, truths, fusion, config)
     summary = {"images": images, "proposals": counts, "exact_ap_where_fitted": gains, "fusion": fusion.to_facts()}
     write_atomically(folder.file(FUSION_FILE), json.dumps(summary, indent=1).encode())
     for detector, rows in gains.items():

@@ -23,6 +23,7 @@ from tinygan.checkpoint import WEIGHTS_FILE, Checkpoint, load_checkpoint, save_c
 from tinygan.config import build_config, to_tree
 from tinygan.data.batches import Batch, BatchSource
 from tinygan.data.cutting import CropConfig
+from tinygan.data.patches import Patches
 from tinygan.errors import CheckpointError
 from tinygan.losses import adversarial_loss, classification_loss, pixel_loss, real_generated_loss
 from tinygan.models.build import build_discriminator, load_discriminator, load_generator
@@ -31,7 +32,7 @@ from tinygan.models.generator import AnyGenerator, BilinearGenerator, Generated,
 from tinygan.runtime import Runtime, seed_everything
 from tinygan.second_stage.judge import Judge
 from tinygan.training.loop import run_loop, stage_batch_size
-from tinygan.training.prepare import TrainingData, TrainingInput, prepare
+from tinygan.training.prepare import Prepared, TrainingInput, prepare_patches
 from tinygan.training.recipe import Recipe, check_trainable
 from tinygan.training.run import RunFolder, finish, moving_average, trained_on
 from tinygan.training.samples import HeldOut
@@ -215,14 +216,16 @@ def train_gan(data: TrainingInput, init: Path, recipe: Recipe, folder: RunFolder
     check_trainable(recipe)
     start = load_checkpoint(init, ("generator", "gan"))
     check_fits(start, recipe, init)
-    prepared = prepare(data, recipe, folder.patches, runtime)
+    prepared = prepare_patches(data, recipe, folder.patches, runtime)
     fit_gan(prepared, start, recipe, folder, runtime)
     if runtime.is_main:
         finish(folder, prepared)
     return prepared.unreadable
 
 
-def fit_gan(prepared: TrainingData, start: Checkpoint, recipe: Recipe, folder: RunFolder, runtime: Runtime) -> None:
+def fit_gan(
+    prepared: Prepared[Mapping[str, Patches]], start: Checkpoint, recipe: Recipe, folder: RunFolder, runtime: Runtime
+) -> None:
     """Train on patches that are cut already, and write the weights.
 
     Args:

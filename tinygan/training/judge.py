@@ -30,6 +30,7 @@ from torch import Tensor
 from tinygan.checkpoint import WEIGHTS_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from tinygan.config import to_tree
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, stream_of
+from tinygan.data.regions import RegionBatch, Regions, RegionSource
 from tinygan.detections import ByteArray, FloatArray, IntArray
 from tinygan.errors import ConfigError
 from tinygan.losses import box_loss, classification_loss
@@ -42,9 +43,8 @@ from tinygan.pictures import HIT, MISSED, UNJUDGED, draw_boxes, save_png, sr_she
 from tinygan.runtime import Runtime, seed_everything
 from tinygan.training.gan import check_fits
 from tinygan.training.loop import run_loop, stage_batch_size
-from tinygan.training.prepare import TrainingInput
+from tinygan.training.prepare import TrainingInput, prepare_regions
 from tinygan.training.recipe import Recipe
-from tinygan.training.regions import RegionBatch, Regions, RegionSource, prepare_regions
 from tinygan.training.run import RunFolder, finish, moving_average, trained_on
 from tinygan.training.samples import roc_area
 

@@ -20,14 +20,14 @@ from torch import Tensor
 from tinygan.checkpoint import WEIGHTS_FILE, Checkpoint, save_checkpoint
 from tinygan.config import to_tree
 from tinygan.data.batches import Batch, BatchSource
-from tinygan.data.patches import PAIRED
+from tinygan.data.patches import PAIRED, Patches
 from tinygan.errors import ConfigError
 from tinygan.losses import pixel_loss
 from tinygan.models.build import build_generator
 from tinygan.models.generator import Generator
 from tinygan.runtime import Runtime, seed_everything
 from tinygan.training.loop import run_loop, stage_batch_size
-from tinygan.training.prepare import TrainingData, TrainingInput, prepare
+from tinygan.training.prepare import Prepared, TrainingInput, prepare_patches
 from tinygan.training.recipe import Recipe
 from tinygan.training.run import RunFolder, finish, trained_on
 from tinygan.training.samples import HeldOut
@@ -99,7 +99,7 @@ def train_mse_init(data: TrainingInput, recipe: Recipe, folder: RunFolder, runti
     Returns:
         A line for every image that could not be read.
     """
-    prepared = prepare(data, recipe, folder.patches, runtime, streams=(PAIRED,))
+    prepared = prepare_patches(data, recipe, folder.patches, runtime, streams=(PAIRED,))
     seed_everything(recipe.seed)
     stage = MseInit(recipe, runtime, HeldOut(prepared.holdout, recipe))
     run_loop(stage, _batches(prepared, recipe, runtime).draw, recipe.mse_init, folder, runtime)
@@ -111,7 +111,7 @@ def train_mse_init(data: TrainingInput, recipe: Recipe, folder: RunFolder, runti
     return prepared.unreadable
 
 
-def _batches(prepared: TrainingData, recipe: Recipe, runtime: Runtime) -> BatchSource:
+def _batches(prepared: Prepared[Mapping[str, Patches]], recipe: Recipe, runtime: Runtime) -> BatchSource:
     size = stage_batch_size(recipe.mse_init, runtime)
     return BatchSource(
         prepared.training, recipe.crops, recipe.batches, recipe.degradation, size, recipe.seed, runtime.rank

@@ -62,7 +62,7 @@ class HeldOut:
             pixels = np.array(patches.pixels[chosen])
             empty = np.zeros((0, *self._lr.shape[1:]), np.uint8)
             logits = [
-                judge.judge(part, empty)[0].face if stream == SMALL else judge.judge(empty, part)[1].face
+                judge.judge(*((part, empty) if stream == SMALL else (empty, part)))[0]
                 for part in np.array_split(pixels, max(1, len(pixels) // 250))
             ]
             area = roc_area(np.concatenate(logits), patches.labels[chosen])

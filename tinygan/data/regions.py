@@ -1,0 +1,112 @@
+"""Regions of interest as the judge sees them, made once: crops, super-resolved where they are small, and surroundings.
+
+Stage ``judge`` leaves the generator as it is, so what it makes of a crop need not be made anew in every epoch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinygan.data.batches import BatchConfig, SizeBalancedSampler, draw_light
+from tinygan.detections import BoolArray, ByteArray, FloatArray, IntArray
+from tinygan.errors import DataError
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Regions of interest, ready for the discriminator.
+
+    Attributes:
+        hr: uint8 [N, S, S, 3], the crop; a memory map.
+        wide: uint8 [N, W, W, 3], its surroundings; a memory map.
+        labels: int64 [N], 1 face, 0 non-face, by the IoU of the proposal.
+        sides_px: float64 [N], side of the crop in source pixels.
+        boxes: float64 [N, 4], the proposal in its own frame (see :func:`tinygan.boxes.encode_boxes`).
+        targets: float64 [N, 4], the face that it overlaps most, in that frame; NaN where none does.
+    """
+
+    hr: ByteArray
+    wide: ByteArray
+    labels: IntArray
+    sides_px: FloatArray
+    boxes: FloatArray
+    targets: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class RegionBatch:
+    """Regions of one training step; pictures float32 RGB in [0, 1].
+
+    Attributes:
+        hr: [B, 3, S, S].
+        wide: [B, 3, W, W].
+        labels: [B], 0 or 1.
+        boxes: [B, 4], the proposal in its own frame.
+        targets: [B, 4], the face in that frame; NaN where there is none.
+    """
+
+    hr: Tensor
+    wide: Tensor
+    labels: Tensor
+    boxes: Tensor
+    targets: Tensor
+
+    def to(self, device: torch.device) -> RegionBatch:
+        """The batch on another device."""
+        return RegionBatch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
+
+
+class RegionSource:
+    """Draws batches of regions: half faces, half non-faces, of the same sizes; mirrored and lit at random.
+
+    Args:
+        regions: what to draw from.
+        config: augmentation.
+        batch_size: regions in a batch, on this device.
+        seed: every batch is a function of (seed, step, rank).
+        rank: this device's number.
+
+    Raises:
+        DataError: if there is no region.
+    """
+
+    def __init__(self, regions: Regions, config: BatchConfig, batch_size: int, seed: int, rank: int = 0) -> None:
+        if not len(regions):
+            raise DataError("there is no region of interest to train the judge on; give proposals of these images")
+        self._regions, self._config, self._count, self._key = regions, config, batch_size, (seed, rank)
+        self._sampler = SizeBalancedSampler(regions.labels, regions.sides_px)
+
+    def draw(self, step: int) -> RegionBatch:
+        """The batch of a step."""
+        rng = np.random.default_rng([*self._key, step])
+        rows = self._sampler.draw(self._count, rng)
+        mirrored = rng.random(len(rows)) < 0.5
+        light = draw_light(self._config, len(rows), rng)
+        regions = self._regions
+        return RegionBatch(
+            hr=light.apply(_mirror_pictures(regions.hr, rows, mirrored)),
+            wide=light.apply(_mirror_pictures(regions.wide, rows, mirrored)),
+            labels=torch.from_numpy(regions.labels[rows].astype(np.float32)),
+            boxes=torch.from_numpy(_mirror_boxes(regions.boxes[rows], mirrored).astype(np.float32)),
+            targets=torch.from_numpy(_mirror_boxes(regions.targets[rows], mirrored).astype(np.float32)),
+        )
+
+
+def _mirror_pictures(stack: ByteArray, rows: IntArray, mirrored: BoolArray) -> ByteArray:
+    pixels = np.stack([stack[row] for row in rows])
+    pixels[mirrored] = pixels[mirrored, :, ::-1]
+    return pixels
+
+
+def _mirror_boxes(boxes: FloatArray, mirrored: BoolArray) -> FloatArray:
+    """Frames have their origin in the middle: left and right change places and signs."""
+    turned: FloatArray = boxes.copy()
+    turned[mirrored, 0], turned[mirrored, 2] = -boxes[mirrored, 2], -boxes[mirrored, 0]
+    return turned

@@ -27,7 +27,7 @@ from tinygan.formats.images import read_image
 from tinygan.formats.names import list_images
 from tinygan.formats.wider import load_split
 from tinygan.models.build import load_generator
-from tinygan.models.generator import Generated, bicubic
+from tinygan.models.generator import AnyGenerator, Generated, bicubic
 from tinygan.models.pixels import to_bytes
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.training.fusion import holdout_names

@@ -88,9 +88,10 @@ def _weights(checkpoint: str) -> Checkpoint:
 def _config(arguments: argparse.Namespace, weights: Checkpoint) -> RescoreConfig:
     """Defaults < the checkpoint's fusion < --config < --set and options."""
     from tinygan.config import load_config
+    from tinygan.second_stage.fusion import stored_fusion
     from tinygan.second_stage.rescoring import RescoreConfig
 
-    fusion = weights.fusion
+    fusion = stored_fusion(weights)
     overrides = list(arguments.overrides)
     for key, value in (
         ("method", arguments.fusion),
@@ -100,7 +101,9 @@ def _config(arguments: argparse.Namespace, weights: Checkpoint) -> RescoreConfig
     ):
         if value is not None:
             overrides.append(f"{key}={value}")
-    config = load_config(RescoreConfig, arguments.config, overrides, base={"fusion": fusion} if fusion else None)
+    config = load_config(
+        RescoreConfig, arguments.config, overrides, base={"fusion": fusion.to_facts()} if fusion else None
+    )
     if config.method == "logit" and not config.fusion.fitted:
         log.warning(
             "%s: fusion was not fitted (tinygan-train --stage fusion); using %g x logit(score) + %g x face logit",

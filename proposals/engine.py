@@ -20,9 +20,9 @@ from tinygan.concurrency import ordered_map
 from tinygan.config import to_tree
 from tinygan.errors import DataError
 from tinygan.formats import wider
-from tinygan.formats.folders import DetectionWriter
 from tinygan.formats.images import read_image
 from tinygan.formats.names import list_images, match_names, stem
+from tinygan.formats.writing import DetectionWriter
 from tinygan.proposers import Proposer
 
 log = logging.getLogger(__name__)

@@ -88,7 +88,7 @@ class Difference:
 
 def exact_curve(outcomes: Outcomes) -> Curve:
     """The curve with one point for each distinct score, so that the order of equal scores does not matter."""
-    ends = _ends_of_ties(outcomes.scores)
+    ends = ends_of_ties(outcomes.scores)
     return _curve(outcomes, outcomes.scores[ends], ends + 1)
 
 
@@ -156,7 +156,7 @@ def false_positives_at(outcomes: Outcomes, recalls: Sequence[float]) -> list[int
     Returns:
         A count for each recall; None where it is never reached, or there is no face to find.
     """
-    ends = _ends_of_ties(outcomes.scores)
+    ends = ends_of_ties(outcomes.scores)
     hits = np.cumsum(outcomes.hits)[ends]
     false: IntArray = np.cumsum(outcomes.counted)[ends] - hits
     # 0.3 of 10 faces is 3, though 0.3 * 10 is a shade more in floating point.
@@ -220,8 +220,15 @@ def paired_difference(before: Outcomes, after: Outcomes, weights: FloatArray, le
     return Difference(exact_ap(before), exact_ap(after), low, high)
 
 
-def _ends_of_ties(scores: FloatArray) -> IntArray:
-    """Positions of the last of each run of equal scores."""
+def ends_of_ties(scores: FloatArray) -> IntArray:
+    """Positions of the last of each run of equal scores.
+
+    Args:
+        scores: float64 [N], falling.
+
+    Returns:
+        int64, one position per distinct score.
+    """
     changes = np.flatnonzero(np.diff(scores) != 0)
     return np.append(changes, len(scores) - 1) if len(scores) else np.zeros(0, dtype=np.int64)
 
@@ -240,7 +247,7 @@ def _steps_by_image(outcomes: Outcomes) -> tuple[csr_matrix, csr_matrix]:
     """Hits and counted detections, [H, I], from one score with a hit (excluded) to the next (included)."""
     from scipy.sparse import csr_matrix
 
-    ends = _ends_of_ties(outcomes.scores)
+    ends = ends_of_ties(outcomes.scores)
     hits_up_to = np.cumsum(outcomes.hits)[ends]
     ends = ends[np.diff(hits_up_to, prepend=0) > 0]
     shape = (len(ends), len(outcomes.faces))

@@ -17,9 +17,9 @@ from tinygan.boxes import xywh_to_xyxy, xyxy_to_xywh
 from tinygan.detections import BoolArray, Detections, FloatArray, GroundTruth
 from tinygan.errors import DataError
 from tinygan.files import decode, encode, read_bytes, write_atomically
-from tinygan.formats.folders import check_sizes
 from tinygan.formats.names import match_names
 from tinygan.formats.rows import GroupedRows, Rows
+from tinygan.formats.writing import check_sizes
 
 ImageId: TypeAlias = "int | str"
 FACE = "face"

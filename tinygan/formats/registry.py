@@ -14,14 +14,9 @@ from tinygan.detections import Detections
 from tinygan.errors import ConfigError, DataError
 from tinygan.files import encode, write_atomically
 from tinygan.formats import coco, fddb, tabular
-from tinygan.formats.folders import (
-    ARCHIVE_SUFFIXES,
-    DetectionFiles,
-    ParsedDetections,
-    check_sizes,
-    read_wider,
-    write_wider,
-)
+from tinygan.formats.archives import ARCHIVE_SUFFIXES, is_archive_name
+from tinygan.formats.folders import DetectionFiles, ParsedDetections, read_wider
+from tinygan.formats.writing import check_sizes, write_wider
 
 HEAD_BYTES = 4096
 
@@ -95,7 +90,7 @@ def name_of_suffix(path: Path) -> str | None:
 
 def _is_archive(path: Path, head: bytes) -> bool:
     packed = head[:2] == b"\x1f\x8b" or head[257:262] == b"ustar" or head[:4] == b"PK\x03\x04"
-    return packed or path.name.endswith(ARCHIVE_SUFFIXES) or (head[:2] == b"PK" and zipfile.is_zipfile(path))
+    return packed or is_archive_name(path) or (head[:2] == b"PK" and zipfile.is_zipfile(path))
 
 
 def _is_wider(path: Path, head: bytes) -> bool:
@@ -194,8 +189,6 @@ def open_detections(path: Path, format: str | None = None, names: Path | None = 
         ConfigError: if there is no such format.
         MissingDependency: if the format needs a package that is not installed.
     """
-    from tinygan.formats.registry import find_format, sniff_format  # the table of formats builds on this module
-
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; expected detections")
     chosen = find_format(format) if format is not None else sniff_format(path)

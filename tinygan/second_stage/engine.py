@@ -19,10 +19,11 @@ from tinygan.config import build_config, to_tree
 from tinygan.detections import FloatArray
 from tinygan.errors import DataError
 from tinygan.files import write_atomically
-from tinygan.formats.folders import DetectionFiles, DetectionWriter
+from tinygan.formats.folders import DetectionFiles
 from tinygan.formats.names import list_images, match_names
 from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import load_subset
+from tinygan.formats.writing import DetectionWriter
 from tinygan.second_stage.calibration import DetectorView, score_logit
 from tinygan.second_stage.fusion import (
     view_detector,

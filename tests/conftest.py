@@ -62,9 +62,9 @@ TINY = [
     "crops.wide_size=32",
     "judge_training.ema_decay=0.5",
     "fusion_search.judge=[0.0,0.5]",
-    "fusion.judge_by_size=[0.0]",
-    "fusion.size=[0.0]",
-    "fusion.sweeps=1",
+    "fusion_search.judge_by_size=[0.0]",
+    "fusion_search.size=[0.0]",
+    "fusion_search.sweeps=1",
 ]
 
 

@@ -112,7 +112,7 @@ def run_settings(proposer: str, config: object, weights: Path | None, images: Pa
 def propose_all(
     plan: Plan, proposer: Proposer, writer: DetectionWriter, batch_size: int = 1, workers: int = 2
 ) -> Report:
-    """Run a first stage over all images and write one file an image.
+    """Run a first stage over all images and write one file per image.
 
     Images are decoded on threads while the network runs; at most ``workers + 2`` of them and one batch wait, so
     memory does not grow with their number.

@@ -1,6 +1,6 @@
 """WIDER FACE's attributes as groups of faces: by height, blur, occlusion, pose and illumination.
 
-A group is given as a subset is: a mask an image. Faces marked invalid or of no area are in none.
+A group has the form of a subset: one mask per image. Faces marked invalid or of no area are in none.
 """
 
 from __future__ import annotations

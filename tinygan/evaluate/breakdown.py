@@ -88,7 +88,7 @@ def break_down(result: WiderResult, truth: EvaluationTruth, groups: Groups) -> B
 
     Args:
         result: from :func:`tinygan.evaluate.wider.evaluate_wider`.
-        truth: what it was evaluated against.
+        truth: the ground truth of that evaluation.
         groups: from :func:`tinygan.evaluate.attributes.group_faces`; may be empty.
 
     Returns:
@@ -119,10 +119,10 @@ def compare_breakdowns(
 
     Args:
         before: the baseline's parts.
-        after: parts of other detections on the same images.
+        after: the parts of other detections on the same images.
         resamples: how often the images are drawn with replacement.
-        seed: of the draws.
-        level: coverage of the intervals.
+        seed: seed of the draws.
+        level: coverage of the intervals, in (0, 1).
 
     Raises:
         ValueError: if the two were not evaluated on the same images and parts.

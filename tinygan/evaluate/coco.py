@@ -12,7 +12,7 @@ from tinygan.boxes import xyxy_to_xywh
 from tinygan.detections import Detections, FloatArray, GroundTruth
 from tinygan.errors import MissingDependency
 
-MAX_DETECTIONS = 1000  # an image; COCO's own 100 cuts off the faces of a crowd
+MAX_DETECTIONS = 1000  # per image; COCO's own 100 cuts off the faces of a crowd
 AREAS_PX = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 _CATEGORY = 1
 
@@ -25,7 +25,7 @@ class CocoResult:
         names: the images evaluated.
         boxes: number of detections in them.
         faces: number of faces to find.
-        max_detections: the best so many of each image were judged.
+        max_detections: number of detections per image, the best ones, that were judged.
         figures: ``AP`` (mean over IoU 0.50:0.05:0.95), ``AP50``, ``AP75``, ``AP_small`` (below 32 x 32 px),
             ``AP_medium`` (to 96 x 96 px), ``AP_large``, and ``AR`` likewise; in [0, 1], NaN without such faces.
     """
@@ -49,7 +49,7 @@ def evaluate_coco(
         detections: ``{image name: detections}``, scores on any scale; an image may be absent or empty.
         truth: ``{image name: faces}``; invalid faces and those of no area are ``iscrowd``, which COCO ignores.
         names: images to evaluate; all of ``truth`` by default.
-        max_detections: judge the best so many of each image.
+        max_detections: number of detections per image, the best ones, that are judged.
 
     Returns:
         The figures COCO publishes.

@@ -34,7 +34,7 @@ class Reading:
     """A ROC curve read at a number of false positives.
 
     Attributes:
-        budget: the number of false positives asked for.
+        budget: the number of false positives at which the curve is read.
         tpr: largest true positive rate in [0, 1] with at most ``budget`` false positives; NaN without faces.
         reached: whether the detections make that many false positives at all. If not, ``tpr`` is read over
             the whole curve: the most these detections offer, at fewer false positives.
@@ -47,7 +47,7 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class RocCurve:
-    """True against false positives, one point a distinct score.
+    """True against false positives, one point per distinct score.
 
     Attributes:
         thresholds: float64 [K], falling; point k keeps the scores >= ``thresholds[k]``.
@@ -177,7 +177,7 @@ def boxes_as_ellipses(detections: Detections) -> Detections:
     """Detections as upright ellipses of a head's shape, for the continuous score. Ours, not the protocol's.
 
     Detectors' boxes mostly end at the forehead, FDDB's ellipses at the top of the head, and they are 1.5
-    times as tall as wide. So the ellipse is as wide as the box, stands on its lower edge (the chin), and is
+    times as tall as wide. So the ellipse is as wide as the box, ends at its lower edge (the chin), and is
     1.2 times as tall. Detections that are ellipses already stay what they are.
 
     Returns:

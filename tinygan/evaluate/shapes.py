@@ -6,7 +6,7 @@
   that (97 % of FDDB's ellipses to the last pixel, 3 pixels in a million differ), as it agrees better with
   the official curves than counting the pixel centres inside the true ellipse.
 - A rectangle covers its rounded corners, both included: ``w + 1`` by ``h + 1`` pixels.
-- What lies outside the image is not drawn.
+- Pixels outside the image are not drawn.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tinygan.formats.fddb import ELLIPSE, MAX_RADIUS_PX, bounding_boxes
 ImageSize = tuple[int, int]
 """Width and height in pixels."""
 
-_FAR_PX = 10**9  # whatever lies further out is drawn there, so that pixel counts stay within 64 bits
+_FAR_PX = 10**9  # whatever is further out is drawn there, so that pixel counts stay within 64 bits
 _SUBPIXELS = 1 << 16  # OpenCV's fixed point
 _MARGIN_PX = 2  # by which a drawn shape may exceed its exact one
 
@@ -97,9 +97,9 @@ def pixel_iou(detections: Detections, ellipses: FloatArray, size: ImageSize | No
     """IoU of every pair, by pixel count.
 
     Args:
-        detections: N detections, ellipses if they have the column ``ellipse``.
+        detections: N detections, which are ellipses if they have the column ``ellipse``.
         ellipses: float64 [M, 5], ``major minor theta cx cy``.
-        size: of the image; None clips at 0 alone.
+        size: width and height of the image in pixels; None clips at 0 alone.
 
     Returns:
         float64 [N, M] in [0, 1].
@@ -155,8 +155,8 @@ def _polygon(major: int, minor: int, degrees: int) -> FloatArray:
 def _border(corners: FloatArray) -> tuple[IntArray, IntArray]:
     """Pixels x, y on the border of a filled polygon: in every row the outermost ones are among them.
 
-    OpenCV's fill runs along each edge row by row, from the row nearest to its upper corner to that of the
-    lower. Its lines run along the longer side of an edge, from the pixel nearest to its first corner.
+    OpenCV fills along each edge row by row, from the row nearest to the upper corner to that nearest to the lower
+    one. It draws lines along the longer side of an edge, from the pixel nearest to the first corner.
     """
     ends = np.roll(corners, -1, axis=0)
     upper, lower = _ordered(corners, ends, axis=1)

@@ -73,7 +73,7 @@ def load_results(path: Path, names: Path | None = None) -> Mapping[str, Detectio
 
 
 def format_results(detections: Mapping[str, Detections], ids: Mapping[str, ImageId] | None = None) -> str:
-    """Detections as COCO results, an entry a line, each image by falling score; fields are left out.
+    """Detections as COCO results, one entry per line, each image by falling score; fields are left out.
 
     Args:
         detections: ``{image name: detections}``.
@@ -112,7 +112,7 @@ def parse_names(text: str, source: str) -> dict[ImageId, str]:
         ``{image id: file name}``.
 
     Raises:
-        DataError: if there is no such list, or an id or a name stands in it twice.
+        DataError: if there is no such list, or it holds an id or a name twice.
     """
     return _names_of(_parse_json(text, source), source)
 

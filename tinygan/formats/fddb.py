@@ -1,4 +1,4 @@
-"""FDDB's text formats: ellipse ground truth in folds, detections (many images a file), and printed ROC curves.
+"""FDDB's text formats: ellipse ground truth in folds, detections (one file for many images), and printed ROC curves.
 
 Every file is a sequence of blocks: an image name, a count, and so many rows of numbers. Parsers are
 pure (lines in, objects out); ``load_*`` functions read files.
@@ -88,7 +88,8 @@ def parse_ellipses(lines: Iterable[str], source: str) -> dict[str, FloatArray]:
     """Read an ``*ellipseList.txt``.
 
     Args:
-        lines: for each image its name, the number of faces, and ``major minor theta cx cy 1`` a face.
+        lines: for each image its name, the number of faces, and one line ``major minor theta cx cy 1`` per
+            face.
         source: path for error messages.
 
     Returns:
@@ -128,12 +129,12 @@ def parse_fddb(lines: Iterable[str], source: str) -> dict[str, Detections]:
     """Read detections of many images.
 
     Args:
-        lines: for each image its name, the number of detections, and a detection a line: a rectangle
-            ``x y w h score`` or an ellipse ``major minor theta cx cy score``; one kind an image.
+        lines: for each image its name, the number of detections, and one line per detection: a rectangle
+            ``x y w h score`` or an ellipse ``major minor theta cx cy score``; all of an image are of one kind.
         source: path for error messages.
 
     Returns:
-        ``{image name: detections}`` in file order; ``x2 = x + w``, ``y2 = y + h``. Ellipses stand in the
+        ``{image name: detections}`` in file order; ``x2 = x + w``, ``y2 = y + h``. Ellipses are in the
         column ``ellipse`` (float64 [N, 5]), their boxes are the bounding rectangles.
 
     Raises:
@@ -194,7 +195,7 @@ def parse_roc(lines: Iterable[str], source: str) -> RocPoints:
     """Read a ROC curve as the official evaluation prints it.
 
     Args:
-        lines: ``TPR FP threshold`` (discrete) or ``TPR FP`` (continuous) a line.
+        lines: ``TPR FP threshold`` (discrete) or ``TPR FP`` (continuous) per line.
         source: path for error messages.
 
     Raises:
@@ -250,7 +251,7 @@ def fold_of(file_name: str) -> int:
 
 @dataclass(frozen=True)
 class _Block:
-    """One image's lines: its name stands at line ``at`` (from 1), its count below, then the rows."""
+    """One image's lines: its name is on line ``at`` (from 1), its count on the next, then the rows follow."""
 
     name: str
     at: int

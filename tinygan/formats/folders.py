@@ -1,4 +1,4 @@
-"""Detections of many images as they lie on disk: a folder, an archive or one file, parsed when asked for."""
+"""Detections of many images as they lie on disk: a folder, an archive or one file, parsed when needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tinygan.formats.names import stem
 
 
 class DetectionFiles(Mapping[str, Detections]):
-    """Detections of many images by file name (without ``.txt``), parsed when asked for.
+    """Detections of many images by file name (without ``.txt``), parsed when needed.
 
     Args:
         readers: ``{name: function that returns the file's bytes}``, in the official submission format.
@@ -41,7 +41,7 @@ class DetectionFiles(Mapping[str, Detections]):
         return len(self._readers)
 
     def text(self, name: str) -> str:
-        """An image's detections in the official submission format; as they stand on disk if they are in it."""
+        """An image's detections in the official submission format; unchanged where that is how they are stored."""
         try:
             return self._readers[name]().decode("utf-8")
         except UnicodeDecodeError as error:
@@ -51,7 +51,7 @@ class DetectionFiles(Mapping[str, Detections]):
             ) from error
 
     def describe(self, name: str) -> str:
-        """Where an image's detections lie, for messages."""
+        """The place of an image's detections, for messages."""
         return f"{self.source}/{name}.txt"
 
 
@@ -81,7 +81,7 @@ class ParsedDetections(DetectionFiles):
         return wider.format_detections(stem(name), self[name])
 
     def describe(self, name: str) -> str:
-        """Where an image's detections lie, for messages."""
+        """The place of an image's detections, for messages."""
         return f"{self.source}, image '{name}'"
 
 

@@ -19,7 +19,7 @@ LANDMARKS = "landmarks"
 right corner of the mouth (as seen in the image); NaN where there is none."""
 
 LANDMARK_FLAGS = "landmark_flags"
-"""Column of ``GroundTruth.fields``: float64 [M, 5], the third number of each landmark as it stands in the file; -1
+"""Column of ``GroundTruth.fields``: float64 [M, 5], the third number of each landmark, as in the file; -1
 where there is none."""
 
 LANDMARK_QUALITY = "landmark_quality"
@@ -36,7 +36,7 @@ def parse_labels(text: str, source: str) -> dict[str, GroundTruth]:
     """Read a ``label.txt``.
 
     Args:
-        text: ``# event/name.jpg`` lines, each followed by a row a face: ``x y w h``, five times ``x y v``
+        text: ``# event/name.jpg`` lines, each followed by one row per face: ``x y w h``, five times ``x y v``
             and a number; or ``x y w h`` alone, as in the validation file. A point ``-1 -1`` is none.
         source: path for error messages.
 

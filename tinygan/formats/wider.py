@@ -1,4 +1,4 @@
-"""WIDER FACE's text formats: ground truth (``*_bbx_gt.txt``), detections (one file an image), and its folder layout.
+"""WIDER FACE's text formats: ground truth (``*_bbx_gt.txt``), detections (one file per image), and its folder layout.
 
 Parsers are pure (text in, objects out); ``load_*`` functions read files.
 """
@@ -24,7 +24,7 @@ def parse_detections(text: str, source: str) -> Detections:
     """Read one image's detections in the official submission format.
 
     Args:
-        text: image name, count, then ``x y w h score`` a line.
+        text: image name, count, then one line ``x y w h score`` per detection.
         source: path for error messages.
 
     Returns:
@@ -59,7 +59,7 @@ def parse_ground_truth(text: str, source: str) -> dict[str, GroundTruth]:
     """Read a ``*_bbx_gt.txt``.
 
     Each image is a name, a count, and ``x y w h blur expression illumination invalid occlusion pose``
-    a line. An image without faces has the count 0 or 1 and an all-zero row, which is dropped.
+    per face. An image without faces has the count 0 or 1 and an all-zero row, which is dropped.
 
     Args:
         text: the file's text.
@@ -109,7 +109,7 @@ def format_ground_truth(faces: Mapping[str, GroundTruth]) -> str:
 
 
 def load_subset(path: Path) -> list[str]:
-    """Image names from a list (one a line) or from a ``*_bbx_gt.txt``.
+    """Image names from a list (one per line) or from a ``*_bbx_gt.txt``.
 
     Raises:
         DataError: if the file is absent, malformed or empty.

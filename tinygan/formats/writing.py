@@ -40,7 +40,7 @@ def write_wider(path: Path, detections: Mapping[str, Detections]) -> None:
 
 
 class DetectionWriter:
-    """Writes one ``.txt`` an image into a folder, or into a folder that becomes an archive at the end.
+    """Writes one ``.txt`` per image into a folder, or into a folder that becomes an archive at the end.
 
     Every file is replaced atomically, so a cut-off run leaves whole files only. An archive is built
     beside its final name in ``<name>.partial/`` and appears complete or not at all.
@@ -74,7 +74,7 @@ class DetectionWriter:
         write_atomically(file, encode(text, file))
 
     def close(self) -> None:
-        """Turn the folder into the archive, if an archive was asked for."""
+        """Turn the folder into the archive, if the output is one."""
         if not self.is_archive:
             return
         files = sorted(self.folder.rglob("*.txt"))
@@ -93,13 +93,13 @@ def open_output(
     Args:
         out: folder or archive.
         kept: names of the files that the command keeps beside the detections; the first holds the settings.
-        command: its name.
-        settings: JSON types; a continued run must have the same.
+        command: the command's name, for messages.
+        settings: what decides the results, as JSON types; a continued run must have the same.
         resume: continue what is there.
         overwrite: replace what is there.
 
     Raises:
-        DataError: as of :func:`make_way`; also if ``out`` is a file.
+        DataError: in the cases of :func:`tinygan.files.make_way`, and if ``out`` is a file.
     """
     is_archive = is_archive_name(out)
     folder = out.with_name(f"{out.name}.partial") if is_archive else out

@@ -147,7 +147,7 @@ def test_it_learns(tiny_wider, tmp_path):
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(tiny_wider, tmp_path, monkeypatch, words, settings, message, capsys):
-    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.chdir(Path(__file__).parents[3])
     assert main(typed(tiny_wider.root, tmp_path / "run", *words, settings=settings)) == 2
     error = capsys.readouterr().err.strip()
     assert message in error.splitlines()[-1] and "Traceback" not in error

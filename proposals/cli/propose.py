@@ -54,7 +54,7 @@ def _propose(arguments: argparse.Namespace) -> int:
         raise DataError(f"{arguments.report}: no such folder to write the report into")
     from proposals.engine import KEPT, plan_proposing, propose_all, run_settings
     from tinygan.files import write_atomically
-    from tinygan.formats.folders import open_output
+    from tinygan.formats.writing import open_output
     from tinygan.proposers import choose_proposer
     from tinygan.runtime import Runtime
 

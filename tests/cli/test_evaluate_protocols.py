@@ -188,7 +188,7 @@ def test_bad_ground_truth_is_one_line(workspace: Path, capsys: pytest.CaptureFix
     (workspace / "empty.txt").write_text("")
     for protocol, truth, message in [
         ("voc", "nowhere", "nowhere"),
-        ("voc", "empty", "expected Pascal VOC annotations"),
+        ("voc", "empty", "expected Pascal VOC XML"),
         ("coco", "empty.txt", "the file is empty"),
         ("fddb", "empty", "empty"),
     ]:

@@ -56,7 +56,7 @@ def _rescore(arguments: argparse.Namespace) -> int:
     if arguments.report is not None and not arguments.report.absolute().parent.is_dir():
         raise DataError(f"{arguments.report}: no such folder to write the report into")
     from tinygan.files import write_atomically
-    from tinygan.formats.folders import open_output
+    from tinygan.formats.writing import open_output
     from tinygan.runtime import Runtime
     from tinygan.second_stage.engine import KEPT, plan_rescoring, rescore, run_settings
     from tinygan.second_stage.judge import Judge

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinygan.cli.common import positive_int
 from tinygan.cli.evaluate.files import (
-    GROUND_TRUTHS,
     add_input_options,
     add_report_options,
     check_outputs,
     describe_inputs,
-    read_faces,
     read_inputs,
     warn,
     write_json,
 )
 from tinygan.cli.tables import Table, ap, format_tables, points
+from tinygan.formats.truths import GROUND_TRUTHS, load_faces
 
 if TYPE_CHECKING:
     from tinygan.evaluate.coco import CocoResult
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "The COCO protocol, by faster-coco-eval (pip install 'tinygan[coco]')."
     parser.set_defaults(body=run)
     add_input_options(parser, f"{GROUND_TRUTHS}; invalid faces are ignored")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, which YOLO annotations need")
     parser.add_argument(
         "--max-detections",
         type=positive_int,
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_outputs(arguments)
     from tinygan.evaluate.coco import evaluate_coco
 
-    faces = read_faces(arguments.ground_truth)
+    faces = load_faces(arguments.ground_truth, arguments.images)
     inputs = read_inputs(arguments, list(faces))
     results = {
         role: evaluate_coco(source.detections, faces, inputs.names, arguments.max_detections)

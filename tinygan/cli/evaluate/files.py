@@ -15,13 +15,12 @@ from tinygan.cli.common import DONE, SOME_SKIPPED
 from tinygan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from tinygan.detections import Detections, GroundTruth
+    from tinygan.detections import Detections
     from tinygan.evaluate.curves import Difference
     from tinygan.formats.folders import DetectionFiles
 
 RESAMPLES, SEED, LEVEL = 1000, 0, 0.95  # of the paired bootstrap
 BOOTSTRAP = {"resamples": RESAMPLES, "seed": SEED, "level": LEVEL}
-GROUND_TRUTHS = "Pascal VOC XML (a folder), COCO annotations (.json), a RetinaFace label.txt or a *_bbx_gt.txt"
 _SHOWN = 5  # names listed in a warning
 
 
@@ -118,22 +117,6 @@ def read_inputs(arguments: argparse.Namespace, images: Sequence[str]) -> Inputs:
     return Inputs(names, unknown, sources)
 
 
-def read_faces(path: Path) -> dict[str, GroundTruth]:
-    """Annotated faces of every image.
-
-    Args:
-        path: Pascal VOC XML or the official WIDER FACE ``.mat`` files (a folder), COCO annotations
-            (``.json``), RetinaFace's ``label.txt`` or a ``*_bbx_gt.txt``.
-
-    Raises:
-        DataError: if the file is absent, malformed or empty.
-    """
-    faces = _load_faces(path)
-    if not faces:
-        raise DataError(f"{path}: the file is empty; expected {GROUND_TRUTHS}")
-    return faces
-
-
 def describe_inputs(protocol: str, arguments: argparse.Namespace, inputs: Inputs) -> dict[str, object]:
     """The head of the JSON report."""
     return {
@@ -203,19 +186,6 @@ def _read_source(files: DetectionFiles, images: Sequence[str], names: Sequence[s
         )
     missing = [name for name in names if name not in found]
     return Source(files.source, found, missing, len(files) - len(found))
-
-
-def _load_faces(path: Path) -> dict[str, GroundTruth]:
-    from tinygan.evaluate.attributes import load_attributes
-    from tinygan.formats import coco, retinaface, voc, wider
-    from tinygan.formats.wider_mat import MAT_FILES
-
-    if path.is_dir():
-        return load_attributes(path) if (path / MAT_FILES[0]).is_file() else voc.load_voc(path)
-    if path.suffix.lower() == ".json":
-        return coco.load_annotations(path)
-    is_labels = wider.read_text(path, GROUND_TRUTHS).lstrip().startswith("#")
-    return retinaface.load_labels(path) if is_labels else wider.load_ground_truth(path)
 
 
 def _select(subset: Path | None, images: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from tinygan.cli.evaluate.files import (
     BOOTSTRAP,
-    GROUND_TRUTHS,
     LEVEL,
     RESAMPLES,
     SEED,
@@ -19,12 +18,12 @@ from tinygan.cli.evaluate.files import (
     check_outputs,
     describe_difference,
     describe_inputs,
-    read_faces,
     read_inputs,
     warn,
     write_json,
 )
 from tinygan.cli.tables import Table, ap, count, format_tables, interval, points
+from tinygan.formats.truths import GROUND_TRUTHS, load_faces
 
 if TYPE_CHECKING:
     from tinygan.detections import GroundTruth
@@ -40,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "The Pascal VOC protocol at IoU 0.5: all-point and eleven-point average precision."
     parser.set_defaults(body=run)
     add_input_options(parser, f"{GROUND_TRUTHS}; invalid (difficult) faces are ignored")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, which YOLO annotations need")
     parser.add_argument(
         "--mafa",
         action="store_true",
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.mafa:
         truth = mafa_truth(_read_mafa(arguments.ground_truth))
     else:
-        truth = voc_truth(read_faces(arguments.ground_truth))
+        truth = voc_truth(load_faces(arguments.ground_truth, arguments.images))
     inputs = read_inputs(arguments, truth.names)
     results = {role: evaluate_voc(source.detections, truth, inputs.names) for role, source in inputs.sources.items()}
     result, baseline = results["detections"], results.get("baseline")

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from tinygan.evaluate.curves import Difference
     from tinygan.evaluate.plots import Line
     from tinygan.evaluate.published import PublishedCurve
+    from tinygan.evaluate.truth import EvaluationTruth
     from tinygan.evaluate.wider import WiderResult
-    from tinygan.formats.wider_mat import EvaluationTruth
 
 _PUBLISHED_IMAGES = 3226
 _PUBLISHED_NOTE = f"published curves: all {_PUBLISHED_IMAGES:,} images"
@@ -59,10 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and report; returns the exit code."""
     check_outputs(arguments)
+    from tinygan.evaluate.truth import load_evaluation_truth
     from tinygan.evaluate.wider import compare_wider, evaluate_wider
-    from tinygan.formats.wider_mat import load_evaluation_ground_truth
 
-    truth = load_evaluation_ground_truth(arguments.ground_truth)
+    truth = load_evaluation_truth(arguments.ground_truth)
     published = _load_published(arguments.curves, truth)
     inputs = read_inputs(arguments, truth.names)
     results = {role: evaluate_wider(source.detections, truth, inputs.names) for role, source in inputs.sources.items()}

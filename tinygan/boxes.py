@@ -7,6 +7,23 @@ import numpy as np
 from tinygan.detections import BoolArray, FloatArray, IntArray
 
 
+def xywh_to_xyxy(xywh: FloatArray) -> FloatArray:
+    """Corners from an upper left corner and a size, as most formats hold boxes.
+
+    Args:
+        xywh: float64 [N, 4], ``x, y, width, height`` in pixels.
+
+    Returns:
+        float64 [N, 4], ``x1, y1, x2, y2``.
+    """
+    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+
+
+def xyxy_to_xywh(boxes: FloatArray) -> FloatArray:
+    """The inverse of :func:`xywh_to_xyxy`, up to rounding: float64 [N, 4], ``x, y, width, height``."""
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
 def area(boxes: FloatArray) -> FloatArray:
     """Area in square pixels; a box with a negative side has none.
 

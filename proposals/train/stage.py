@@ -19,9 +19,9 @@ from proposals.train.pictures import PictureBatch
 from proposals.train.recipe import OptimiserConfig, ProposerRecipe
 from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import ConfigError, DataError
+from tinygan.evaluate.truth import truth_by_height
 from tinygan.evaluate.wider import evaluate_wider
 from tinygan.formats.images import read_image
-from tinygan.formats.wider_mat import truth_by_height
 from tinygan.pictures import before_after, save_png
 from tinygan.runtime import Runtime
 from tinygan.training.run import moving_average

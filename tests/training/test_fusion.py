@@ -8,8 +8,8 @@ from tinygan.boxes import longer_side
 from tinygan.data.rois import RoiConfig
 from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import DataError
+from tinygan.evaluate.truth import truth_of_faces
 from tinygan.evaluate.wider import evaluate_wider
-from tinygan.formats.wider_mat import truth_of_faces
 from tinygan.second_stage.fusion import Fusion, FusionConfig, fuse, view_detector
 from tinygan.training.fusion import Judged, columns_of, fit_fusion, fitted_gains, mean_log_error, rescored, view_of
 

@@ -18,8 +18,8 @@ from tinygan.evaluate.curves import (
     final_recall,
     paired_difference,
 )
+from tinygan.evaluate.truth import EvaluationTruth
 from tinygan.evaluate.wider import IOU_THRESHOLD, WiderResult
-from tinygan.formats.wider_mat import EvaluationTruth
 
 IOU_THRESHOLDS = (0.5, 0.6, 0.7, 0.8)  # RefineFace, Table 3
 RECALLS_PERCENT = (10, 30, 50, 80, 90, 95)  # RefineFace, Table 5

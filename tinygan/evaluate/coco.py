@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygan.boxes import xyxy_to_xywh
 from tinygan.detections import Detections, FloatArray, GroundTruth
 from tinygan.errors import MissingDependency
 
@@ -122,9 +123,7 @@ def _mean(values: FloatArray) -> float:
 def _annotations(faces: Sequence[GroundTruth]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for number, truth in enumerate(faces):
-        sides = np.clip(truth.boxes[:, 2:] - truth.boxes[:, :2], 0.0, None)
-        xywh = np.concatenate([truth.boxes[:, :2], sides], axis=1).tolist()
-        for box, usable in zip(xywh, truth.usable.tolist(), strict=True):
+        for box, usable in zip(_xywh(truth.boxes).tolist(), truth.usable.tolist(), strict=True):
             common = {"id": len(rows) + 1, "image_id": number, "category_id": _CATEGORY}
             rows.append({**common, "bbox": box, "area": box[2] * box[3], "iscrowd": int(not usable)})
     return rows
@@ -132,9 +131,15 @@ def _annotations(faces: Sequence[GroundTruth]) -> list[dict[str, object]]:
 
 def _result_rows(number: int, found: Detections) -> FloatArray:
     """``image, x, y, w, h, score, category`` [N, 7]."""
-    sides = np.clip(found.boxes[:, 2:] - found.boxes[:, :2], 0.0, None)
     image, category = np.full((len(found), 1), float(number)), np.full((len(found), 1), float(_CATEGORY))
-    return np.concatenate([image, found.boxes[:, :2], sides, found.scores[:, None], category], axis=1)
+    return np.concatenate([image, _xywh(found.boxes), found.scores[:, None], category], axis=1)
+
+
+def _xywh(boxes: FloatArray) -> FloatArray:
+    """``x, y, width, height`` [N, 4]; a negative side becomes 0."""
+    xywh = xyxy_to_xywh(boxes)
+    xywh[:, 2:] = np.clip(xywh[:, 2:], 0.0, None)
+    return xywh
 
 
 def _library() -> tuple[Any, Any]:

@@ -26,7 +26,7 @@ from tinygan.evaluate.curves import (
     exact_curve,
     paired_difference,
 )
-from tinygan.formats.wider_mat import EvaluationTruth, truth_of_faces
+from tinygan.evaluate.truth import EvaluationTruth, truth_of_faces
 
 IOU_THRESHOLD = 0.5
 MASKED = "masked"  # column of MAFA's ground truth

@@ -21,7 +21,7 @@ from tinygan.evaluate.curves import (
     exact_curve,
     paired_difference,
 )
-from tinygan.formats.wider_mat import EvaluationTruth
+from tinygan.evaluate.truth import EvaluationTruth
 
 IOU_THRESHOLD = 0.5
 _EXTRA_PX = 1.0  # the official IoU treats x2, y2 as inclusive: one more pixel on both sides of every box

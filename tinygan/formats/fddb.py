@@ -1,8 +1,7 @@
 """FDDB's text formats: ellipse ground truth in folds, detections (many images a file), and printed ROC curves.
 
 Every file is a sequence of blocks: an image name, a count, and so many rows of numbers. Parsers are
-pure (lines in, objects out); ``load_*`` functions read files. Rectangles are turned from ``x y w h`` to
-``x1, y1, x2, y2`` here and nowhere else.
+pure (lines in, objects out); ``load_*`` functions read files.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tinygan.boxes import xywh_to_xyxy, xyxy_to_xywh
 from tinygan.detections import Detections, FloatArray, GroundTruth
 from tinygan.errors import DataError
 from tinygan.formats.wider import read_text
@@ -143,8 +143,7 @@ def parse_fddb(lines: Iterable[str], source: str) -> dict[str, Detections]:
     for block in _blocks(lines, source):
         rows = block.numbers({5: _RECTANGLE_ROW, 6: _ELLIPSE_ROW}, empty_columns=5)
         if rows.shape[1] == 5:
-            boxes = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
-            detections[block.name] = Detections(boxes, rows[:, 4])
+            detections[block.name] = Detections(xywh_to_xyxy(rows[:, :4]), rows[:, 4])
         else:
             ellipses = block.checked_ellipses(rows)
             detections[block.name] = Detections(bounding_boxes(ellipses), rows[:, 5], {ELLIPSE: ellipses})
@@ -178,9 +177,8 @@ def format_fddb(detections: Mapping[str, Detections]) -> str:
     lines: list[str] = []
     for name, found in detections.items():
         ordered = found.sorted()
-        corner, sides = ordered.boxes[:, :2], ordered.boxes[:, 2:] - ordered.boxes[:, :2]
-        shape = [ordered.fields[ELLIPSE]] if ELLIPSE in ordered.fields else [corner, sides]
-        lines += _block_lines(name, np.concatenate([*shape, ordered.scores[:, None]], axis=1))
+        shapes = ordered.fields[ELLIPSE] if ELLIPSE in ordered.fields else xyxy_to_xywh(ordered.boxes)
+        lines += _block_lines(name, np.concatenate([shapes, ordered.scores[:, None]], axis=1))
     return "\n".join(lines) + "\n" if lines else ""
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tinygan.boxes import xywh_to_xyxy
 from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError, MissingDependency
 from tinygan.files import decode, encode, read_bytes, write_atomically
@@ -222,7 +223,7 @@ def _to_corners(values: FloatArray, names: Sequence[str]) -> FloatArray:
     if tuple(names[:4]) == CORNERS:
         return values
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.concatenate([values[:, :2], values[:, :2] + values[:, 2:4], values[:, 4:]], axis=1)
+        return np.concatenate([xywh_to_xyxy(values[:, :4]), values[:, 4:]], axis=1)
 
 
 def _is_box(cells: Sequence[str], names: Sequence[str]) -> bool:

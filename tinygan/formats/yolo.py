@@ -1,7 +1,6 @@
 """YOLO's text annotations: one file an image, boxes as parts of the image's size.
 
-Parsers are pure (text in, objects out); ``load_*`` functions read files. Boxes are turned from
-``cx cy w h`` to ``x1, y1, x2, y2`` in pixels here and nowhere else.
+Parsers are pure (text in, objects out); ``load_*`` functions read files.
 """
 
 from __future__ import annotations

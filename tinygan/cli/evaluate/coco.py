@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 
 from tinygan.cli.common import add_example, positive_int
 from tinygan.cli.evaluate.files import (
-    GROUND_TRUTHS,
     add_input_options,
     add_report_options,
     add_yolo_option,
     check_outputs,
     describe_inputs,
-    read_faces,
     read_inputs,
     warn,
     write_json,
 )
 from tinygan.cli.tables import Table, ap, format_tables, points
+from tinygan.formats.truths import GROUND_TRUTHS, load_faces
 
 if TYPE_CHECKING:
     from tinygan.evaluate.coco import CocoResult
@@ -49,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_outputs(arguments)
     from tinygan.evaluate.coco import evaluate_coco
 
-    faces = read_faces(arguments.ground_truth, arguments.images)
+    faces = load_faces(arguments.ground_truth, arguments.images)
     inputs = read_inputs(arguments, list(faces))
     results = {
         role: evaluate_coco(source.detections, faces, inputs.names, arguments.max_detections)

@@ -15,14 +15,12 @@ from tinygan.cli.common import DETECTIONS, DONE, SOME_SKIPPED, SUBSET
 from tinygan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from tinygan.detections import Detections, GroundTruth
+    from tinygan.detections import Detections
     from tinygan.evaluate.curves import Difference
     from tinygan.formats.folders import DetectionFiles
 
 RESAMPLES, SEED, LEVEL = 1000, 0, 0.95  # of the paired bootstrap
 BOOTSTRAP = {"resamples": RESAMPLES, "seed": SEED, "level": LEVEL}
-YOLO = "YOLO labels (a folder of .txt, with --images)"
-GROUND_TRUTHS = f"Pascal VOC XML (a folder), {YOLO}, COCO annotations (.json), a RetinaFace label.txt or a *_bbx_gt.txt"
 _SHOWN = 5  # names listed in a warning
 
 
@@ -92,8 +90,8 @@ def add_input_options(parser: argparse.ArgumentParser, ground_truth: str) -> Non
 
 
 def add_yolo_option(parser: argparse.ArgumentParser) -> None:
-    """``--images``, which YOLO labels need."""
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, whose sizes YOLO labels need")
+    """``--images``, which YOLO annotations need."""
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, which YOLO annotations need")
 
 
 def add_report_options(parser: argparse.ArgumentParser, plot: str | None) -> None:
@@ -132,34 +130,6 @@ def read_inputs(arguments: argparse.Namespace, images: Sequence[str]) -> Inputs:
     if arguments.baseline is not None:
         sources["baseline"] = _read_source(_open(arguments.baseline, arguments), images, names)
     return Inputs(names, unknown, sources)
-
-
-def read_faces(path: Path, images: Path | None = None) -> dict[str, GroundTruth]:
-    """Annotated faces of every image.
-
-    Args:
-        path: Pascal VOC XML, YOLO labels or the official WIDER FACE ``.mat`` files (a folder), COCO annotations
-            (``.json``), RetinaFace's ``label.txt`` or a ``*_bbx_gt.txt``.
-        images: folder of the images, for YOLO labels.
-
-    Raises:
-        DataError: if the file is absent, malformed or empty.
-        ConfigError: if YOLO labels come without images, or other ground truth with them.
-    """
-    faces = _load_yolo(path, images) if is_yolo(path) or images is not None else _load_faces(path)
-    if not faces:
-        raise DataError(f"{path}: the file is empty; expected {GROUND_TRUTHS}")
-    return faces
-
-
-def is_yolo(path: Path) -> bool:
-    """Whether ground truth is a folder with ``.txt`` at any depth, and neither XML nor WIDER FACE's ``.mat`` files."""
-    from tinygan.formats.wider_mat import MAT_FILES
-
-    if not path.is_dir() or (path / MAT_FILES[0]).is_file():
-        return False
-    suffixes = {file.suffix.lower() for file in path.rglob("*")}
-    return ".txt" in suffixes and ".xml" not in suffixes
 
 
 def describe_inputs(protocol: str, arguments: argparse.Namespace, inputs: Inputs) -> dict[str, object]:
@@ -231,29 +201,6 @@ def _read_source(files: DetectionFiles, images: Sequence[str], names: Sequence[s
         )
     missing = [name for name in names if name not in found]
     return Source(files.source, found, missing, len(files) - len(found))
-
-
-def _load_faces(path: Path) -> dict[str, GroundTruth]:
-    from tinygan.evaluate.attributes import load_attributes
-    from tinygan.formats import coco, retinaface, voc, wider
-    from tinygan.formats.wider_mat import MAT_FILES
-
-    if path.is_dir():
-        return load_attributes(path) if (path / MAT_FILES[0]).is_file() else voc.load_voc(path)
-    if path.suffix.lower() == ".json":
-        return coco.load_annotations(path)
-    is_labels = wider.read_text(path, GROUND_TRUTHS).lstrip().startswith("#")
-    return retinaface.load_labels(path) if is_labels else wider.load_ground_truth(path)
-
-
-def _load_yolo(path: Path, images: Path | None) -> dict[str, GroundTruth]:
-    from tinygan.formats.yolo import load_yolo
-
-    if images is None:
-        raise ConfigError(f"--ground-truth {path}: YOLO labels need the sizes of the images; give --images DIR")
-    if not is_yolo(path):
-        raise ConfigError(f"--images {images}: is for {YOLO}, which {path} is not; leave it out")
-    return load_yolo(path, images)
 
 
 def _select(subset: Path | None, images: Sequence[str]) -> tuple[list[str], list[str]]:

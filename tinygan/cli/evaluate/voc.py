@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from tinygan.cli.common import add_example
 from tinygan.cli.evaluate.files import (
     BOOTSTRAP,
-    GROUND_TRUTHS,
     LEVEL,
     RESAMPLES,
     SEED,
@@ -21,13 +20,13 @@ from tinygan.cli.evaluate.files import (
     check_outputs,
     describe_difference,
     describe_inputs,
-    read_faces,
     read_inputs,
     warn,
     write_json,
 )
 from tinygan.cli.tables import Table, ap, count, format_tables, interval, points
 from tinygan.errors import ConfigError
+from tinygan.formats.truths import GROUND_TRUTHS, load_faces
 
 if TYPE_CHECKING:
     from tinygan.detections import GroundTruth
@@ -64,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.mafa:
         truth = mafa_truth(_read_mafa(arguments.ground_truth))
     else:
-        truth = voc_truth(read_faces(arguments.ground_truth, arguments.images))
+        truth = voc_truth(load_faces(arguments.ground_truth, arguments.images))
     inputs = read_inputs(arguments, truth.names)
     results = {role: evaluate_voc(source.detections, truth, inputs.names) for role, source in inputs.sources.items()}
     result, baseline = results["detections"], results.get("baseline")

@@ -14,7 +14,6 @@ from tinygan.cli.evaluate.files import (
     LEVEL,
     RESAMPLES,
     SEED,
-    YOLO,
     Inputs,
     add_input_options,
     add_report_options,
@@ -22,8 +21,6 @@ from tinygan.cli.evaluate.files import (
     check_outputs,
     describe_difference,
     describe_inputs,
-    is_yolo,
-    read_faces,
     read_inputs,
     warn,
     write_json,
@@ -35,8 +32,8 @@ if TYPE_CHECKING:
     from tinygan.evaluate.curves import Difference
     from tinygan.evaluate.plots import Line
     from tinygan.evaluate.published import PublishedCurve
+    from tinygan.evaluate.truth import EvaluationTruth
     from tinygan.evaluate.wider import WiderResult
-    from tinygan.formats.wider_mat import EvaluationTruth
 
 _PUBLISHED_IMAGES = 3226
 _PUBLISHED_NOTE = f"published curves: all {_PUBLISHED_IMAGES:,} images"
@@ -52,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_example(parser, EXAMPLE)
     add_input_options(
         parser,
-        f"folder with wider_{{face,easy,medium,hard}}_val.mat; or, with one subset (all), a *_bbx_gt.txt or {YOLO}",
+        "folder with wider_{face,easy,medium,hard}_val.mat; or, with one subset (all), a *_bbx_gt.txt or YOLO "
+        "annotations (a folder of .txt, with --images)",
     )
     add_yolo_option(parser)
     parser.add_argument(
@@ -96,13 +94,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _load_truth(arguments: argparse.Namespace) -> EvaluationTruth:
-    from tinygan.formats.wider_mat import load_evaluation_ground_truth, truth_of_faces
+    from tinygan.evaluate.truth import load_evaluation_truth, truth_of_faces
+    from tinygan.formats.truths import load_faces
+    from tinygan.formats.wider_mat import MAT_FILES
 
-    if arguments.images is None and not is_yolo(arguments.ground_truth):
-        return load_evaluation_ground_truth(arguments.ground_truth)
+    path = arguments.ground_truth
+    if arguments.images is None:
+        return load_evaluation_truth(path)
+    if not path.is_dir() or (path / MAT_FILES[0]).is_file():
+        raise ConfigError(f"--images is for YOLO annotations, a folder of .txt, which {path} is not; leave it out")
     if arguments.details:
-        raise ConfigError("--details needs attributes such as blur and pose, which YOLO labels lack; leave it out")
-    return truth_of_faces(read_faces(arguments.ground_truth, arguments.images))
+        raise ConfigError("--details needs attributes such as blur and pose, which YOLO annotations lack; leave it out")
+    return truth_of_faces(load_faces(path, arguments.images))
 
 
 def _load_published(folder: Path | None, truth: EvaluationTruth) -> Published:

@@ -1,8 +1,10 @@
-"""``setup.cfg`` and the tree say the same."""
+"""``setup.cfg``, README and the tree say the same."""
 
 import configparser
 from importlib import import_module
 from pathlib import Path
+
+import tinygan
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = {"tinygan.configs": "configs", "tinygan.configs.proposers": "configs/proposers"}
@@ -74,3 +76,14 @@ def test_both_licences_are_named_and_packed():
 def test_dev_has_every_extra_that_tests_need():
     extras = {name: set(lines(packages)) for name, packages in setup()["options.extras_require"].items()}
     assert extras["dev"] >= extras["parquet"] | extras["coco"] | extras["video"]
+
+
+def test_the_readme_names_every_room_and_what_is_public():
+    text = (ROOT / "README.md").read_text()
+    layout = text.split("## Layout\n")[1].split("\nImports go")[0]
+    rooms = {word.strip("/") for word in layout.replace(",", " ").split()}
+    paths = [path for folder in ("tinygan", "experiments") for path in (ROOT / folder).iterdir()]
+    names = {path.stem for path in paths if path.suffix == ".py" or (path.is_dir() and any(path.glob("*.*")))}
+    assert names - {"__init__"} <= rooms
+    public = text.split("`tinygan.__all__`")[1].split("commands")[0]
+    assert all(f"`{name}`" in public for name in tinygan.__all__ if name != "__version__")

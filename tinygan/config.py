@@ -153,9 +153,9 @@ def _explained(config: Any, indent: str) -> Iterator[str]:
         if dataclasses.is_dataclass(value):
             yield f"{indent}{field.name}:"
             yield from _explained(value, f"{indent}  ")
-        else:  # dumped inside a list, as YAML ends a lone value with a line of dots
-            text = yaml.safe_dump([_plain(value)], default_flow_style=True, width=math.inf, sort_keys=False)
-            yield f"{indent}{field.name}: {text.strip()[1:-1]}"
+        else:  # in flow style, whose braces go: it keeps a list on one line, and quotes a key such as `on`
+            text = yaml.safe_dump({field.name: _plain(value)}, default_flow_style=True, width=math.inf)
+            yield f"{indent}{text.strip()[1:-1]}"
 
 
 def _read_yaml(path: Path) -> Tree:

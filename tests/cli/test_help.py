@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import fields
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -15,8 +16,9 @@ from PIL import Image
 from skimage import data as pictures
 
 from tinygan.cli.evaluate import main as evaluate
-from tinygan.config import load_config, presets_for
+from tinygan.config import attribute_docs, load_config, presets_for
 from tinygan.formats.wider import load_ground_truth
+from tinygan.proposers import find_proposer, proposer_names
 
 TRAIN_PROPOSER = [
     "pictures.size=64", "pictures.smallest_scale=0.3", "loop.epochs=1", "loop.patches_per_epoch=8", "loop.batch_size=4",
@@ -156,6 +158,13 @@ def test_show_config_reads_back_and_needs_no_other_option(command, run, tmp_path
     keys = [at for at, line in enumerate(lines) if not line.lstrip().startswith("#")]
     undocumented = [lines[at] for at in keys if at == 0 or not lines[at - 1].lstrip().startswith("# ")]
     assert len(keys) >= 9 and undocumented == []
+
+
+@pytest.mark.parametrize("name", proposer_names())
+def test_every_key_of_a_first_stage_is_explained(name):
+    config = find_proposer(name).config
+    docs = attribute_docs(config)
+    assert [field.name for field in fields(config)] == list(docs) and all(docs.values())
 
 
 def test_show_config_applies_config_and_set(run, capsys):

@@ -117,7 +117,7 @@ class Explained:
     """A config.
 
     Attributes:
-        rate: ``0.5``: of :class:`~tinygan.models.build.Thing`, see
+        rate: ``0.5`` or ``None``: of :class:`~tinygan.models.build.Thing`, see
             :func:`tinygan.boxes.iou`; none: of nothing.
         inner: further
             keys.
@@ -137,7 +137,7 @@ class Explained:
 def test_docs_are_plain_text():
     docs = attribute_docs(Explained)
     assert list(docs) == ["rate", "inner", "name"]
-    assert docs["rate"] == "0.5: of Thing, see tinygan.boxes.iou; none: of nothing."
+    assert docs["rate"] == "0.5 or null: of Thing, see tinygan.boxes.iou; none: of nothing."
     assert docs["inner"] == "further keys." and docs["name"].endswith("comes below.")
     assert attribute_docs(Inner) == {}
 
@@ -146,7 +146,7 @@ def test_an_explained_config_reads_back(tmp_path):
     config = load_config(Explained, None, ["inner.rate=1e-7", "inner.sizes=[]", "name=yes"])
     text = explain(config)
     assert text.startswith(
-        "# 0.5: of Thing, see tinygan.boxes.iou; none: of nothing.\nrate: 0.5\n# further keys.\ninner:\n"
+        "# 0.5 or null: of Thing, see tinygan.boxes.iou; none: of nothing.\nrate: 0.5\n# further keys.\ninner:\n"
     )
     assert "\n  sizes: []\n" in text and max(map(len, text.splitlines())) <= 100
     file = tmp_path / "own.yaml"

@@ -108,7 +108,10 @@ def explain(config: Any) -> str:
 
 
 def attribute_docs(schema: type[Any]) -> dict[str, str]:
-    """What the section ``Attributes:`` of a class's docstring says of each attribute, as plain text on one line."""
+    """What the section ``Attributes:`` of a class's docstring says of each attribute, as plain text on one line.
+
+    ``None`` becomes ``null``, as YAML has it.
+    """
     docs: dict[str, str] = {}
     name, inside = "", False
     for line in inspect.cleandoc(schema.__doc__ or "").splitlines():
@@ -118,7 +121,7 @@ def attribute_docs(schema: type[Any]) -> dict[str, str]:
             name, docs[start[1]] = start[1], start[2]
         elif inside and line and name:
             docs[name] += f" {line.strip()}"
-    return {name: _ROLE.sub(r"\1", text).replace("``", "") for name, text in docs.items()}
+    return {name: _ROLE.sub(r"\1", text.replace("``None``", "null")).replace("``", "") for name, text in docs.items()}
 
 
 _ORIGIN = "\0origin"

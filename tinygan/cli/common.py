@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 DONE, SOME_SKIPPED, MISUSE = 0, 1, 2
 LISTED = 20
 DETECTIONS = (
-    "official WIDER FACE submission format (a folder, .tar.gz or .zip), FDDB text, COCO results, CSV or Parquet; which "
-    "one is found out"
+    "the official WIDER FACE submission format (a folder, .tar.gz or .zip), FDDB text, COCO results, CSV or Parquet; "
+    "which one is found out"
 )
 SHOW_CONFIG = "--show-config"
 SUBSET = "names of images, one per line, or a *_bbx_gt.txt"

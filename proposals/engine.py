@@ -102,11 +102,14 @@ def plan_proposing(images: Path, subset: Path | None = None) -> Plan:
     return Plan({name: images / name for name in names}, missing)
 
 
-def run_settings(proposer: str, config: object, weights: Path | None, images: Path) -> dict[str, object]:
+def run_settings(
+    proposer: str, config: object, weights: Path | None, images: Path, precision: str
+) -> dict[str, object]:
     """What decides a run's result, as JSON types."""
     digest = None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()
     tree = json.loads(json.dumps(to_tree(config)))
-    return {"proposer": proposer, "config": tree, "weights": digest, "images": str(images.resolve())}
+    where = {"images": str(images.resolve()), "precision": precision}
+    return {"proposer": proposer, "config": tree, "weights": digest, **where}
 
 
 def propose_all(

@@ -25,7 +25,7 @@ from tinygan.models.folding import fold_batch_norm
 from tinygan.models.public_weights import load_into, load_tensors
 from tinygan.models.pyramid import ContextModule, FeaturePyramid
 from tinygan.proposers import Entry, best_inside, check_image
-from tinygan.runtime import Runtime
+from tinygan.runtime import Runtime, one_thread
 
 log = logging.getLogger(__name__)
 MEAN_BGR = (104.0, 117.0, 123.0)
@@ -197,7 +197,8 @@ class RetinaFace:
     @torch.inference_mode()
     def propose(self, images: Sequence[Tensor]) -> list[Detections]:
         """Find faces; see :class:`tinygan.proposers.Proposer`."""
-        return [self._detect(image) for image in images]
+        with self._runtime.autocast():
+            return [self._detect(image) for image in images]
 
     def _detect(self, image: Tensor) -> Detections:
         check_image(image)
@@ -217,8 +218,7 @@ class RetinaFace:
         """The best boxes at one scale, before NMS."""
         config, (height, width) = self._config, picture.shape[-2:]
         resized = self._resize(picture, scale)
-        with self._runtime.autocast():
-            output: Output = self._network(resized)
+        output: Output = self._network(resized)
         logits = output.class_logits[0].float()
         scores = torch.sigmoid(logits[:, 1] - logits[:, 0])  # softmax of two
         likely = (scores > config.score_threshold).nonzero()[:, 0]
@@ -257,6 +257,7 @@ def _smaller(found: _Candidates, side_px: float) -> _Candidates:
     return _Candidates(*(column[small] for column in found))
 
 
+@one_thread()  # threads of torch started here would keep a process forked later from computing
 def build_retinaface(config: RetinaFaceConfig, weights: Path | None, runtime: Runtime) -> RetinaFace:
     """Build the network, and load weights if there are any.
 

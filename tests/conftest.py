@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,11 @@ from tinygan.models.discriminator import Discriminator
 from tinygan.models.generator import Generator
 from tinygan.second_stage.fusion import Fusion
 from tinygan.training.recipe import Recipe
+
+# One thread, here and in what tests start: several of them slow the small networks of tests down, on a busy machine
+# forty times. What commands take of their own accord is tested in test_runtime.py.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -73,6 +79,14 @@ class TinyWider(NamedTuple):
 
     root: Path
     proposals: Path
+
+
+@pytest.fixture
+def two_threads() -> Iterator[int]:
+    """A host program that has set torch to two threads."""
+    torch.set_num_threads(2)
+    yield 2
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,19 @@
 import pytest
 import torch
 
+from tinygan.cli.common import add_runtime_options, make_parser, runtime_options
 from tinygan.errors import ConfigError
-from tinygan.runtime import Runtime, RuntimeOptions, bf16_is_faster, restore_rng_state, rng_state, seed_everything
+from tinygan.runtime import (
+    Runtime,
+    RuntimeOptions,
+    command_threads,
+    one_thread,
+    restore_rng_state,
+    rng_state,
+    seed_everything,
+)
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:x", "cpu0"])
@@ -26,28 +37,94 @@ def test_precision_decides_the_type_of_convolutions():
     assert runtime.is_main and runtime.world_size == 1
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU needs no measurement")
 @pytest.mark.parametrize(
-    ("knows", "faster", "precision"), [(True, True, "bf16"), (True, False, "32"), (False, True, "32")]
+    ("flags", "precision"),
+    [("avx2 avx512_bf16 amx_tile amx_bf16", "bf16"), ("avx2 avx512_bf16", "32"), ("avx2 amx_tile", "32"), (None, "32")],
 )
-def test_auto_takes_bf16_only_where_it_is_known_and_faster(monkeypatch, tmp_path, knows, faster, precision):
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("flags: avx2 avx512_bf16" if knows else "flags: avx2")
-    monkeypatch.setattr("tinygan.runtime.CPUINFO", cpuinfo)
-    monkeypatch.setattr("tinygan.runtime.bf16_is_faster", lambda: faster)
-    assert Runtime(RuntimeOptions()).precision == precision
+def test_auto_is_bf16_where_the_cpu_has_a_matrix_unit_for_it(monkeypatch, tmp_path, flags, precision):
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags} sse\n")
+    monkeypatch.setattr("tinygan.runtime.CPUINFO", tmp_path / "cpuinfo")
+    assert Runtime(RuntimeOptions(device="cpu")).precision == precision
+    assert Runtime(RuntimeOptions(device="cpu").exact()).precision == "32"
+    assert Runtime(RuntimeOptions(device="cpu", precision="bf16").exact()).precision == "bf16"
 
 
-def test_which_precision_is_faster_is_measured_once_and_leaves_the_random_state_alone():
-    bf16_is_faster.cache_clear()
-    before = torch.get_rng_state()
-    assert bf16_is_faster() in (True, False) and bf16_is_faster.cache_info().misses == 1
-    assert torch.equal(torch.get_rng_state(), before)
+def test_only_a_runtime_that_is_told_so_sets_the_threads(two_threads):
+    assert str(Runtime(RuntimeOptions(device="cpu", precision="32"))) == "cpu, 2 threads, precision 32"
+    assert torch.get_num_threads() == two_threads
+    assert str(Runtime(RuntimeOptions(device="cpu", precision="bf16", threads=1))) == "cpu, 1 thread, precision bf16"
+    assert torch.get_num_threads() == 1
+
+
+def test_one_thread_is_for_a_while(two_threads):
+    with pytest.raises(KeyError), one_thread():
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == two_threads
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Eight cores; control groups as ``files`` says, by their path below /sys/fs/cgroup."""
+
+    def make(omp: str | None, own: str = "", files: dict[str, str] | None = None) -> None:
+        monkeypatch.setattr("tinygan.runtime.available_cores", lambda: 8)
+        monkeypatch.setattr("tinygan.runtime.OWN_CGROUP", tmp_path / "own")
+        monkeypatch.setattr("tinygan.runtime.CGROUPS", tmp_path / "cgroup")
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if omp is not None:
+            monkeypatch.setenv("OMP_NUM_THREADS", omp)
+        (tmp_path / "own").write_text(own)
+        for name, text in (files or {}).items():
+            file = tmp_path / "cgroup" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+
+    return make
+
+
+@pytest.mark.parametrize(("omp", "threads"), [(None, 8), ("3", 3), ("2,4", 2), ("99", 8), ("", 8), ("0", 1), ("x", 8)])
+def test_a_command_takes_the_cores_it_may_use_and_no_more_than_openmp_is_told(machine, omp, threads):
+    machine(omp)
+    assert command_threads() == threads
+    assert command_threads(5) == 5  # --threads
+
+
+V1 = "3:cpuset:/x\n2:cpu,cpuacct:/docker/ab\n"
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "threads"),
+    [
+        ("0::/", {"cpu.max": "250000 100000\n"}, 3),
+        ("0::/", {"cpu.max": "max 100000\n"}, 8),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "50000 100000\n"}, 1),
+        ("0::/a/b\n", {"a/b/cpu.max": "400000 100000\n", "a/cpu.max": "600000 100000\n"}, 4),
+        (V1, {"cpu/docker/ab/cpu.cfs_quota_us": "150000\n", "cpu/docker/ab/cpu.cfs_period_us": "100000\n"}, 2),
+        (V1, {"cpu/cpu.cfs_quota_us": "150000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),  # the host's path
+        (V1, {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ("3:cpuset:/\n", {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+    ],
+)
+def test_a_command_takes_no_more_than_the_quota_of_its_container(machine, own, files, threads):
+    machine(None, own, files)
+    assert command_threads() == threads
+
+
+def test_a_command_hands_the_rule_on(machine):
+    machine("3")
+    parser = make_parser("tinygan-test", "A command of the test.")
+    add_runtime_options(parser)
+    assert runtime_options(parser.parse_args([])) == RuntimeOptions(threads=3)
+    assert runtime_options(parser.parse_args(["--threads", "7", "--precision", "32"])) == RuntimeOptions(
+        threads=7, precision="32"
+    )
 
 
 def test_random_state_can_be_put_back():
     seed_everything(3)
-    state = rng_state()
+    state = rng_state(CPU)
     first = torch.rand(4)
-    restore_rng_state(state)
+    restore_rng_state(state, CPU)
     assert torch.equal(torch.rand(4), first)

@@ -47,8 +47,8 @@ def make_way(
         clear()
     elif not resume:
         raise DataError(f"{folder}: holds results already; continue with --resume or replace them with --overwrite")
-    elif _read(marker, read_settings) != settings:
-        raise DataError(f"{folder}: was written with other settings; repeat those, or replace it with --overwrite")
+    elif (before := _read(marker, read_settings)) != settings:
+        raise DataError(f"{folder}: {_difference(before, settings)}")
 
 
 def remove_empty(folders: Sequence[Path]) -> None:
@@ -58,12 +58,33 @@ def remove_empty(folders: Sequence[Path]) -> None:
             folder.rmdir()
 
 
-def _read(marker: Path, read_settings: Callable[[str], Any]) -> Any:
+def _read(marker: Path, read_settings: Callable[[str], Any]) -> Mapping[str, Any]:
     try:
         with marker.open(encoding="utf-8") as file:
-            return read_settings(file.readline())
+            settings: Mapping[str, Any] = dict(read_settings(file.readline()))
+            return settings
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{marker}:1: expected the settings of a run; replace it with --overwrite") from error
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What keeps a run from being continued: the first setting that differs, and what to do."""
+    old, new = dict(_leaves(before)), dict(_leaves(now))
+    for name in new:
+        if name not in old:
+            return f"was written by an older version, which did not note its {name}; replace it with --overwrite"
+        if old[name] != new[name]:
+            change = f"{name} was {old[name]!s:.60}, is now {new[name]!s:.60}"
+            return f"was written with other settings ({change}); repeat those, or replace it with --overwrite"
+    return "was written with other settings; repeat those, or replace it with --overwrite"
+
+
+def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -1,30 +1,29 @@
-"""Device, precision, seeds and several devices: the only module that knows CUDA, autocast and Fabric."""
+"""Device, precision, threads, seeds and several devices: the only module that knows CUDA, autocast and Fabric."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
-import time
-import timeit
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from tinygan.errors import ConfigError
 
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every choice of ours
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 Precision = Literal["auto", "bf16", "32"]
 CPUINFO = Path("/proc/cpuinfo")
-CLEARLY, ROUNDS = 0.9, 10  # share of the time; measurements of each
+CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +32,11 @@ class RuntimeOptions:
 
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``bf16`` (autocast), ``32``, or ``auto``: bf16 on GPUs that multiply it natively, and on CPUs that do
-            and are measured to be faster by it.
-        threads: CPU threads; ``None`` for as many as there are cores.
+        precision: ``bf16`` (autocast), ``32``, or ``auto``: bf16 on GPUs that multiply it natively and on CPUs with a
+            matrix unit for it (AMX), else 32. A CPU whose vector instructions know bf16 (AVX-512) may take twice the
+            time by it.
+        threads: CPU threads of torch in this process; ``None`` leaves them as the host program set them. Commands take
+            :func:`command_threads`.
     """
 
     device: str = "auto"
@@ -57,39 +58,31 @@ class Runtime:
     Args:
         options: what the user asked for.
 
+    Attributes:
+        device: the device of this process.
+        precision: ``bf16`` or ``32``; decided by the machine alone, so that equal commands give equal results.
+        rank: this process's number among all.
+        world_size: how many processes train together.
+
     Raises:
         ConfigError: if the device does not exist.
     """
 
     def __init__(self, options: RuntimeOptions) -> None:
-        torch.set_num_threads(options.threads or available_cores())
-        accelerator, devices = _pick_device(options.device)
-        world = int(os.environ.get("WORLD_SIZE", "1"))
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
-        self.precision = "bf16" if options.precision == "bf16" or _prefers_bf16(options, accelerator) else "32"
-        self._fabric = Fabric(
-            accelerator=accelerator,
-            devices=local if world > 1 else devices,
-            num_nodes=max(world // max(local, 1), 1),
-            strategy="ddp" if world > 1 else "auto",
-            precision="bf16-mixed" if self.precision == "bf16" else "32-true",
-        )
-        self._fabric.launch()
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        self.device = _pick_device(options.device)
+        self.rank, self.world_size = 0, int(os.environ.get("WORLD_SIZE", "1"))
+        self._others: Fabric | None = None
+        if self.world_size > 1:
+            self._others = _join_others(self.device.type, self.world_size)
+            self.device, self.rank = self._others.device, int(self._others.global_rank)
+        self.precision = _decide_precision(options.precision, self.device)
+        self._process = os.getpid()
 
-    @property
-    def device(self) -> torch.device:
-        """The device of this process."""
-        return self._fabric.device
-
-    @property
-    def rank(self) -> int:
-        """This process's number among all."""
-        return int(self._fabric.global_rank)
-
-    @property
-    def world_size(self) -> int:
-        """How many processes train together."""
-        return int(self._fabric.world_size)
+    def __str__(self) -> str:
+        count = torch.get_num_threads()
+        return f"{self.device}, {count} thread{'' if count == 1 else 's'}, precision {self.precision}"
 
     @property
     def is_main(self) -> bool:
@@ -100,10 +93,16 @@ class Runtime:
         """Move a network to the device, channels-last (which bf16 convolutions want)."""
         module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The context in which forward passes run."""
-        context: AbstractContextManager[Any] = self._fabric.autocast()
-        return context
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """The context in which forward passes run, with all that prepares their input and reads their output.
+
+        In a process forked from the one that made this runtime, they run on one thread. torch's own threads stay behind
+        in the parent, and the child would wait for them without end.
+        """
+        half = torch.autocast(self.device.type, dtype=torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        with half, nullcontext() if os.getpid() == self._process else one_thread():
+            yield
 
     def average_gradients(self, module: nn.Module) -> None:
         """Average gradients over all processes; nothing to do with one."""
@@ -122,13 +121,48 @@ class Runtime:
                 buffer.copy_(self._mean(buffer))
 
     def _mean(self, tensor: Tensor) -> Tensor:
-        mean = self._fabric.all_reduce(tensor, reduce_op="mean")
+        assert self._others is not None
+        mean = self._others.all_reduce(tensor, reduce_op="mean")
         assert isinstance(mean, Tensor)
         return mean
 
     def barrier(self) -> None:
         """Wait for all processes."""
-        self._fabric.barrier()
+        if self._others is not None:
+            self._others.barrier()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch computes on the calling thread alone; the setting is put back afterwards."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def command_threads(asked: int | None = None) -> int:
+    """How many CPU threads a command takes.
+
+    Args:
+        asked: ``--threads``.
+
+    Returns:
+        What was asked for; else the least of the cores that this process may use, ``OMP_NUM_THREADS`` if it is set, and
+        the CPU quota of its control groups (containers), rounded up.
+    """
+    if asked is not None:
+        return asked
+    limits = [available_cores(), *map(math.ceil, _quotas())]
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # OpenMP allows a list, one a level
+    if wanted.isdigit():
+        limits.append(int(wanted))
+    return max(1, min(limits))
 
 
 def available_cores() -> int:
@@ -143,62 +177,77 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def rng_state() -> dict[str, Tensor]:
-    """The random state of torch on all devices."""
+def rng_state(device: torch.device) -> dict[str, Tensor]:
+    """The random state of torch on the CPU and on a device."""
     state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def restore_rng_state(state: Mapping[str, Tensor]) -> None:
+def restore_rng_state(state: Mapping[str, Tensor], device: torch.device) -> None:
     """Put back what :func:`rng_state` returned."""
     torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def _pick_device(name: str) -> tuple[str, int | list[int]]:
+def _pick_device(name: str) -> torch.device:
     kind, _, number = name.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (number and not number.isdigit()):
         raise ConfigError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"--device {name}: this machine or this build of torch has no CUDA device; use --device cpu")
     if kind == "cpu" or not torch.cuda.is_available():
-        return "cpu", 1
+        return torch.device("cpu")
     if number and int(number) >= torch.cuda.device_count():
         raise ConfigError(f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices")
-    return "cuda", [int(number or 0)]
+    return torch.device("cuda", int(number or 0))
 
 
-def _prefers_bf16(options: RuntimeOptions, accelerator: str) -> bool:
-    if options.precision != "auto":
-        return False
-    if accelerator == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+def _join_others(kind: str, world: int) -> Fabric:
+    """Meet the other processes of ``torchrun``; Fabric takes a second to import, which one device need not wait."""
+    from lightning_fabric import Fabric
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every choice of ours
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+    fabric = Fabric(accelerator=kind, devices=local, num_nodes=max(world // max(local, 1), 1), strategy="ddp")
+    fabric.launch()
+    return fabric
+
+
+def _decide_precision(asked: Precision, device: torch.device) -> Literal["bf16", "32"]:
+    """A rule that depends on the machine and never on the moment."""
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = "amx_bf16" in _text(CPUINFO).split()
+    return "bf16" if native else "32"
+
+
+def _quotas() -> Iterator[float]:
+    """CPU quotas, in cores, of this process's control groups of both versions and of all groups above them."""
+    for line in _text(OWN_CGROUP).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        inside = PurePosixPath(path.lstrip("/"))
+        for group in (inside, *inside.parents):  # in a container the path may be the host's: then the root alone exists
+            if controllers:
+                folder = CGROUPS / "cpu" / group
+                words = [*_text(folder / "cpu.cfs_quota_us").split(), *_text(folder / "cpu.cfs_period_us").split()]
+            else:
+                words = _text(CGROUPS / group / "cpu.max").split()
+            if len(words) == 2 and words[0].isdigit():  # without a quota: "max", or -1
+                yield int(words[0]) / int(words[1])
+
+
+def _text(file: Path) -> str:
+    """The content of a file of the kernel; empty where there is none."""
     try:
-        with CPUINFO.open(encoding="ascii", errors="replace") as cpuinfo:
-            flags = cpuinfo.read(20_000)
+        return file.read_text(encoding="ascii", errors="replace")
     except OSError:
-        return False
-    return ("avx512_bf16" in flags or "amx_bf16" in flags) and bf16_is_faster()
-
-
-@cache
-def bf16_is_faster() -> bool:
-    """Whether this CPU convolves faster in bf16, measured in CPU time, which other processes hardly touch.
-
-    The instructions alone do not tell: where the matrix unit is missing, or hidden by a virtual machine, bf16 may take
-    twice the time of single precision.
-    """
-    seconds: dict[torch.dtype, float] = {}
-    with torch.inference_mode():
-        for _ in range(ROUNDS):
-            for dtype in (torch.float32, torch.bfloat16):
-                picture, filters = (torch.ones(shape, dtype=dtype) for shape in ((16, 64, 16, 16), (64, 64, 3, 3)))
-                picture = picture.to(memory_format=torch.channels_last)
-                convolve = partial(nn.functional.conv2d, picture, filters, padding=1)
-                convolve()
-                taken = timeit.timeit(convolve, timer=time.process_time, number=1)
-                seconds[dtype] = min(taken, seconds.get(dtype, taken))
-    return seconds[torch.bfloat16] < CLEARLY * seconds[torch.float32]
+        return ""

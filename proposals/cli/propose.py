@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from tinygan.cli.common import (
     list_skipped,
     make_parser,
     run_command,
+    runtime_options,
     show_config,
 )
 from tinygan.errors import DataError
@@ -24,6 +26,7 @@ from tinygan.errors import DataError
 if TYPE_CHECKING:
     from proposals.engine import Report
 
+log = logging.getLogger(__name__)
 
 EXAMPLE = "tinygan-propose --images DIR --out P"
 
@@ -67,18 +70,19 @@ def _propose(arguments: argparse.Namespace) -> int:
     from tinygan.files import write_atomically
     from tinygan.formats.folders import open_output
     from tinygan.proposers import choose_proposer
-    from tinygan.runtime import Runtime, RuntimeOptions
+    from tinygan.runtime import Runtime
 
     chosen = choose_proposer(arguments.proposer, arguments.weights, arguments.config, arguments.overrides)
     if arguments.show_config:
         return show_config(chosen.config)
     plan = plan_proposing(arguments.images, arguments.subset)
-    options = RuntimeOptions(device=arguments.device, precision=arguments.precision, threads=arguments.threads)
-    proposer = chosen.build(Runtime(options.exact()))
-    settings = run_settings(chosen.name, chosen.config, chosen.weights, arguments.images)
+    runtime = Runtime(runtime_options(arguments).exact())
+    proposer = chosen.build(runtime)
+    settings = run_settings(chosen.name, chosen.config, chosen.weights, arguments.images, runtime.precision)
     writer = open_output(
         arguments.out, KEPT, "tinygan-propose", settings, resume=arguments.resume, overwrite=arguments.overwrite
     )
+    log.info("%s", runtime)
     report = propose_all(plan, proposer, writer, arguments.batch_size or 1)
     writer.close()
     if arguments.report is not None:

@@ -18,13 +18,14 @@ from tinygan.cli.common import (
     make_parser,
     open_run,
     run_command,
+    runtime_options,
     show_config,
 )
 from tinygan.errors import DataError
 
 if TYPE_CHECKING:
     from proposals.train.recipe import ProposerRecipe
-
+    from tinygan.runtime import Runtime
 
 PRESETS = (
     "proposers/retinaface_mobilenet025",
@@ -66,13 +67,12 @@ def _train(arguments: argparse.Namespace) -> int:
     _check_paths(arguments)
     from proposals.train.run import ProposerData, read_inputs, train_proposer
     from tinygan.config import to_yaml
-    from tinygan.runtime import Runtime, RuntimeOptions
+    from tinygan.runtime import Runtime
 
     recipe = _recipe(arguments)
-    options = RuntimeOptions(device=arguments.device, precision=arguments.precision, threads=arguments.threads)
-    runtime = Runtime(options.exact())
+    runtime = Runtime(runtime_options(arguments).exact())
     inputs = read_inputs(ProposerData(arguments.data, arguments.landmarks, arguments.init), recipe)
-    settings = to_yaml(recipe) + _origin(arguments)
+    settings = to_yaml(recipe) + _origin(arguments, runtime)
     folder = open_run(arguments, settings, runtime)
     if folder.finished:
         print(f"{folder.path}: this training is finished already")
@@ -108,8 +108,8 @@ def _recipe(arguments: argparse.Namespace) -> ProposerRecipe:
     return load_config(ProposerRecipe, arguments.config, overrides, base=saved_network(arguments.init))
 
 
-def _origin(arguments: argparse.Namespace) -> str:
-    """What a run was made from, as comments of its config.yaml: a run is resumed on the same inputs only."""
+def _origin(arguments: argparse.Namespace, runtime: Runtime) -> str:
+    """What a run was made from and its precision, as comments of its config.yaml: a resumed run has the same."""
     paths = {"data": arguments.data, "init": arguments.init, "landmarks": arguments.landmarks}
     lines = [f"# {name}: {path.resolve()}" for name, path in paths.items() if path is not None]
-    return "\n".join(["# tinygan-train-proposer", *lines]) + "\n"
+    return "\n".join(["# tinygan-train-proposer", f"# precision: {runtime.precision}", *lines]) + "\n"

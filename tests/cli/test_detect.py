@@ -114,6 +114,24 @@ def test_a_cut_off_run_is_continued(photos, tmp_path, capsys, monkeypatch):
     assert table(cut) == table(whole) and set(contents(cut)) == set(contents(whole))
 
 
+def test_another_precision_is_not_mixed_in(photos, tmp_path, capsys):
+    out = tmp_path / "found"
+    assert main(typed(photos / "none.jpg", "--out", out, "--precision", "32")) == 0
+    noted = json.loads((out / "detections.json").read_text())
+    assert noted["first_stage"]["precision"] == noted["second_stage"]["precision"] == "32"
+    assert main(typed(photos / "none.jpg", "--out", out, "--resume", "--precision", "bf16")) == 2
+    assert "first_stage.precision was 32, is now bf16" in capsys.readouterr().err
+
+
+def test_the_same_command_gives_the_same_tables_every_time(photos, tmp_path):
+    tables = []
+    for number in range(6):
+        out = tmp_path / str(number)
+        assert main(typed(photos / "face.png", "--out", out, "--no-pictures")) == 0
+        tables.append([(out / name).read_bytes() for name in ("detections.json", "detections.csv")])
+    assert all(found == tables[0] for found in tables)
+
+
 def test_results_are_not_lost(photos, tmp_path, capsys):
     out = tmp_path / "found"
     assert main(typed(photos, "--out", out)) == 0

@@ -158,6 +158,19 @@ def test_subset_restricts_what_is_written(data, checkpoint, tmp_path):
     assert sorted(open_detections(tmp_path / "out")) == ["0--Parade/val_1", "0--Parade/val_3"]
 
 
+def test_another_precision_is_not_mixed_in(data, checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(typed(data, checkpoint, out)) == 0
+    assert main([*typed(data, checkpoint, out, "--resume"), "--precision", "bf16"]) == 2
+    assert "other settings (precision was 32, is now bf16); repeat those, or" in capsys.readouterr().err
+    settings = json.loads((out / "rescore.json").read_text())
+    assert settings.pop("precision") == "32"
+    (out / "rescore.json").write_text(json.dumps(settings))
+    assert main(typed(data, checkpoint, out, "--resume")) == 2
+    assert "an older version, which did not note its precision; replace it with --overwrite" in capsys.readouterr().err
+    assert main(typed(data, checkpoint, out, "--overwrite")) == 0
+
+
 def test_cut_off_run_is_continued(data, checkpoint, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert main(typed(data, checkpoint, whole)) == 0 and main(typed(data, checkpoint, cut)) == 0

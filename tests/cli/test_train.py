@@ -142,6 +142,18 @@ def test_run_is_not_resumed_on_other_data(runs, tiny_set, tmp_path, capsys, make
     assert f"other settings (first difference: '# data: {other.root}'" in capsys.readouterr().err
 
 
+def test_another_precision_is_not_mixed_in(runs, tiny_wider, tiny_set, capsys):
+    typed = [*words("mse-init", tiny_wider, runs, tiny_set), "--resume"]
+    assert main([*typed, "--precision", "bf16"]) == 2
+    assert "other settings (first difference: '# precision: bf16')" in capsys.readouterr().err
+    config = runs / "mse-init/config.yaml"
+    noted = config.read_text()
+    config.write_text(noted.replace("# precision: 32\n", ""))
+    assert main(typed) == 2
+    assert "older version, which did not note its precision; start again with --overwrite" in capsys.readouterr().err
+    config.write_text(noted)
+
+
 def test_resume_and_overwrite_exclude_each_other(runs, tiny_wider, tiny_set, capsys):
     with pytest.raises(SystemExit, match="2"):
         main([*words("gan", tiny_wider, runs, tiny_set), "--resume", "--overwrite"])

@@ -47,11 +47,14 @@ def best(found: Detections) -> Detections:
 
 def test_a_tiny_face_is_found_without_a_setting(astronaut):
     picture, face = astronaut
-    detector = tinygan.FaceDetector()
-    torch.set_num_threads(1)
-    found = best(detector.detect(picture))
+    found = best(tinygan.FaceDetector().detect(picture))
     assert iou(found.boxes, face)[0, 0] >= 0.4 and found.scores[0] > 0.5
     assert set(found.fields) == {"proposal_box", "proposal_score", "face_logit", "outcome", "landmarks"}
+
+
+def test_building_and_detecting_leave_the_threads_alone(two_threads, astronaut):
+    tinygan.FaceDetector().detect(astronaut[0])
+    assert torch.get_num_threads() == two_threads
 
 
 def test_boxes_refer_to_the_upright_picture(detector, astronaut, tmp_path):

@@ -1,7 +1,13 @@
 """The second stage from Python says what the command says."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import tinygan
@@ -12,6 +18,8 @@ from tinygan.errors import CheckpointError, DataError
 from tinygan.formats.registry import open_detections
 from tinygan.second_stage.calibration import Evidence
 from tinygan.second_stage.fusion import Fusion
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -55,6 +63,57 @@ def test_learns_how_to_read_a_detector(checkpoint, tiny_wider, tmp_path, monkeyp
     monkeypatch.setattr("tinygan.second_stage.calibration.MIN_PROPOSALS", 20)
     assert stage.learn(images, proposals.values())
     assert not np.allclose(stage.rescore(images[0], proposals["0--Parade/val_0"]).scores, before.scores)
+
+
+def test_building_and_rescoring_leave_the_threads_alone(two_threads, checkpoint):
+    stage = tinygan.SecondStage(checkpoint, device="cpu")
+    stage.rescore(np.zeros((40, 60, 3), np.uint8), [[4, 4, 12, 14]], [0.5])
+    assert torch.get_num_threads() == two_threads
+
+
+WORKER = """
+import multiprocessing, os, sys
+import numpy as np
+import torch
+import tinygan
+
+def answer(stage):
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    return stage.rescore(image, [[10, 10, 22, 24], [40, 20, 80, 70]], [0.5, 0.6]).scores.tolist()
+
+def send(pipe):
+    layer = torch.nn.Conv2d(32, 32, 3)  # the host's own network
+    scores, threads = answer(stage), torch.get_num_threads()
+    pipe.send((scores, threads, layer(torch.ones(8, 32, 64, 64)).shape[0] if computes else 8))
+
+def ask():
+    ours, theirs = fork.Pipe(duplex=False)
+    worker = fork.Process(target=send, args=(theirs,), daemon=True)
+    worker.start()
+    assert ours.poll(60), "a forked worker hangs"
+    scores, threads, count = ours.recv()
+    worker.join(10)
+    assert threads == 2 and count == 8 and worker.exitcode == 0, (threads, count, worker.exitcode)
+    return scores
+
+fork = multiprocessing.get_context("fork")
+before = tinygan.SecondStage, len(os.listdir("/proc/self/task"))
+stage = tinygan.SecondStage("lite", device="cpu")
+assert len(os.listdir("/proc/self/task")) == before[1], "the constructor started threads"
+assert torch.get_num_threads() == 2
+assert not {"lightning_fabric", "scipy.optimize"} & sys.modules.keys()
+computes = True
+first = ask()  # nothing was computed before: the worker may do what it likes
+computes = False  # torch itself cannot in a process forked from one whose threads have begun to compute
+here = answer(stage)
+assert np.allclose(ask(), first) and np.allclose(here, first)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux does")
+def test_workers_forked_before_and_after_rescoring_rescore():
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", WORKER], check=True, env=environment, cwd=ROOT, timeout=180)
 
 
 def test_no_boxes_give_no_boxes(stage):

@@ -15,9 +15,10 @@ from tinygan import __version__
 from tinygan.errors import TinyGanError
 
 if TYPE_CHECKING:
-    from tinygan.runtime import Runtime
+    from tinygan.runtime import Runtime, RuntimeOptions
     from tinygan.training.run import RunFolder
 
+log = logging.getLogger(__name__)
 DONE, SOME_SKIPPED, MISUSE = 0, 1, 2
 LISTED = 20
 DETECTIONS = (
@@ -64,7 +65,7 @@ def add_example(parser: argparse.ArgumentParser, example: str) -> None:
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
 
 
-def add_runtime_options(parser: argparse.ArgumentParser, batch: str) -> None:
+def add_runtime_options(parser: argparse.ArgumentParser, batch: str = "patches per forward pass") -> None:
     """Options on where and how the networks run.
 
     Args:
@@ -73,9 +74,31 @@ def add_runtime_options(parser: argparse.ArgumentParser, batch: str) -> None:
     """
     group = parser.add_argument_group("runtime")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    group.add_argument("--precision", default="auto", choices=["auto", "bf16", "32"], help="default: auto")
+    group.add_argument(
+        "--precision",
+        default="auto",
+        choices=["auto", "bf16", "32"],
+        help="default: auto, bf16 on GPUs that multiply it natively and CPUs with AMX, else 32",
+    )
     group.add_argument("--batch-size", type=positive_int, metavar="N", help=batch)
-    group.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: all cores)")
+    group.add_argument(
+        "--threads",
+        type=positive_int,
+        metavar="N",
+        help="CPU threads (default: all cores this process may use, OMP_NUM_THREADS at most)",
+    )
+
+
+def runtime_options(arguments: argparse.Namespace) -> RuntimeOptions:
+    """Where and how the networks run, of the options that :func:`add_runtime_options` added.
+
+    Commands alone decide on the threads of torch: a library leaves them to the program that calls it.
+    """
+    from tinygan.runtime import RuntimeOptions, command_threads
+
+    return RuntimeOptions(
+        device=arguments.device, precision=arguments.precision, threads=command_threads(arguments.threads)
+    )
 
 
 def add_config_options(parser: argparse.ArgumentParser, settings: str, presets: Sequence[str] = ()) -> None:
@@ -161,6 +184,8 @@ def run_command(parser: Parser, body: Callable[[argparse.Namespace], int], argv:
 def open_run(arguments: argparse.Namespace, settings: str, runtime: Runtime) -> RunFolder:
     """The run folder ``--out``; of several processes the first one checks and makes it, the others open it.
 
+    Also says on which device and in which precision it will be trained.
+
     Args:
         arguments: with ``out``, ``resume`` and ``overwrite``.
         settings: text of its ``config.yaml``.
@@ -170,6 +195,7 @@ def open_run(arguments: argparse.Namespace, settings: str, runtime: Runtime) -> 
 
     if runtime.is_main:
         RunFolder(arguments.out, settings, arguments.resume, arguments.overwrite)
+        log.info("%s", runtime)
     runtime.barrier()
     return RunFolder(arguments.out, settings, resume=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +21,16 @@ from tinygan.cli.common import (
     make_parser,
     positive_int,
     run_command,
+    runtime_options,
     show_config,
 )
 
 if TYPE_CHECKING:
     from tinygan.detect.results import Totals
     from tinygan.proposers import Choice
+    from tinygan.runtime import Runtime
 
+log = logging.getLogger(__name__)
 
 EXAMPLE = "tinygan-detect photo.jpg holiday/ --out found"
 
@@ -88,20 +92,23 @@ def _detect(arguments: argparse.Namespace) -> int:
     from tinygan.detect.detector import FaceDetector
     from tinygan.detect.results import open_results
     from tinygan.detect.run import DetectConfig, detect_all
-    from tinygan.runtime import RuntimeOptions
+    from tinygan.runtime import Runtime
 
     chosen = _choice(arguments)
+    options = runtime_options(arguments)
+    first, second = Runtime(options.exact()), Runtime(options)
     detector = FaceDetector.open(
         chosen,
         arguments.checkpoint,
         move_boxes=not arguments.no_boxes,
         max_rois=arguments.max_rois,
         batch_size=arguments.batch_size or 128,
-        options=RuntimeOptions(device=arguments.device, precision=arguments.precision, threads=arguments.threads),
+        options=options,
     )
-    settings = _settings(arguments, chosen)
+    settings = _settings(arguments, chosen, first, second)
     config = DetectConfig(min_score=arguments.min_score, pictures=not arguments.no_pictures)
     with open_results(arguments.out, settings, arguments.resume, arguments.overwrite) as results:
+        log.info("first stage: %s; second stage: %s", first, second)
         skipped = detect_all(detector, sources, results, config)
         totals = results.write_tables(settings)
     return _print(totals, skipped, arguments.out, time.monotonic() - started)
@@ -113,7 +120,7 @@ def _choice(arguments: argparse.Namespace) -> Choice:
     return choose_proposer(arguments.proposer, arguments.first_stage_weights, arguments.config, arguments.overrides)
 
 
-def _settings(arguments: argparse.Namespace, chosen: Choice) -> dict[str, Any]:
+def _settings(arguments: argparse.Namespace, chosen: Choice, first: Runtime, second: Runtime) -> dict[str, Any]:
     """What decides the result, as JSON types."""
     from tinygan.checkpoint import find_weights, packaged_weights
     from tinygan.config import to_tree
@@ -125,10 +132,12 @@ def _settings(arguments: argparse.Namespace, chosen: Choice) -> dict[str, Any]:
         "first_stage": {
             "proposer": chosen.name,
             "weights": _digest(chosen.weights),
+            "precision": first.precision,
             **json.loads(json.dumps(to_tree(chosen.config))),
         },
         "second_stage": {
             "checkpoint": _digest(checkpoint),
+            "precision": second.precision,
             "move_boxes": not arguments.no_boxes,
             "max_rois": arguments.max_rois,
         },

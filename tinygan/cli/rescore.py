@@ -20,6 +20,7 @@ from tinygan.cli.common import (
     make_parser,
     positive_int,
     run_command,
+    runtime_options,
     show_config,
 )
 from tinygan.errors import DataError
@@ -74,7 +75,7 @@ def _rescore(arguments: argparse.Namespace) -> int:
         raise DataError(f"{arguments.report}: no such folder to write the report into")
     from tinygan.files import write_atomically
     from tinygan.formats.folders import open_output
-    from tinygan.runtime import Runtime, RuntimeOptions
+    from tinygan.runtime import Runtime
     from tinygan.second_stage.engine import KEPT, plan_rescoring, rescore, run_settings
     from tinygan.second_stage.judge import Judge
 
@@ -83,12 +84,13 @@ def _rescore(arguments: argparse.Namespace) -> int:
     if arguments.show_config:
         return show_config(config)
     plan = plan_rescoring(arguments.proposals, arguments.images, config, arguments.subset)
-    options = RuntimeOptions(device=arguments.device, precision=arguments.precision, threads=arguments.threads)
-    judge = Judge.from_weights(weights, Runtime(options))
-    settings = run_settings(weights, config, arguments.proposals)
+    runtime = Runtime(runtime_options(arguments))
+    judge = Judge.from_weights(weights, runtime)
+    settings = run_settings(weights, config, arguments.proposals, runtime.precision)
     writer = open_output(
         arguments.out, KEPT, "tinygan-rescore", settings, resume=arguments.resume, overwrite=arguments.overwrite
     )
+    log.info("%s", runtime)
     report = rescore(plan, judge, config, writer)
     writer.close()
     if arguments.report is not None:

@@ -21,6 +21,7 @@ from tinygan.cli.common import (
     open_run,
     positive_int,
     run_command,
+    runtime_options,
     show_config,
 )
 from tinygan.errors import ConfigError, DataError
@@ -93,12 +94,11 @@ def _train(arguments: argparse.Namespace) -> int:
         return show_config(_recipe(arguments))
     _check_usage(arguments)
     from tinygan.config import to_yaml
-    from tinygan.runtime import Runtime, RuntimeOptions
+    from tinygan.runtime import Runtime
 
     recipe = _recipe(arguments)
-    options = RuntimeOptions(device=arguments.device, precision=arguments.precision, threads=arguments.threads)
-    runtime = Runtime(options)
-    settings = to_yaml(recipe) + _origin(arguments)
+    runtime = Runtime(runtime_options(arguments))
+    settings = to_yaml(recipe) + _origin(arguments, runtime)
     folder = open_run(arguments, settings, runtime)
     if folder.finished:
         print(f"{folder.path}: this stage is finished already")
@@ -127,8 +127,8 @@ def _check_usage(arguments: argparse.Namespace) -> None:
             raise DataError(f"{path}: no such file or folder")
 
 
-def _origin(arguments: argparse.Namespace) -> str:
-    """What a run was made from, as comments of its config.yaml: a run is resumed on the same inputs only."""
+def _origin(arguments: argparse.Namespace, runtime: Runtime) -> str:
+    """What a run was made from and its precision, as comments of its config.yaml: a resumed run has the same."""
     paths = {
         "data": [arguments.data],
         "proposals": arguments.proposals,
@@ -138,7 +138,8 @@ def _origin(arguments: argparse.Namespace) -> str:
         "subset": [arguments.subset] if arguments.subset else [],
     }
     lines = [f"# {name}: {' '.join(str(path.resolve()) for path in given)}" for name, given in paths.items() if given]
-    return "\n".join([f"# stage: {arguments.stage}", *lines]) + "\n"
+    head = [f"# stage: {arguments.stage}", f"# precision: {runtime.precision}"]
+    return "\n".join([*head, *lines]) + "\n"
 
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:

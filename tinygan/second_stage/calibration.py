@@ -22,7 +22,6 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit, log_expit, logit
 
 from tinygan.detections import FloatArray, IntArray
@@ -172,6 +171,8 @@ def fit_score_map(scores: FloatArray, log_ratios: FloatArray) -> ScoreMap | None
     if high - low < 1e-3:
         return None
     knots = np.linspace(low, high, _SEGMENTS + 1)
+    from scipy.optimize import minimize  # takes longer to import than all else that rescoring needs of SciPy
+
     features = _segment_features(logits, knots)
 
     def cost(weights: FloatArray) -> tuple[float, FloatArray]:
@@ -206,6 +207,8 @@ def fit_evidence(face_logits: FloatArray, size: FloatArray, is_face: FloatArray,
         is_face: float64 [N], 0 or 1.
         detector: int [N], the detector of each proposal.
     """
+    from scipy.optimize import minimize
+
     own = [(detector == number).astype(np.float64) for number in np.unique(detector)]
     columns = [face_logits, face_logits * size, *own, *(mask * size for mask in own)]
     features = np.stack(columns, axis=1)

@@ -176,13 +176,14 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
     return report
 
 
-def run_settings(weights: Weights, config: RescoreConfig, proposals: Path) -> dict[str, object]:
+def run_settings(weights: Weights, config: RescoreConfig, proposals: Path, precision: str) -> dict[str, object]:
     """What decides a run's result, as JSON types."""
     digest = hashlib.sha256()
     for name in sorted(weights.tensors):
         digest.update(weights.tensors[name].contiguous().numpy().tobytes())
     settings = {key: value for key, value in to_tree(config).items() if key in SETTINGS}
-    return {"weights": digest.hexdigest(), **settings, "proposals": str(proposals.resolve())}
+    where = {"proposals": str(proposals.resolve()), "precision": precision}
+    return {"weights": digest.hexdigest(), **settings, **where}
 
 
 def _find_view(

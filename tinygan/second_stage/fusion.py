@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
 from tinygan.boxes import greedy_groups, interpolate, longer_side
@@ -269,6 +268,7 @@ def calibrate(fusion: Fusion, logits: FloatArray, is_face: FloatArray) -> Fusion
         logits: float64 [N], their :func:`fused_logits` on labelled proposals.
         is_face: float64 [N], 0 or 1.
     """
+    from scipy.optimize import minimize
 
     def cost(weights: FloatArray) -> tuple[float, FloatArray]:
         odds = weights[0] * logits + weights[1]

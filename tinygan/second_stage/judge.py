@@ -17,7 +17,7 @@ from tinygan.models.build import load_generator, load_part
 from tinygan.models.discriminator import Discriminator, DiscriminatorConfig
 from tinygan.models.folding import fold_batch_norm
 from tinygan.models.pixels import to_bytes, to_float
-from tinygan.runtime import Runtime
+from tinygan.runtime import Runtime, one_thread
 
 
 class Verdicts(NamedTuple):
@@ -60,6 +60,7 @@ class Judge:
             runtime.place(network)
 
     @classmethod
+    @one_thread()  # threads of torch started here would keep a process forked later from computing
     def from_weights(cls, weights: Weights, runtime: Runtime, generator: nn.Module | None = None) -> Judge:
         """Build the networks that a checkpoint of kind ``gan`` or ``fused`` describes.
 
@@ -91,8 +92,8 @@ class Judge:
         Returns:
             Verdicts on ``small`` and on ``large``.
         """
-        pictures = [] if not len(large) else [self._load(large)]
         with self._runtime.autocast():
+            pictures = [] if not len(large) else [self._load(large)]
             if len(small):
                 pictures.insert(0, self._generator(self._load(small)).refined.float())
             if not pictures:
@@ -119,7 +120,7 @@ class Judge:
         """
         with self._runtime.autocast():
             generated = self._generator(self._load(small))
-        return to_bytes(generated.sr), to_bytes(generated.refined)
+            return to_bytes(generated.sr), to_bytes(generated.refined)
 
     def _load(self, pixels: ByteArray) -> Tensor:
         return to_float(pixels).to(self._runtime.device)

@@ -114,7 +114,7 @@ def run_loop(
     Raises:
         TinyGanError: if a loss is not finite.
     """
-    first = _restore(stage, folder)
+    first = _restore(stage, folder, runtime)
     if runtime.is_main:
         folder.keep_metrics_before(first)
     started = time.monotonic()
@@ -136,7 +136,11 @@ def run_loop(
                 stage.draw_samples(folder.file("samples") / f"epoch_{(step + 1) // config.steps_per_epoch:03d}.png")
                 loss_curves(folder.metrics(), folder.file(CURVES_FILE))
             if (step + 1) % config.save_every == 0 or last_of_epoch:
-                state = {"step": step + 1, "stage": stage.state_dict(), "rng": rng_state()}  # on every device
+                state = {
+                    "step": step + 1,
+                    "stage": stage.state_dict(),
+                    "rng": rng_state(runtime.device),
+                }  # on every device
                 if runtime.is_main:
                     save_state(folder.file(STATE_FILE), state)
 
@@ -171,13 +175,13 @@ class Prefetcher(Generic[BatchT]):
                 yield number, batch.result()
 
 
-def _restore(stage: Stage[Any], folder: RunFolder) -> int:
+def _restore(stage: Stage[Any], folder: RunFolder, runtime: Runtime) -> int:
     file = folder.file(STATE_FILE)
     if not file.is_file():
         return 0
     state = load_state(file)
     stage.load_state_dict(state["stage"])
-    restore_rng_state(state["rng"])
+    restore_rng_state(state["rng"], runtime.device)
     log.info("resuming at step %d", state["step"])
     return int(state["step"])
 

@@ -132,6 +132,11 @@ def _check_same(config: Path, config_yaml: str) -> None:
     if before == now:
         return
     differing = next((new for old, new in zip(before, now, strict=False) if old != new), "its length")
+    if differing.startswith("# precision:") and not any(line.startswith("# precision:") for line in before):
+        raise CheckpointError(
+            f"{config}: the run was started by an older version, which did not note its precision; start again with "
+            "--overwrite"
+        )
     raise CheckpointError(
         f"{config}: the run was started with other settings (first difference: '{differing.strip()}'); "
         "resume with the same ones, or start again with --overwrite"

@@ -35,6 +35,13 @@ def test_without_weights_those_that_ship_are_used(tiny_wider, tmp_path):
     assert all(first[name].scores.tolist() == second[name].scores.tolist() for name in first)
 
 
+def test_another_precision_is_not_mixed_in(tiny_wider, tmp_path, capsys):
+    assert main(typed(tiny_wider, tmp_path / "out")) == 0  # auto: a first stage runs in single precision
+    assert main(typed(tiny_wider, tmp_path / "out", "--resume", "--precision", "bf16")) == 2
+    assert "precision was 32, is now bf16" in capsys.readouterr().err
+    assert main(typed(tiny_wider, tmp_path / "out", "--resume", "--precision", "32")) == 0
+
+
 def test_a_judge_is_no_first_stage(tiny_wider, tmp_path, capsys):
     assert main(typed(tiny_wider, tmp_path / "out", "--weights", str(packaged_weights("lite")))) == 2
     assert "kind 'fused', expected proposer" in capsys.readouterr().err

@@ -57,6 +57,11 @@ def test_a_run_folder_holds_what_every_run_holds(trained):
     assert rows[0]["landmarks"] == 0  # there were none to learn from
 
 
+def test_another_precision_is_not_mixed_in(trained, tiny_wider, capsys):
+    assert main(typed(tiny_wider.root, trained, "--resume", "--precision", "bf16")) == 2
+    assert "other settings (first difference: '# precision: bf16')" in capsys.readouterr().err
+
+
 def test_what_was_trained_proposes(trained, tiny_wider, tmp_path, capsys):
     images = str(tiny_wider.root / "WIDER_val/images")
     for weights in (trained, trained / "model.safetensors"):

@@ -64,7 +64,7 @@ def add_example(parser: argparse.ArgumentParser, example: str) -> None:
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
 
 
-def add_runtime_options(parser: argparse.ArgumentParser, batch: str) -> None:
+def add_runtime_options(parser: argparse.ArgumentParser, batch: str = "patches per forward pass") -> None:
     """Options on where and how the networks run.
 
     Args:

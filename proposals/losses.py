@@ -23,7 +23,7 @@ class DetectionLossConfig:
     Attributes:
         classification: ``hard_negatives``: cross-entropy on all faces and the worst background anchors; ``focal``: on
             all anchors (Lin et al. 2017).
-        negatives_per_face: background anchors per face anchor, for ``hard_negatives`` (the common implementation's 7).
+        negatives_per_face: background anchors a face anchor, for ``hard_negatives`` (the common implementation's 7).
         focal_alpha: weight of faces, for ``focal``.
         focal_gamma: how much easy anchors fade, for ``focal``.
         box_weight: λ1 of the paper; the common implementation has 2.

@@ -40,15 +40,13 @@ class RetinaFaceConfig:
 
     Attributes:
         backbone: ``mobilenet025`` (0.43 M parameters) or ``resnet50`` (27 M).
-        negative_slope: slope of the activations of ``mobilenet025`` below 0;
-            some public checkpoints were trained with 0.1.
-        anchors: sides of the anchors in pixels at strides 8, 16 and 32; some public checkpoints have
-            [[16, 32], [64, 128], [256, 512]].
-        variances: scales of the offsets of an anchor's centre and of its size.
+        negative_slope: of the activations of ``mobilenet025``; some public checkpoints were trained with 0.1.
+        anchors: sides in pixels at strides 8, 16 and 32; some public checkpoints: [[16, 32], [64, 128], [256, 512]].
+        variances: of an anchor's centre and size.
         score_threshold: boxes of a lower face probability are dropped.
-        top_k: number of boxes per scale that enter NMS, the best ones.
+        top_k: best boxes of one scale that enter NMS.
         nms_iou: of two boxes that overlap more, the lower scored is dropped.
-        keep: number of boxes kept per image after NMS, the best ones.
+        keep: best boxes of an image after NMS.
         scales: factors by which the image is resized; several are detected one by one and merged by NMS.
         overview_px: images at least twice as long are searched once more, shrunk to this: faces of 48 px or more there
             are looked for in this overview alone. 0: there is no overview.

@@ -28,7 +28,7 @@ class CallableConfig:
     Attributes:
         function: ``package.module:name``; it takes an image, uint8 RGB [H, W, 3], and returns ``boxes, scores``:
             [N, 4] ``x1, y1, x2, y2`` in pixels with x2/y2 exclusive, and [N], larger is more face-like.
-        keep: number of boxes kept per image, the best ones.
+        keep: best boxes of an image.
     """
 
     function: str = ""

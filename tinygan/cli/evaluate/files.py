@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinygan.cli.common import DONE, SOME_SKIPPED
+from tinygan.cli.common import DETECTIONS, DONE, SOME_SKIPPED, SUBSET
 from tinygan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -70,18 +70,33 @@ def add_input_options(parser: argparse.ArgumentParser, ground_truth: str) -> Non
         ground_truth: help for ``--ground-truth``.
     """
     add = parser.add_argument
-    add("--detections", required=True, type=Path, metavar="D", help="detections in any format that is read")
-    add("--ground-truth", required=True, type=Path, metavar="TRUTH", help=ground_truth)
-    add("--subset", type=Path, metavar="LIST", help="count these images only: names, one a line, or a *_bbx_gt.txt")
-    add("--baseline", type=Path, metavar="D0", help="detections to compare with, e.g. the first stage's")
-    add("--from", dest="format", metavar="FORMAT", help="format of --detections; found out if not given")
-    add("--names", type=Path, metavar="JSON", help="images file that turns the ids of COCO results into names")
+    add("--detections", required=True, type=Path, metavar="D", help=f"detections to evaluate, in {DETECTIONS}")
+    add("--ground-truth", required=True, type=Path, metavar="TRUTH", help=f"the annotated faces: {ground_truth}")
+    add("--subset", type=Path, metavar="LIST", help=f"count these images only: {SUBSET}")
+    add("--baseline", type=Path, metavar="D0", help="detections to compare with, such as those before rescoring")
+    add(
+        "--from",
+        dest="format",
+        metavar="FORMAT",
+        help="format of --detections: wider, fddb, coco, csv or parquet (default: found out)",
+    )
+    add(
+        "--names",
+        type=Path,
+        metavar="COCO.json",
+        help="COCO annotations whose images give names to the image ids of COCO results",
+    )
     add("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
+
+
+def add_yolo_option(parser: argparse.ArgumentParser) -> None:
+    """``--images``, which YOLO annotations need."""
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, which YOLO annotations need")
 
 
 def add_report_options(parser: argparse.ArgumentParser, plot: str | None) -> None:
     """``--json``, ``--markdown`` and, if ``plot`` says what is drawn, ``--plot``."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE.json", help="write every figure to FILE.json")
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     if plot is not None:
         parser.add_argument("--plot", type=Path, metavar="FILE.png", help=plot)

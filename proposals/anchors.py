@@ -21,7 +21,7 @@ def pyramid_anchors(
     Args:
         sizes: height and width of each level, in cells.
         strides: pixels from cell to cell of each level.
-        sides_px: sides of the anchors of one cell, each level.
+        sides_px: for each level, the sides of the anchors of one cell in pixels.
 
     Returns:
         float32 [A, 4], ``centre x, centre y, width, height`` in pixels: level by level, row by row, cell by cell,
@@ -45,7 +45,7 @@ def decode_boxes(offsets: Tensor, anchors: Tensor, variances: tuple[float, float
         offsets: float [N, 4]: shift of the centre in anchor sides over ``variances[0]``, log growth of width and
             height over ``variances[1]``.
         anchors: float [N, 4], ``centre x, centre y, width, height``.
-        variances: of centre and size.
+        variances: scales of the offsets of centre and size.
 
     Returns:
         float [N, 4], ``x1, y1, x2, y2``.
@@ -61,7 +61,7 @@ def decode_landmarks(offsets: Tensor, anchors: Tensor, variances: tuple[float, f
     Args:
         offsets: float [N, 2 K]: ``x, y`` of K points in anchor sides over ``variances[0]``.
         anchors: float [N, 4], ``centre x, centre y, width, height``.
-        variances: of centre and size.
+        variances: scales of the offsets of centre and size.
 
     Returns:
         float [N, 2 K], ``x, y`` in turn.
@@ -77,7 +77,7 @@ def encode_boxes(boxes: Tensor, anchors: Tensor, variances: tuple[float, float])
     Args:
         boxes: float [N, 4], ``x1, y1, x2, y2``, of some area.
         anchors: float [N, 4], ``centre x, centre y, width, height``.
-        variances: of centre and size.
+        variances: scales of the offsets of centre and size.
 
     Returns:
         float [N, 4], offsets.
@@ -93,7 +93,7 @@ def encode_landmarks(points: Tensor, anchors: Tensor, variances: tuple[float, fl
     Args:
         points: float [N, 2 K], ``x, y`` of K points in turn, pixels.
         anchors: float [N, 4], ``centre x, centre y, width, height``.
-        variances: of centre and size.
+        variances: scales of the offsets of centre and size.
 
     Returns:
         float [N, 2 K], offsets.

@@ -20,9 +20,9 @@ from tinygan.concurrency import ordered_map
 from tinygan.config import to_tree
 from tinygan.errors import DataError
 from tinygan.formats import wider
-from tinygan.formats.folders import DetectionWriter
 from tinygan.formats.images import read_image
 from tinygan.formats.names import list_images, match_names, stem
+from tinygan.formats.writing import DetectionWriter
 from tinygan.proposers import Proposer
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def run_settings(
 def propose_all(
     plan: Plan, proposer: Proposer, writer: DetectionWriter, batch_size: int = 1, workers: int = 2
 ) -> Report:
-    """Run a first stage over all images and write one file an image.
+    """Run a first stage over all images and write one file per image.
 
     Images are decoded on threads while the network runs; at most ``workers + 2`` of them and one batch wait, so
     memory does not grow with their number.

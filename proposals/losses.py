@@ -23,9 +23,9 @@ class DetectionLossConfig:
     Attributes:
         classification: ``hard_negatives``: cross-entropy on all faces and the worst background anchors; ``focal``: on
             all anchors (Lin et al. 2017).
-        negatives_per_face: background anchors a face anchor, for ``hard_negatives`` (the common implementation's 7).
+        negatives_per_face: background anchors per face anchor, for ``hard_negatives`` (7 in the common code).
         focal_alpha: weight of faces, for ``focal``.
-        focal_gamma: how much easy anchors fade, for ``focal``.
+        focal_gamma: exponent that lowers the weight of easy anchors, for ``focal``.
         box_weight: λ1 of the paper; the common implementation has 2.
         landmark_weight: λ2 of the paper; the common implementation has 1.
     """
@@ -51,10 +51,11 @@ def hard_negative_loss(logits: Tensor, labels: Tensor, negatives_per_face: int) 
     Args:
         logits: float [B, A], face against background.
         labels: int64 [B, A], ``FACE``, ``BACKGROUND`` or ``IGNORED``.
-        negatives_per_face: how many of them a face anchor; a picture without faces gives as many as one with one.
+        negatives_per_face: number of background anchors per face anchor; a picture without a face anchor gives as
+            many as a picture with one.
 
     Returns:
-        A scalar: the sum over the anchors chosen, by the number of faces (at least 1).
+        A scalar: the sum over the chosen anchors, divided by the number of face anchors (at least 1).
     """
     faces, background = labels == FACE, labels == BACKGROUND
     losses = F.binary_cross_entropy_with_logits(logits, faces.to(logits.dtype), reduction="none")
@@ -73,10 +74,10 @@ def focal_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Te
         logits: float [B, A], face against background.
         labels: int64 [B, A], ``FACE``, ``BACKGROUND`` or ``IGNORED``.
         alpha: weight of faces; 1 - alpha is that of background.
-        gamma: how much easy anchors fade.
+        gamma: exponent that lowers the weight of easy anchors; 0 weighs all alike.
 
     Returns:
-        A scalar: the sum by the number of faces (at least 1).
+        A scalar: the sum, divided by the number of face anchors (at least 1).
     """
     counts = labels != IGNORED
     faces = labels == FACE
@@ -91,10 +92,10 @@ def offset_loss(offsets: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
     Args:
         offsets: float [B, A, K].
         targets: float [B, A, K], finite where ``chosen``.
-        chosen: bool [B, A], anchors that count.
+        chosen: bool [B, A], the anchors that count.
 
     Returns:
-        A scalar: the sum over K, the mean over anchors; 0 (with a gradient of 0) if there are none.
+        A scalar: the sum over K, averaged over the chosen anchors; 0 (with a gradient of 0) if there are none.
     """
     found = offsets[chosen].float()
     return F.smooth_l1_loss(found, targets[chosen], reduction="sum") / max(1, len(found))
@@ -104,9 +105,12 @@ def detection_losses(output: Output, targets: Targets, config: DetectionLossConf
     """All terms, unweighted; landmarks count where they are known.
 
     Args:
-        output: of the network, for B pictures.
-        targets: of the same anchors, [B, A, ...].
-        config: form of the classification loss.
+        output: the network's output for B pictures.
+        targets: the targets of the same anchors, [B, A, ...].
+        config: the form of the classification loss.
+
+    Returns:
+        ``classification``, ``box`` and ``landmarks``, each a scalar.
     """
     labels = targets.labels
     logits = (

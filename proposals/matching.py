@@ -1,4 +1,4 @@
-"""Which anchor answers for which face."""
+"""Which anchor has to find which face: the training targets of every anchor."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torchvision.ops import box_convert, box_iou
 from proposals.anchors import encode_boxes, encode_landmarks
 
 FACE, BACKGROUND, IGNORED = 1, 0, -1
+BLOCK = 16  # faces compared with all anchors at once: bounds memory on crowds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +20,12 @@ class MatchingConfig:
     """How anchors and faces are matched; defaults as in the common PyTorch RetinaFace.
 
     Attributes:
-        positive_iou: an anchor with at least this IoU to a face answers for it.
-        negative_iou: below this IoU to every face an anchor is background; between the two it is ignored.
-        rescue_iou: every face gets its best anchor, from this IoU on, though another face overlap that one more; of two
-            faces with the same best anchor the later one gets it.
-        ignored_iou: an anchor with this IoU to an ignored face (invalid, too small) is ignored.
+        positive_iou: least IoU at which an anchor is matched to the face that it overlaps most.
+        negative_iou: an anchor whose IoU with every face is below this is background; one between this and
+            ``positive_iou`` is ignored.
+        rescue_iou: a face is matched to the anchor that overlaps it most if their IoU is at least this, even where that
+            anchor overlaps another face more. If two faces share that anchor, it is matched to the later one.
+        ignored_iou: an anchor whose IoU with an ignored face (invalid, too small) is at least this is ignored.
     """
 
     positive_iou: float = 0.35
@@ -73,10 +75,13 @@ def match_anchors(faces: Faces, anchors: Tensor, variances: tuple[float, float],
     """Label every anchor.
 
     Args:
-        faces: of one picture.
+        faces: the faces of one picture.
         anchors: float32 [A, 4], ``centre x, centre y, width, height``.
-        variances: of centre and size, see :func:`proposals.anchors.encode_boxes`.
-        config: thresholds.
+        variances: scales of the offsets of centre and size, see :func:`proposals.anchors.encode_boxes`.
+        config: the thresholds.
+
+    Returns:
+        The labels of the A anchors, and the offsets from them to their faces.
     """
     count = len(anchors)
     labels = torch.full((count,), BACKGROUND)
@@ -84,29 +89,52 @@ def match_anchors(faces: Faces, anchors: Tensor, variances: tuple[float, float],
     landmark_targets = torch.full((count, faces.landmarks.shape[1]), torch.nan)
     if not len(faces.boxes):
         return Targets(labels, box_targets, landmark_targets)
-    overlaps = box_iou(faces.boxes, box_convert(anchors, "cxcywh", "xyxy"))
-    labels[_touched(overlaps[faces.ignored], config.ignored_iou)] = IGNORED
-    wanted = overlaps[~faces.ignored]
+    corners = box_convert(anchors, "cxcywh", "xyxy")
+    ignored = _best_pairs(faces.boxes[faces.ignored], corners)
+    labels[ignored.of_anchors >= config.ignored_iou] = IGNORED
+    labels[ignored.anchors] = IGNORED  # an ignored face's best anchor, however small their IoU
+    wanted = faces.boxes[~faces.ignored]
     if len(wanted):
-        best, owner = wanted.max(dim=0)
-        labels[(best >= config.negative_iou) & (best < config.positive_iou)] = IGNORED
-        labels[best >= config.positive_iou] = FACE
-        reach, anchor = wanted.max(dim=1)
-        rescued = reach >= config.rescue_iou
-        labels[anchor[~rescued & (labels[anchor] == BACKGROUND)]] = IGNORED  # half seen: not background either
-        labels[anchor[rescued]] = FACE
-        owner[anchor[rescued]] = rescued.nonzero()[:, 0]
+        best = _best_pairs(wanted, corners)
+        labels[(best.of_anchors >= config.negative_iou) & (best.of_anchors < config.positive_iou)] = IGNORED
+        labels[best.of_anchors >= config.positive_iou] = FACE
+        rescued = best.of_faces >= config.rescue_iou
+        left = best.anchors[~rescued]
+        labels[left[labels[left] == BACKGROUND]] = IGNORED  # it sees part of a face: no background either
+        labels[best.anchors[rescued]] = FACE
+        best.faces[best.anchors[rescued]] = rescued.nonzero()[:, 0]
         rows = (labels == FACE).nonzero()[:, 0]
-        chosen = owner[rows]
-        box_targets[rows] = encode_boxes(faces.boxes[~faces.ignored][chosen], anchors[rows], variances)
+        chosen = best.faces[rows]
+        box_targets[rows] = encode_boxes(wanted[chosen], anchors[rows], variances)
         points = faces.landmarks[~faces.ignored][chosen]
         landmark_targets[rows] = encode_landmarks(points, anchors[rows], variances)
     return Targets(labels, box_targets, landmark_targets)
 
 
-def _touched(overlaps: Tensor, threshold: float) -> Tensor:
-    """Anchors that overlap an ignored face by the threshold, or more than any other anchor does."""
-    touched = (overlaps >= threshold).any(dim=0)
-    if len(overlaps):
-        touched[overlaps.argmax(dim=1)] = True
-    return touched
+class _BestPairs(NamedTuple):
+    """The largest IoU of each of A anchors with one of M faces, and the other way round; of equals the first.
+
+    Attributes:
+        of_anchors: float32 [A], IoU; -1 without faces.
+        faces: int64 [A], the face of that IoU.
+        of_faces: float32 [M], IoU.
+        anchors: int64 [M], the anchor of that IoU.
+    """
+
+    of_anchors: Tensor
+    faces: Tensor
+    of_faces: Tensor
+    anchors: Tensor
+
+
+def _best_pairs(boxes: Tensor, anchors: Tensor) -> _BestPairs:
+    """Compare boxes [M, 4] with anchors [A, 4], both ``x1, y1, x2, y2``; never more than ``BLOCK`` boxes at once."""
+    of_anchors, faces = torch.full((len(anchors),), -1.0), torch.zeros(len(anchors), dtype=torch.int64)
+    of_faces, best_anchors = torch.zeros(len(boxes)), torch.zeros(len(boxes), dtype=torch.int64)
+    for start in range(0, len(boxes), BLOCK):
+        overlaps = box_iou(boxes[start : start + BLOCK], anchors)
+        of_faces[start : start + BLOCK], best_anchors[start : start + BLOCK] = overlaps.max(dim=1)
+        best, row = overlaps.max(dim=0)
+        larger = best > of_anchors
+        of_anchors[larger], faces[larger] = best[larger], row[larger] + start
+    return _BestPairs(of_anchors, faces, of_faces, best_anchors)

@@ -40,13 +40,13 @@ class RetinaFaceConfig:
 
     Attributes:
         backbone: ``mobilenet025`` (0.43 M parameters) or ``resnet50`` (27 M).
-        negative_slope: of the activations of ``mobilenet025``; some public checkpoints were trained with 0.1.
+        negative_slope: slope of the leaky ReLU of ``mobilenet025``, 0 for ReLU; 0.1 in some public checkpoints.
         anchors: sides in pixels at strides 8, 16 and 32; some public checkpoints: [[16, 32], [64, 128], [256, 512]].
-        variances: of an anchor's centre and size.
+        variances: scales of the offsets of an anchor's centre and size.
         score_threshold: boxes of a lower face probability are dropped.
-        top_k: best boxes of one scale that enter NMS.
-        nms_iou: of two boxes that overlap more, the lower scored is dropped.
-        keep: best boxes of an image after NMS.
+        top_k: number of boxes per scale, the best ones, that enter NMS.
+        nms_iou: of two boxes with a larger IoU the one with the lower score is dropped.
+        keep: number of boxes per image, the best ones, that are kept after NMS.
         scales: factors by which the image is resized; several are detected one by one and merged by NMS.
         overview_px: images at least twice as long are searched once more, shrunk to this: faces of 48 px or more there
             are looked for in this overview alone. 0: there is no overview.
@@ -99,7 +99,7 @@ def _positive(values: Sequence[float]) -> bool:
 
 
 class Output(NamedTuple):
-    """What the network says of A anchors, in the order of :func:`proposals.anchors.pyramid_anchors`.
+    """The network's answer for A anchors, in the order of :func:`proposals.anchors.pyramid_anchors`.
 
     Attributes:
         class_logits: [B, A, 2], background and face.
@@ -132,7 +132,7 @@ class RetinaFaceNetwork(nn.Module):
     """Backbone, feature pyramid, context modules and heads.
 
     Args:
-        config: backbone and anchors.
+        config: the backbone and the anchors.
     """
 
     mean: Tensor
@@ -182,9 +182,9 @@ class RetinaFace:
     Images run one by one, at their own size: padding them to a common one would change what is found.
 
     Args:
-        network: trained; its batch normalisation is folded in place.
-        config: thresholds, scales.
-        runtime: device and precision.
+        network: a trained network; its batch normalisation is folded in place.
+        config: the thresholds and the scales.
+        runtime: the device and the precision.
     """
 
     def __init__(self, network: RetinaFaceNetwork, config: RetinaFaceConfig, runtime: Runtime) -> None:
@@ -250,7 +250,7 @@ class RetinaFace:
 
 
 def _smaller(found: _Candidates, side_px: float) -> _Candidates:
-    """Those whose longer side is shorter."""
+    """The candidates whose longer side is shorter than ``side_px``."""
     small = (found.boxes[:, 2:] - found.boxes[:, :2]).amax(dim=1) < side_px
     return _Candidates(*(column[small] for column in found))
 

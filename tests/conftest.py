@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw
 from tinygan.checkpoint import Checkpoint, save_checkpoint
 from tinygan.config import load_config, to_tree
 from tinygan.detections import Detections, GroundTruth
-from tinygan.formats.folders import DetectionWriter
 from tinygan.formats.wider import format_ground_truth
+from tinygan.formats.writing import DetectionWriter
 from tinygan.models.discriminator import Discriminator
 from tinygan.models.generator import Generator
 from tinygan.second_stage.fusion import Fusion

@@ -15,10 +15,19 @@ from tinygan.boxes import (
     iou,
     longer_side,
     square_crops,
+    xywh_to_xyxy,
+    xyxy_to_xywh,
 )
 
 A = np.array([[0.0, 0, 10, 10], [20, 20, 20, 30]])
 B = np.array([[5.0, 0, 15, 10], [100, 100, 110, 110], [0, 0, 10, 10]])
+
+
+def test_corners_and_sizes_by_hand():
+    xywh = np.array([[1.0, 2, 10, 20], [0.1, 0.2, 0.2, 0], [5, 5, -1, 3]])
+    assert xywh_to_xyxy(xywh).tolist() == [[1, 2, 11, 22], [0.1, 0.2, 0.1 + 0.2, 0.2], [5, 5, 4, 8]]
+    assert xyxy_to_xywh(np.array([[1.0, 2, 11, 22], [5, 5, 4, 8]])).tolist() == [[1, 2, 10, 20], [5, 5, -1, 3]]
+    assert xywh_to_xyxy(np.zeros((0, 4))).shape == xyxy_to_xywh(np.zeros((0, 4))).shape == (0, 4)
 
 
 def test_by_hand():

@@ -3,7 +3,7 @@ from typing import Literal
 
 import pytest
 
-from tinygan.config import build_config, load_config, to_tree, to_yaml
+from tinygan.config import attribute_docs, build_config, explain, load_config, presets_for, to_tree, to_yaml
 from tinygan.errors import ConfigError
 
 
@@ -79,7 +79,9 @@ def test_mistakes_name_key_and_remedy(override, message):
 
 
 def test_bad_files(tmp_path):
-    with pytest.raises(ConfigError, match=r"--config light: no such file or preset; presets are .*lite, paper"):
+    with pytest.raises(
+        ConfigError, match=r"--config light: no such file or preset; there are no presets of these settings"
+    ):
         load_config(Outer, "light")
     file = tmp_path / "own.yaml"
     file.write_text("inner: {width: 4")
@@ -108,3 +110,72 @@ def test_presets_load(preset):
     from tinygan.training.recipe import Recipe
 
     assert load_config(Recipe, preset).losses.alpha == 0.001
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """A config.
+
+    Attributes:
+        rate: ``0.5`` or ``None``: of :class:`~tinygan.models.build.Thing`, see
+            :func:`tinygan.boxes.iou`; none: of nothing.
+        inner: further
+            keys.
+        name: printed on one line, however long it is: a comment is wrapped at a hundred characters, and the rest of it
+            comes below.
+
+    Raises:
+        ValueError: never.
+    """
+
+    rate: float = 0.5
+    inner: Inner = field(default_factory=Inner)
+    name: str | None = "a: b, [c]"
+    unsaid: tuple[tuple[int, ...], ...] = ((1, 2), ())
+
+
+def test_docs_are_plain_text():
+    docs = attribute_docs(Explained)
+    assert list(docs) == ["rate", "inner", "name"]
+    assert docs["rate"] == "0.5 or null: of Thing, see tinygan.boxes.iou; none: of nothing."
+    assert docs["inner"] == "further keys." and docs["name"].endswith("comes below.")
+    assert attribute_docs(Inner) == {}
+
+
+def test_an_explained_config_reads_back(tmp_path):
+    config = load_config(Explained, None, ["inner.rate=1e-7", "inner.sizes=[]", "name=yes"])
+    text = explain(config)
+    assert text.startswith(
+        "# 0.5 or null: of Thing, see tinygan.boxes.iou; none: of nothing.\nrate: 0.5\n# further keys.\ninner:\n"
+    )
+    assert "\n  sizes: []\n" in text and max(map(len, text.splitlines())) <= 100
+    file = tmp_path / "own.yaml"
+    for written in (config, Explained(), Explained(name=None)):
+        file.write_text(explain(written))
+        assert load_config(Explained, file) == written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optional:
+    inner: Inner | None = None
+
+
+def test_a_section_may_take_the_place_of_null():
+    assert load_config(Optional, None, ["inner.width=3"], base={"inner": None}) == Optional(inner=Inner(width=3))
+
+
+def test_presets_fit_by_their_keys():
+    @dataclass(frozen=True)
+    class Paper:
+        crops: int = 0
+        generator: int = 0
+        discriminator: int = 0
+        losses: int = 0
+        mse_init: int = 0
+        gan: int = 0
+
+    assert list(presets_for(Paper)) == ["paper"] and not presets_for(Outer)
+    with pytest.raises(
+        ConfigError, match="--config lite: this preset is of another command; presets that fit are paper;"
+    ):
+        load_config(Paper, "lite")

@@ -1,9 +1,12 @@
 """What lies in an output folder is continued, replaced or refused."""
 
+import os
+
 import pytest
 
 from tinygan.errors import DataError
-from tinygan.formats.folders import open_output
+from tinygan.files import write_atomically
+from tinygan.formats.writing import open_output
 
 KEPT = ("run.json", "found.json")
 
@@ -67,16 +70,6 @@ def test_a_damaged_record_of_settings_is_named_and_may_be_overwritten(tmp_path):
     opened(out, {}, resume=True)
 
 
-def test_archives_are_looked_for_beside_their_name(tmp_path):
-    out = tmp_path / "out.tar.gz"
-    opened(out, {"a": 1})
-    with pytest.raises(DataError, match=r"out\.tar\.gz\.partial: holds results already"):
-        opened(out, {"a": 1})
-    out.write_bytes(b"finished")
-    with pytest.raises(DataError, match=r"out\.tar\.gz: exists already"):
-        opened(out, {"a": 1}, resume=True)
-
-
 def test_other_peoples_folders_and_files_are_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(DataError, match="was not written by tinygan-test"):
@@ -84,3 +77,16 @@ def test_other_peoples_folders_and_files_are_left_alone(tmp_path):
     with pytest.raises(DataError, match="expected a folder or a name ending in .tar.gz"):
         opened(tmp_path / "notes.txt", {}, overwrite=True)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
+    file = tmp_path / "a.txt"
+    write_atomically(file, b"old")
+
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(file, b"new")
+    assert file.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]

@@ -7,6 +7,23 @@ import numpy as np
 from tinygan.detections import BoolArray, FloatArray, IntArray
 
 
+def xywh_to_xyxy(xywh: FloatArray) -> FloatArray:
+    """Corners from an upper left corner and a size, as most formats hold boxes.
+
+    Args:
+        xywh: float64 [N, 4], ``x, y, width, height`` in pixels.
+
+    Returns:
+        float64 [N, 4], ``x1, y1, x2, y2``.
+    """
+    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+
+
+def xyxy_to_xywh(boxes: FloatArray) -> FloatArray:
+    """The inverse of :func:`xywh_to_xyxy`, up to rounding: float64 [N, 4], ``x, y, width, height``."""
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
 def area(boxes: FloatArray) -> FloatArray:
     """Area in square pixels; a box with a negative side has none.
 
@@ -67,7 +84,7 @@ def longer_side(boxes: FloatArray) -> FloatArray:
 
 
 def square_crops(boxes: FloatArray, context: float) -> FloatArray:
-    """The square around each box's centre whose side is ``context`` x the longer side.
+    """The square around each box's centre whose side is ``context`` times the box's longer side.
 
     Args:
         boxes: float64 [N, 4].
@@ -82,45 +99,45 @@ def square_crops(boxes: FloatArray, context: float) -> FloatArray:
 
 
 def encode_boxes(boxes: FloatArray, anchors: FloatArray) -> FloatArray:
-    """Boxes as seen from others: the origin at an anchor's centre, its longer side (at least 1 px) as the unit.
+    """Boxes relative to anchors: corners measured from the anchor's centre, in units of its longer side.
 
     Args:
         boxes: float64 [N, 4], pixels.
-        anchors: float64 [N, 4], pixels.
+        anchors: float64 [N, 4], pixels; a longer side below 1 px counts as 1 px.
 
     Returns:
-        float64 [N, 4], ``x1, y1, x2, y2`` in units.
+        float64 [N, 4], ``x1, y1, x2, y2`` in those units.
     """
-    centre, unit = _frames(anchors)
-    framed: FloatArray = (boxes - centre) / unit
-    return framed
+    centre, unit = _centre_and_unit(anchors)
+    encoded: FloatArray = (boxes - centre) / unit
+    return encoded
 
 
-def decode_boxes(framed: FloatArray, anchors: FloatArray) -> FloatArray:
+def decode_boxes(encoded: FloatArray, anchors: FloatArray) -> FloatArray:
     """The inverse of :func:`encode_boxes`: float64 [N, 4], pixels."""
-    centre, unit = _frames(anchors)
-    boxes: FloatArray = framed * unit + centre
+    centre, unit = _centre_and_unit(anchors)
+    boxes: FloatArray = encoded * unit + centre
     return boxes
 
 
 def interpolate(boxes: FloatArray, goals: FloatArray, move: FloatArray, resize: FloatArray) -> FloatArray:
-    """Boxes on their way to others: centres straight, width and height by their logarithms.
+    """Boxes between given ones and their goals: centres interpolated linearly, widths and heights geometrically.
 
     Args:
         boxes: float64 [N, 4].
-        goals: float64 [N, 4]; where one is NaN, or a box has no area, the box stays.
-        move: float64 [N], share of the centre's way.
-        resize: float64 [N], share of the size's way.
+        goals: float64 [N, 4]; where a goal is NaN, or it or the box has no area, the box is kept as it is.
+        move: float64 [N], 0 keeps the box's centre, 1 takes the goal's.
+        resize: float64 [N], 0 keeps the box's width and height, 1 takes the goal's.
 
     Returns:
-        float64 [N, 4]; a box with both shares 0 is exactly where it was.
+        float64 [N, 4]; a box whose ``move`` and ``resize`` are both 0 is returned exactly.
     """
-    goes = np.isfinite(goals).all(axis=1) & (area(boxes) > 0) & (area(goals) > 0) & ((move != 0) | (resize != 0))
-    (centre, size), (goal, wanted) = _centre_and_size(boxes[goes]), _centre_and_size(goals[goes])
-    centre = centre + move[goes, None] * (goal - centre)
-    size = size * (wanted / size) ** resize[goes, None]
+    changes = np.isfinite(goals).all(axis=1) & (area(boxes) > 0) & (area(goals) > 0) & ((move != 0) | (resize != 0))
+    (centre, size), (goal, wanted) = _centre_and_size(boxes[changes]), _centre_and_size(goals[changes])
+    centre = centre + move[changes, None] * (goal - centre)
+    size = size * (wanted / size) ** resize[changes, None]
     moved: FloatArray = boxes.copy()
-    moved[goes] = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
+    moved[changes] = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
     return moved
 
 
@@ -133,10 +150,10 @@ def greedy_groups(boxes: FloatArray, scores: FloatArray, threshold: float, leads
         boxes: float64 [N, 4].
         scores: float64 [N].
         threshold: a box joins the best-scored free one that it overlaps by this IoU or more.
-        leads: bool [N], boxes that others may join; default: all.
+        leads: bool [N], the boxes that others may join; default: all.
 
     Returns:
-        The position of the box that each one joined, int64 [N]; its own if none.
+        int64 [N], the position of the box that each box joined; its own position if it joined none.
     """
     joined = np.arange(len(boxes))
     free = np.ones(len(boxes), np.bool_)
@@ -151,7 +168,8 @@ def greedy_groups(boxes: FloatArray, scores: FloatArray, threshold: float, leads
     return joined
 
 
-def _frames(anchors: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _centre_and_unit(anchors: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Centres twice over, ``x, y, x, y`` [N, 4], and longer sides of at least 1 px [N, 1]."""
     centre = np.tile((anchors[:, :2] + anchors[:, 2:]) / 2, 2)
     return centre, np.maximum(longer_side(anchors), 1.0)[:, None]
 

@@ -76,13 +76,18 @@ def packaged_weights(name: str) -> Path:
     folder = Path(__file__).parent / "weights"
     file = folder / f"{name}.safetensors"
     if not file.is_file():
-        names = sorted(path.stem for path in folder.glob("*.safetensors"))
+        names = sorted(path.stem for path in folder.glob("*.safetensors") if _kind(path) in ("gan", "fused"))
         have = f"this tinygan ships {', '.join(names)}" if names else "this version of tinygan ships none"
         raise CheckpointError(
             f"--checkpoint {name}: no such file, folder or shipped checkpoint ({have}); "
             "give a run folder of tinygan-train --stage fusion"
         )
     return file
+
+
+def _kind(file: Path) -> str:
+    with safetensors.safe_open(file, framework="pt") as opened:
+        return str(json.loads(opened.metadata()["tinygan"])["kind"])
 
 
 def is_ours(path: Path) -> bool:
@@ -171,4 +176,5 @@ def _hint(kind: str) -> str:
         "generator": "; train stage gan from it first",
         "gan": "; fit stage fusion on it first",
         "fused": "; give the run folder of stage gan",
+        "proposer": "; these are weights of a first stage, for tinygan-propose --weights",
     }.get(kind, "")

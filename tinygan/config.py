@@ -1,15 +1,20 @@
-"""Loads a frozen dataclass from its defaults < a YAML file < ``--set key=value`` overrides.
+"""Loads a frozen dataclass from its defaults < a YAML file < ``--set key=value`` overrides, and explains one.
 
-The dataclasses themselves live beside what they configure; this module only knows how to fill one.
+The dataclasses themselves live beside what they configure; this module only knows how to fill one and, for
+``--show-config``, how to print one with what its docstring says of each key.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
+import math
+import re
+import textwrap
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
@@ -20,6 +25,9 @@ from tinygan.errors import ConfigError
 
 Config = TypeVar("Config")
 Tree = dict[str, Any]
+
+_COMMENT_WIDTH = 100
+_ROLE = re.compile(r":\w+:`(?:~[\w.]*\.)?([^`]+)`")
 
 
 def load_config(
@@ -32,7 +40,7 @@ def load_config(
 
     Args:
         schema: a dataclass whose fields have defaults; fields may be dataclasses themselves.
-        source: a YAML file, or the name of a packaged preset such as ``lite``.
+        source: a YAML file, or the name of a packaged preset that fits the schema, such as ``lite``.
         overrides: ``section.key=value`` strings; the value is read as YAML.
         base: settings that take the defaults' place, e.g. those of a checkpoint.
 
@@ -41,30 +49,40 @@ def load_config(
 
     Raises:
         ConfigError: for an unknown key (with the nearest match), a value of the wrong type, or a
-            file that is absent or not YAML.
+            file that is absent or not YAML, or a preset of another schema.
     """
     tree: Tree = {}
     if base is not None:
         merge(tree, base, origin="checkpoint")
     if source is not None:
-        path = find_config(source)
+        path = find_config(source, schema)
         merge(tree, _read_yaml(path), origin=str(path))
     for override in overrides:
         merge(tree, _parse_override(override), origin=f"--set {override}")
     return build_config(schema, tree)
 
 
-def find_config(source: str | Path) -> Path:
-    """The path of a YAML file given by path or by the name of a packaged preset."""
+def find_config(source: str | Path, schema: type[Any]) -> Path:
+    """The path of a YAML file given by path or by the name of a packaged preset.
+
+    Raises:
+        ConfigError: if there is no such file or preset, or the preset is of another schema.
+    """
     path = Path(source)
     if path.is_file():
         return path
-    folder = Path(str(resources.files("tinygan.configs")))
-    preset = folder / f"{source}.yaml"
-    if preset.is_file():
-        return preset
-    names = sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
-    raise ConfigError(f"--config {source}: no such file or preset; presets are {', '.join(names)}")
+    fitting = presets_for(schema)
+    if str(source) in fitting:
+        return fitting[str(source)]
+    reason = "this preset is of another command" if str(source) in _presets() else "no such file or preset"
+    have = f"presets that fit are {', '.join(fitting)}" if fitting else "there are no presets of these settings"
+    raise ConfigError(f"--config {source}: {reason}; {have}; --show-config prints a YAML file to start from")
+
+
+def presets_for(schema: type[Any]) -> dict[str, Path]:
+    """The packaged presets whose keys are all keys of ``schema``, by name."""
+    known = {field.name for field in dataclasses.fields(schema)}
+    return {name: path for name, path in _presets().items() if _read_yaml(path).keys() <= known}
 
 
 def build_config(schema: type[Config], tree: Mapping[str, Any], origin: str = "config") -> Config:
@@ -84,6 +102,28 @@ def to_yaml(config: Any) -> str:
     return yaml.safe_dump(to_tree(config), sort_keys=False)
 
 
+def explain(config: Any) -> str:
+    """A config as :func:`to_yaml` writes it, with a comment above each key that says what the key means."""
+    return "\n".join(_explained(config, indent="")) + "\n"
+
+
+def attribute_docs(schema: type[Any]) -> dict[str, str]:
+    """What the section ``Attributes:`` of a class's docstring says of each attribute, as plain text on one line.
+
+    ``None`` becomes ``null``, as YAML has it.
+    """
+    docs: dict[str, str] = {}
+    name, inside = "", False
+    for line in inspect.cleandoc(schema.__doc__ or "").splitlines():
+        if line and not line.startswith(" "):
+            inside = line == "Attributes:"
+        elif inside and (start := re.match(r" {4}(\w+): (.+)", line)):
+            name, docs[start[1]] = start[1], start[2]
+        elif inside and line and name:
+            docs[name] += f" {line.strip()}"
+    return {name: _ROLE.sub(r"\1", text.replace("``None``", "null")).replace("``", "") for name, text in docs.items()}
+
+
 _ORIGIN = "\0origin"
 
 
@@ -91,13 +131,34 @@ def merge(tree: Tree, update: Mapping[str, Any], origin: str) -> None:
     """Lay ``update`` over ``tree`` in place, and remember where each section came from."""
     for key, value in update.items():
         if isinstance(value, Mapping):
-            below = tree.setdefault(key, {})
+            below = tree[key] = {} if tree.get(key) is None else tree[key]  # null may become a section
             if not isinstance(below, dict):
                 raise ConfigError(f"{origin}: {key} is a single value, not a section")
             merge(below, value, origin)
         else:
             tree[key] = value
     tree[_ORIGIN] = origin
+
+
+def _presets() -> dict[str, Path]:
+    folder = Path(str(resources.files("tinygan.configs")))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def _explained(config: Any, indent: str) -> Iterator[str]:
+    docs = attribute_docs(type(config))
+    for field in dataclasses.fields(config):
+        start = f"{indent}# "
+        yield from textwrap.wrap(
+            docs.get(field.name, ""), _COMMENT_WIDTH, initial_indent=start, subsequent_indent=start
+        )
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield f"{indent}{field.name}:"
+            yield from _explained(value, f"{indent}  ")
+        else:  # in flow style, whose braces go: it keeps a list on one line, and quotes a key such as `on`
+            text = yaml.safe_dump({field.name: _plain(value)}, default_flow_style=True, width=math.inf)
+            yield f"{indent}{text.strip()[1:-1]}"
 
 
 def _read_yaml(path: Path) -> Tree:

@@ -1,14 +1,19 @@
 """First stages as tinygan sees them: what a proposer is, and how one is found by its name.
 
 An installed package announces its proposers as entry points of the group ``tinygan.proposers``, each
-``name = module:entry`` with an :class:`Entry`. tinygan's own, in the package ``proposals``, are found in the same way.
+``name = module:entry``, where ``entry`` is an :class:`Entry`. In ``pyproject.toml``::
+
+    [project.entry-points."tinygan.proposers"]
+    mine = "my_package.my_module:ENTRY"
+
+tinygan's own first stages, in the package ``proposals``, are found in the same way (setup.cfg).
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -36,7 +41,8 @@ class Proposer(Protocol):
 
         Returns:
             One :class:`Detections` per image, by falling score: boxes with a positive area, in pixels of that image
-            and inside it. The boxes found in an image do not depend on the other images.
+            and inside it (:func:`best_inside` sees to that). The boxes found in an image do not depend on the other
+            images.
 
         Raises:
             ValueError: if an image is not uint8 [3, H, W].
@@ -46,17 +52,28 @@ class Proposer(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """What a package announces of a proposer.
+    """What an entry point leads to: how a proposer is configured and built.
 
     Attributes:
-        config: the proposer's frozen config dataclass.
-        build: function ``(config, weights path or None, runtime) -> Proposer``.
-        packaged: name of the weights that ship with tinygan, for when none are given.
+        config: the proposer's config, a frozen dataclass whose fields all have defaults; ``--set`` and ``--config``
+            override them.
+        build: function ``(config, weights, runtime) -> Proposer``; ``weights`` is the path that the user gave, or None.
+        packaged: name of the weights that ship with tinygan and are taken when the user gives none; None for a
+            proposer of another package, which finds its own.
+
+    Raises:
+        TypeError: if ``config`` is not a dataclass, or ``build`` cannot be called.
     """
 
     config: type[Any]
     build: Callable[[Any, Path | None, Runtime], Proposer]
     packaged: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.config, type) and is_dataclass(self.config)):
+            raise TypeError(f"Entry.config must be a dataclass, got {self.config!r}")
+        if not callable(self.build):
+            raise TypeError(f"Entry.build must be a function, got {self.build!r}")
 
 
 @dataclass(frozen=True)
@@ -66,7 +83,7 @@ class Choice:
     Attributes:
         name: the proposer's name.
         config: an instance of its config dataclass.
-        weights: its weights file; ``None`` for a proposer without weights.
+        weights: the weights file it is built with; None if the user gave none and none ship with tinygan.
     """
 
     name: str
@@ -80,28 +97,35 @@ class Choice:
 
 def proposer_names() -> list[str]:
     """Names of all installed proposers, sorted; none of them is imported."""
-    return sorted(_announced())
+    return sorted({point.name for point in entry_points(group=GROUP)})
 
 
 def find_proposer(name: str) -> Entry:
     """The entry of a proposer; its module is imported here and not before.
 
     Raises:
-        ConfigError: if there is none of that name, its module cannot be imported, or it is no :class:`Entry`.
+        ConfigError: if there is none of that name, two packages announce different ones under it, its module cannot
+            be imported, or it is no :class:`Entry`.
     """
-    known = _announced()
-    if name not in known:
+    points = {point.value: point for point in entry_points(group=GROUP, name=name)}
+    if not points:
+        known = proposer_names()
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean '{close[0]}'? " if close else ""
-        have = f"there are {', '.join(sorted(known))}" if known else "none is installed; pip install tinygan"
+        have = f"there are {', '.join(known)}" if known else "none is installed; pip install tinygan"
         raise ConfigError(f"proposer '{name}': no such first stage; {hint}{have}")
+    if len(points) > 1:
+        rivals = " and ".join(map(_origin, points.values()))
+        raise ConfigError(f"proposer '{name}': announced by {rivals}; uninstall one of the two packages")
+    (point,) = points.values()
     try:
-        entry = known[name].load()
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"proposer '{name}' ({known[name].value}): cannot be imported: {error}") from error
+        entry = point.load()
+    except Exception as error:  # whatever somebody's module may raise
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"proposer '{name}' of {_origin(point)}: cannot be imported: {reason}") from error
     if not isinstance(entry, Entry):
         raise ConfigError(
-            f"proposer '{name}' ({known[name].value}): expected a tinygan.proposers.Entry, got {type(entry).__name__}"
+            f"proposer '{name}' of {_origin(point)}: expected a tinygan.proposers.Entry, got {type(entry).__name__}"
         )
     return entry
 
@@ -144,7 +168,7 @@ def build_proposer(name: str, config: object, weights: Path | None, runtime: Run
     Args:
         name: one of :func:`proposer_names`.
         config: an instance of its config dataclass.
-        weights: its weights file; ``None`` leaves random weights where the proposer has any.
+        weights: its weights file; None leaves RetinaFace with random weights.
         runtime: device and precision.
 
     Raises:
@@ -185,17 +209,6 @@ def best_inside(found: Detections, width_px: int, height_px: int, keep: int) -> 
     return replace(found, boxes=boxes)[area(boxes) > 0].sorted()[:keep]
 
 
-def _announced() -> dict[str, EntryPoint]:
-    """Entry points by name.
-
-    Raises:
-        ConfigError: if two packages announce different proposers under one name.
-    """
-    known: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
-        rival = known.setdefault(point.name, point)
-        if rival.value != point.value:
-            raise ConfigError(
-                f"proposer '{point.name}': announced twice, as {rival.value} and as {point.value}; uninstall one"
-            )
-    return known
+def _origin(point: EntryPoint) -> str:
+    """The package that announces an entry point, and where the entry lies."""
+    return f"{point.dist.name if point.dist is not None else 'an unknown package'} ({point.value})"

@@ -25,9 +25,9 @@ import numpy as np
 
 from tinygan.detections import Detections, GroundTruth
 from tinygan.files import write_atomically
-from tinygan.formats.folders import write_wider
 from tinygan.formats.tabular import save_csv
 from tinygan.formats.wider import format_ground_truth
+from tinygan.formats.writing import write_wider
 
 IMAGES, FACES, BOXES = 3226, 12, 310  # faces and boxes an image: a million boxes in all
 COMMAND = [sys.executable, "-c", "from tinygan.cli.evaluate import main; raise SystemExit(main())"]

@@ -39,8 +39,8 @@ from experiments.demo.simulate import simulate_proposals
 from tinygan.detections import FloatArray, GroundTruth
 from tinygan.errors import DataError
 from tinygan.files import write_atomically
-from tinygan.formats.folders import DetectionWriter
 from tinygan.formats.wider import ATTRIBUTES, Split, format_ground_truth
+from tinygan.formats.writing import DetectionWriter
 
 Area = tuple[slice, slice]
 

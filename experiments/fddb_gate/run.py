@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from tinygan.detections import Detections
-from tinygan.evaluate.fddb import LONGEST_SIDE_PX, FddbScores, ImageSize, RocCurve, evaluate_fddb
+from tinygan.evaluate.fddb import LONGEST_SIDE_PX, FddbScores, RocCurve, evaluate_fddb
+from tinygan.evaluate.shapes import ImageSize
 from tinygan.formats.fddb import FddbTruth, RocPoints, bounding_boxes, load_fddb, load_folds, load_roc
 
 UNBOUNDED = (1_000_000, 1_000_000)

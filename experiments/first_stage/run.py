@@ -30,11 +30,11 @@ from tinygan.cli.common import SOME_SKIPPED
 from tinygan.config import load_config
 from tinygan.detections import Detections
 from tinygan.errors import TinyGanError
+from tinygan.evaluate.truth import truth_by_height
 from tinygan.evaluate.wider import evaluate_wider
 from tinygan.files import write_atomically
 from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import Split, WiderSplit, load_split
-from tinygan.formats.wider_mat import truth_by_height
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.fusion import stored_fusion
 from tinygan.second_stage.judge import Judge

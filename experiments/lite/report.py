@@ -9,10 +9,10 @@ import numpy as np
 
 from tinygan.detections import Detections, FloatArray
 from tinygan.evaluate.curves import bootstrap_weights, resampled_ap
+from tinygan.evaluate.truth import EvaluationTruth, load_evaluation_truth, truth_of_faces
 from tinygan.evaluate.wider import WiderResult, evaluate_wider
 from tinygan.formats.names import match_names
 from tinygan.formats.wider import WiderSplit
-from tinygan.formats.wider_mat import EvaluationTruth, load_evaluation_ground_truth, truth_of_faces
 
 RESAMPLES, SEED, LEVEL = 1000, 0, 0.95
 Row = dict[str, float]
@@ -59,7 +59,7 @@ def compare(
 def truth_of(root: Path, split: WiderSplit, names: Sequence[str]) -> EvaluationTruth:
     """The official subsets of these images where ``eval/`` has them all, else one subset of all valid faces."""
     if (root / "eval").is_dir():
-        official = load_evaluation_ground_truth(root / "eval")
+        official = load_evaluation_truth(root / "eval")
         if len(match_names(names, official.names, "images")) == len(names):
             return official
     return truth_of_faces({name: split.faces[name] for name in names})

@@ -28,7 +28,7 @@ class CallableConfig:
     Attributes:
         function: ``package.module:name``; it takes an image, uint8 RGB [H, W, 3], and returns ``boxes, scores``:
             [N, 4] ``x1, y1, x2, y2`` in pixels with x2/y2 exclusive, and [N], larger is more face-like.
-        keep: best boxes of an image.
+        keep: number of boxes per image, the best ones, that are kept.
     """
 
     function: str = ""
@@ -46,9 +46,9 @@ class CallableProposer:
     """A function as a proposer; boxes are cut to the image and sorted.
 
     Args:
-        function: image to ``boxes, scores``, see :class:`CallableConfig`.
-        keep: best boxes of an image.
-        name: of the function, for messages.
+        function: takes an image and returns ``boxes, scores``, see :class:`CallableConfig`.
+        keep: number of boxes per image, the best ones, that are kept.
+        name: the function's name, for messages.
     """
 
     def __init__(self, function: Detector, keep: int = 750, name: str = "the function") -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tinygan.cli.common import (
     DONE,
+    SUBSET,
     Parser,
     add_config_options,
     add_output_options,
@@ -18,6 +19,7 @@ from tinygan.cli.common import (
     make_parser,
     run_command,
     runtime_options,
+    show_config,
 )
 from tinygan.errors import DataError
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from proposals.engine import Report
 
 log = logging.getLogger(__name__)
+
+EXAMPLE = "tinygan-propose --images DIR --out P"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,17 +39,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     from tinygan.proposers import proposer_names
 
-    parser = make_parser("tinygan-propose", "Find faces with a first stage; write one file of boxes an image.")
+    parser = make_parser(
+        "tinygan-propose", "Find faces with a first stage alone; write its boxes, one file per image.", EXAMPLE
+    )
     names = ", ".join(proposer_names())
-    parser.add_argument("--proposer", default="retinaface", metavar="NAME", help=f"{names} (default: retinaface)")
-    parser.add_argument("--weights", type=Path, metavar="W", help="its weights, file or run (default: those that ship)")
-    parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="folder of images, read at any depth")
+    parser.add_argument(
+        "--proposer", default="retinaface", metavar="NAME", help=f"first stage: {names} (default: retinaface)"
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="W",
+        help="its weights: run folder of tinygan-train-proposer, .safetensors, or the .pth of a public RetinaFace "
+        "(default: those that ship with tinygan)",
+    )
+    parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="folder of the images, at any depth")
     parser.add_argument("--out", required=True, type=Path, metavar="P", help="folder or .tar.gz to write")
-    parser.add_argument("--subset", type=Path, metavar="LIST", help="image names, or a *_bbx_gt.txt")
-    parser.add_argument("--report", type=Path, metavar="FILE.json", help="write counts and times")
+    parser.add_argument("--subset", type=Path, metavar="LIST", help=f"search these images only: {SUBSET}")
+    parser.add_argument("--report", type=Path, metavar="FILE.json", help="write counts and times to FILE.json")
     add_output_options(parser, "a run")
-    add_config_options(parser)
-    add_runtime_options(parser)
+    add_config_options(parser, "the first stage")
+    add_runtime_options(parser, "images per forward pass (default: 1)")
     return parser
 
 
@@ -54,11 +68,13 @@ def _propose(arguments: argparse.Namespace) -> int:
         raise DataError(f"{arguments.report}: no such folder to write the report into")
     from proposals.engine import KEPT, plan_proposing, propose_all, run_settings
     from tinygan.files import write_atomically
-    from tinygan.formats.folders import open_output
+    from tinygan.formats.writing import open_output
     from tinygan.proposers import choose_proposer
     from tinygan.runtime import Runtime
 
     chosen = choose_proposer(arguments.proposer, arguments.weights, arguments.config, arguments.overrides)
+    if arguments.show_config:
+        return show_config(chosen.config)
     plan = plan_proposing(arguments.images, arguments.subset)
     runtime = Runtime(runtime_options(arguments).exact())
     proposer = chosen.build(runtime)
@@ -77,7 +93,7 @@ def _propose(arguments: argparse.Namespace) -> int:
 def _print(report: Report, out: Path) -> int:
     print(
         f"{out}: {report.images} images, {report.boxes} boxes; {report.without_boxes} images without a box; "
-        f"{report.resumed} done before; {report.seconds:.1f} s, {report.ms_per_image:.0f} ms an image"
+        f"{report.resumed} done before; {report.seconds:.1f} s, {report.ms_per_image:.0f} ms per image"
     )
     skipped = report.skipped
     if not skipped:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tinygan.cli.common import (
     DONE,
+    WIDER_ROOT,
     Parser,
     add_config_options,
     add_output_options,
@@ -18,11 +19,20 @@ from tinygan.cli.common import (
     open_run,
     run_command,
     runtime_options,
+    show_config,
 )
 from tinygan.errors import DataError
 
 if TYPE_CHECKING:
+    from proposals.train.recipe import ProposerRecipe
     from tinygan.runtime import Runtime
+
+PRESETS = (
+    "proposers/retinaface_mobilenet025",
+    "proposers/retinaface_mobilenet025_finetune",
+    "proposers/retinaface_resnet50",
+)
+EXAMPLE = "tinygan-train-proposer --config proposers/retinaface_mobilenet025 --data ROOT --out runs/first"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,38 +41,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = make_parser("tinygan-train-proposer", "Train a first stage (RetinaFace) on a WIDER FACE root.")
-    parser.add_argument("--data", required=True, type=Path, metavar="ROOT", help="WIDER FACE root with WIDER_train/")
+    parser = make_parser("tinygan-train-proposer", "Train a first stage (RetinaFace) on WIDER FACE.", EXAMPLE)
+    parser.add_argument("--data", required=True, type=Path, metavar="ROOT", help=WIDER_ROOT)
     parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="run folder to write")
-    parser.add_argument("--init", type=Path, metavar="W", help="weights to start from: a run, or a .pth of RetinaFace")
-    parser.add_argument("--landmarks", type=Path, metavar="FILE", help="RetinaFace's label.txt: five points a face")
-    parser.add_argument("--seed", type=int, help="of weights and pictures")
+    parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="W",
+        help="weights to start from: run folder of tinygan-train-proposer, .safetensors, or the .pth of a public "
+        "RetinaFace (default: random weights)",
+    )
+    parser.add_argument(
+        "--landmarks", type=Path, metavar="FILE", help="RetinaFace's label.txt, with five landmarks per face"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of weights and pictures (default: the settings')")
     add_output_options(parser, "a run")
-    add_config_options(parser)
-    add_runtime_options(parser)
+    add_config_options(parser, "this training", PRESETS)
+    add_runtime_options(parser, "pictures per training step (default: the settings')")
     return parser
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    for path in (arguments.data, arguments.init, arguments.landmarks):
-        if path is not None and not path.exists():
-            raise DataError(f"{path}: no such file or folder")
-    if arguments.init is not None and arguments.out.resolve() in (
-        arguments.init.resolve(),
-        *arguments.init.resolve().parents,
-    ):
-        raise DataError(f"{arguments.out}: holds the weights to start from; choose another --out")
-    from proposals.train.recipe import ProposerRecipe
-    from proposals.train.run import ProposerData, read_inputs, saved_network, train_proposer
-    from tinygan.config import load_config, to_yaml
+    if arguments.show_config:
+        return show_config(_recipe(arguments))
+    _check_paths(arguments)
+    from proposals.train.run import ProposerData, read_inputs, train_proposer
+    from tinygan.config import to_yaml
     from tinygan.runtime import Runtime
 
-    overrides = list(arguments.overrides)
-    if arguments.seed is not None:
-        overrides.append(f"seed={arguments.seed}")
-    if arguments.batch_size is not None:
-        overrides.append(f"loop.batch_size={arguments.batch_size}")
-    recipe = load_config(ProposerRecipe, arguments.config, overrides, base=saved_network(arguments.init))
+    recipe = _recipe(arguments)
     runtime = Runtime(runtime_options(arguments).exact())
     inputs = read_inputs(ProposerData(arguments.data, arguments.landmarks, arguments.init), recipe)
     settings = to_yaml(recipe) + _origin(arguments, runtime)
@@ -74,6 +81,31 @@ def _train(arguments: argparse.Namespace) -> int:
     return end_run(
         f"{folder.path}: training is finished; use it with tinygan-propose --weights {folder.path}", skipped, runtime
     )
+
+
+def _check_paths(arguments: argparse.Namespace) -> None:
+    for path in (arguments.data, arguments.init, arguments.landmarks):
+        if path is not None and not path.exists():
+            raise DataError(f"{path}: no such file or folder")
+    if arguments.init is not None and arguments.out.resolve() in (
+        arguments.init.resolve(),
+        *arguments.init.resolve().parents,
+    ):
+        raise DataError(f"{arguments.out}: holds the weights to start from; choose another --out")
+
+
+def _recipe(arguments: argparse.Namespace) -> ProposerRecipe:
+    """Defaults < the network of --init < --config < --set and options."""
+    from proposals.train.recipe import ProposerRecipe
+    from proposals.train.run import saved_network
+    from tinygan.config import load_config
+
+    overrides = list(arguments.overrides)
+    if arguments.seed is not None:
+        overrides.append(f"seed={arguments.seed}")
+    if arguments.batch_size is not None:
+        overrides.append(f"loop.batch_size={arguments.batch_size}")
+    return load_config(ProposerRecipe, arguments.config, overrides, base=saved_network(arguments.init))
 
 
 def _origin(arguments: argparse.Namespace, runtime: Runtime) -> str:

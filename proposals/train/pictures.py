@@ -24,17 +24,17 @@ from tinygan.formats.images import read_image
 from tinygan.formats.retinaface import LANDMARKS, POINTS
 
 log = logging.getLogger(__name__)
-MEAN_RGB = (123, 117, 104)  # what lies beyond a photograph's border
+MEAN_RGB = (123, 117, 104)  # the colour outside a photograph
 MIRRORED_POINTS = [1, 0, 2, 4, 3]  # left eye <-> right eye, corners of the mouth
 _TRIES = 20
 
 
 class PictureBatch(NamedTuple):
-    """B pictures and what the network should say of them.
+    """B pictures and the targets of training on them.
 
     Attributes:
         pictures: uint8 RGB [B, 3, S, S].
-        targets: of every anchor, stacked [B, A, ...].
+        targets: the targets of every anchor, stacked [B, A, ...].
     """
 
     pictures: Tensor
@@ -45,9 +45,9 @@ class Photograph(NamedTuple):
     """An image file and its faces.
 
     Attributes:
-        path: of the file.
+        path: the image file.
         boxes: float64 [M, 4], pixels, ``x1, y1, x2, y2`` of some area.
-        invalid: bool [M], ignored faces.
+        invalid: bool [M], the faces that are ignored.
         landmarks: float64 [M, 5, 2]; NaN where unknown.
     """
 
@@ -65,7 +65,7 @@ def photographs(
     Args:
         root: folder of the images.
         truths: ``{image name: faces}``.
-        names: the images wanted.
+        names: names of the wanted images.
         labels: from ``label.txt`` (:mod:`tinygan.formats.retinaface`): faces with landmarks; they belong to the face
             with the same box.
     """
@@ -89,11 +89,11 @@ class PictureSource:
     """Draws batches: each a pure function of the seed, the step and the process.
 
     Args:
-        photos: at least one.
-        recipe: sizes, anchors, thresholds.
-        batch_size: pictures of a batch.
+        photos: the photographs to draw from, at least one.
+        recipe: sizes, anchors and thresholds.
+        batch_size: number of pictures per batch and process.
         rank: number of this process.
-        world_size: how many processes draw.
+        world_size: number of processes.
     """
 
     def __init__(
@@ -127,10 +127,10 @@ class PictureSource:
         return torch.from_numpy(picture).permute(2, 0, 1).contiguous(), targets
 
     def _photo(self, number: int) -> tuple[Image.Image, Photograph]:
-        """The photograph of a draw; every one comes once in as many draws as there are."""
+        """The photograph of a draw; each is drawn once in every ``len(photos)`` draws."""
         turn, at = divmod(number, len(self._photos))
         order = np.random.default_rng([self._recipe.seed, 2, turn]).permutation(len(self._photos))
-        in_turn = np.roll(order, -at)[:_TRIES]  # the next ones stand in for one that cannot be read
+        in_turn = np.roll(order, -at)[:_TRIES]  # the next ones replace one that cannot be read
         for photo in (self._photos[int(row)] for row in in_turn):
             try:
                 return read_image(photo.path), photo
@@ -148,12 +148,12 @@ def cut_picture(
 
     Args:
         image: the photograph.
-        photo: its faces.
+        photo: the photograph's faces.
         config: sizes and shares.
-        rng: decides place, scale and colours.
+        rng: draws place, scale and colours.
 
     Returns:
-        uint8 RGB [S, S, 3] and the faces whose centre lies in it; those cut off otherwise are ignored.
+        uint8 RGB [S, S, 3] and the faces that it shows; those whose centre is outside it are ignored.
     """
     scale = float(np.exp(rng.uniform(np.log(config.smallest_scale), np.log(config.largest_scale))))
     side = config.size / scale
@@ -172,7 +172,7 @@ def cut_picture(
 def _place(
     size: tuple[int, int], photo: Photograph, side: float, config: PictureConfig, rng: np.random.Generator
 ) -> FloatArray:
-    """Upper left corner of the window in the photograph; a larger window holds all of it, somewhere."""
+    """Upper left corner of the window in the photograph; a window larger than the photograph contains all of it."""
     spare = np.array(size) - side
     low, high = np.minimum(spare, 0.0), np.maximum(spare, 0.0)
     usable = np.flatnonzero(~photo.invalid)
@@ -188,7 +188,7 @@ def _place(
 
 
 def _window(image: Image.Image, corner: FloatArray, side: float, size: int) -> Image.Image:
-    """The window resized to ``size``; what lies beyond the photograph is plain."""
+    """The window resized to ``size``; outside the photograph it has one plain colour."""
     low = np.maximum(corner, 0.0)
     high = np.minimum(corner + side, image.size)
     start, stop = np.rint((low - corner) * size / side).astype(int), np.rint((high - corner) * size / side).astype(int)

@@ -18,13 +18,13 @@ class PictureConfig:
 
     Attributes:
         size: side of the square pictures in pixels.
-        smallest_scale: pictures are shown at this scale at least, drawn log-uniformly up to ``largest_scale``.
-        largest_scale: 1 is the photograph's own scale.
-        face_share: share of the pictures that are placed around some face, the others lie anywhere.
+        smallest_scale: smallest scale of a photograph; scales are drawn log-uniformly up to ``largest_scale``.
+        largest_scale: largest scale of a photograph; 1 is its own.
+        face_share: share of the pictures that are placed around a face; the others are placed at random.
         min_face_px: faces whose longer side is shorter in the picture are ignored.
         mirror: share of the pictures that are mirrored.
-        colour: share of them with other brightness, contrast and saturation.
-        grey: share of them without colour.
+        colour: share of the pictures whose brightness, contrast and saturation are changed.
+        grey: share of the pictures that become grey.
     """
 
     size: int = 640
@@ -54,7 +54,7 @@ class OptimiserConfig:
 
     Attributes:
         kind: ``sgd`` with momentum 0.9 (the common implementation) or ``adamw``.
-        weight_decay: of convolutions; normalisation and biases have none.
+        weight_decay: weight decay of convolutions; normalisation and biases have none.
         freeze: prefixes of layers that keep their weights and BN statistics, such as ``body.stage1``.
         freeze_norm: whether BN statistics are kept in all layers; for small batches and fine-tuning.
         clip_norm: gradients are scaled down to this norm.
@@ -84,15 +84,15 @@ class ProposerRecipe:
     """Configuration of ``tinygan-train-proposer``.
 
     Attributes:
-        seed: of weights, pictures and their order.
+        seed: seed of the weights, the pictures and their order.
         network: RetinaFace and the thresholds it is used with.
-        loop: schedule; its patches are pictures.
-        pictures: how they are cut.
-        matching: anchors to faces.
-        losses: form and weights.
+        loop: the schedule; its patches are pictures here.
+        pictures: how training pictures are cut from photographs.
+        matching: how anchors and faces are matched.
+        losses: the form and the weights of the losses.
         optimiser: what is learnt, and how.
         holdout: share of the images kept out of training, by hash of the name; the same images as the second stage's.
-        evaluate_images: of these so many are searched for faces at the end of an epoch.
+        evaluate_images: number of held-out images that are evaluated at the end of each epoch.
     """
 
     seed: int = 0

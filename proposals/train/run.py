@@ -35,7 +35,7 @@ class ProposerData:
     """What the user points training at.
 
     Attributes:
-        root: a WIDER FACE root.
+        root: the WIDER FACE root.
         landmarks: RetinaFace's ``label.txt``; without it only boxes are learnt.
         init: weights to start from: a run folder or file of this command, or a ``.pth``.
     """
@@ -50,9 +50,9 @@ class Prepared:
     """What was trained on.
 
     Attributes:
-        training_names: images trained on.
-        holdout_names: images kept out.
-        unreadable: a line for every image that could not be read.
+        training_names: names of the images trained on.
+        holdout_names: names of the images kept out of training.
+        unreadable: one line per image that could not be read.
     """
 
     training_names: list[str]
@@ -62,14 +62,14 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a training starts from: read and found fit before anything is written.
+    """What a training starts from; it is read and checked before anything is written.
 
     Attributes:
-        split: images and faces.
-        training_names: images to train on.
-        holdout_names: images kept out.
-        photos: those to train on, with their faces.
-        network: before the first step.
+        split: the images and their faces.
+        training_names: names of the images to train on.
+        holdout_names: names of the images kept out of training.
+        photos: the photographs to train on, with their faces.
+        network: the network before the first step.
     """
 
     split: WiderSplit
@@ -105,13 +105,13 @@ def train_proposer(inputs: Inputs, recipe: ProposerRecipe, folder: RunFolder, ru
     """Train to the end; the folder then holds ``model.safetensors`` of kind ``proposer``.
 
     Args:
-        inputs: images, landmarks, first weights.
-        recipe: everything else.
-        folder: of the run; a run that was cut off goes on.
-        runtime: device and precision.
+        inputs: images, landmarks and first weights.
+        recipe: everything else that decides the result.
+        folder: the run folder; a run that was cut off is continued.
+        runtime: the device and the precision.
 
     Returns:
-        A line for every image that this process could not read.
+        One line per image that this process could not read.
     """
     split = inputs.split
     on_disk = [name for name in inputs.holdout_names if (split.images / name).is_file()]
@@ -131,7 +131,7 @@ def train_proposer(inputs: Inputs, recipe: ProposerRecipe, folder: RunFolder, ru
 
 
 def saved_network(init: Path | None) -> dict[str, object] | None:
-    """The network settings that come along with a run's weights; weights of others bring none.
+    """The network settings saved with a run's weights; None for weights of other projects.
 
     Raises:
         CheckpointError: if a run folder or ``.safetensors`` file is absent, damaged or of another kind.
@@ -146,7 +146,7 @@ def first_network(recipe: ProposerRecipe, init: Path | None) -> RetinaFaceNetwor
 
     Raises:
         CheckpointError: if ``init`` is absent or of another network.
-        ConfigError: if ImageNet weights are asked for where there are none.
+        ConfigError: if ImageNet weights are set for a backbone that has none.
         MissingDependency: if they cannot be downloaded.
     """
     network = RetinaFaceNetwork(recipe.network)
@@ -192,5 +192,5 @@ def _labels(path: Path | None, split: WiderSplit) -> Mapping[str, GroundTruth] |
 
 
 def _spread(names: Sequence[str], count: int) -> list[str]:
-    """About ``count`` of the names, evenly over all."""
+    """About ``count`` of the names, evenly spaced."""
     return list(names[:: max(1, -(-len(names) // count))]) if count else []

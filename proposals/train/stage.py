@@ -19,9 +19,9 @@ from proposals.train.pictures import PictureBatch
 from proposals.train.recipe import OptimiserConfig, ProposerRecipe
 from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import ConfigError, DataError
+from tinygan.evaluate.truth import truth_by_height
 from tinygan.evaluate.wider import evaluate_wider
 from tinygan.formats.images import read_image
-from tinygan.formats.wider_mat import truth_by_height
 from tinygan.pictures import before_after, save_png
 from tinygan.runtime import Runtime
 from tinygan.training.run import moving_average
@@ -31,14 +31,14 @@ HEIGHTS_PX = (0.0, 24.0, 48.0)
 
 
 class DetectorStage:
-    """The network, its optimiser, and the hold-out it is measured on.
+    """The network, its optimiser, and the hold-out it is evaluated on.
 
     Args:
-        network: with its first weights, after :func:`freeze`.
-        recipe: losses, optimiser.
-        runtime: the device.
+        network: the network with its first weights, after :func:`freeze`.
+        recipe: the losses and the optimiser.
+        runtime: the device and the precision.
         images: folder of the hold-out images.
-        truths: ``{image name: faces}`` of those to measure on.
+        truths: ``{image name: faces}`` of the images to evaluate on.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class DetectorStage:
             group["lr"] = rate
 
     def state_dict(self) -> dict[str, Any]:
-        """Networks and optimiser."""
+        """The state of the networks and the optimiser."""
         self._agree()
         state = {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
         return state if self.average is None else {**state, "average": self.average.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put them back."""
+        """Restore what :meth:`state_dict` returned."""
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         if self.average is not None:
@@ -123,7 +123,7 @@ class DetectorStage:
         save_png(before_after(pixels, Detections.empty(), found, self._truths[name], faces), path)
 
     def _agree(self) -> None:
-        """BN statistics are those of all processes."""
+        """Average BN statistics over all processes."""
         for network in (self.network, self.result):
             self._runtime.average_buffers(network)
 
@@ -141,7 +141,7 @@ class DetectorStage:
 
 
 def freeze(network: nn.Module, config: OptimiserConfig) -> None:
-    """Layers that keep their weights.
+    """Exclude the layers of ``config.freeze`` from training.
 
     Raises:
         ConfigError: if a prefix fits no layer.
@@ -158,7 +158,7 @@ def freeze(network: nn.Module, config: OptimiserConfig) -> None:
 
 
 def training_mode(network: nn.Module, config: OptimiserConfig) -> None:
-    """Training mode; BN statistics of frozen layers, or of all, rest."""
+    """Switch to training mode, but keep the BN statistics of frozen layers, or of all layers."""
     network.train()
     for name, module in network.named_modules():
         frozen = config.freeze_norm or any(_below(name, prefix) for prefix in config.freeze)
@@ -167,7 +167,7 @@ def training_mode(network: nn.Module, config: OptimiserConfig) -> None:
 
 
 def build_optimiser(network: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
-    """Convolutions with weight decay, normalisation and biases without."""
+    """An optimiser with weight decay on convolutions, none on normalisation and biases."""
     learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [
         {"params": [one for one in learnt if one.ndim > 1], "weight_decay": config.weight_decay},

@@ -6,8 +6,8 @@ import pytest
 
 from tinygan.cli.convert import main
 from tinygan.detections import Detections
-from tinygan.formats.folders import write_wider
 from tinygan.formats.registry import open_detections
+from tinygan.formats.writing import write_wider
 
 CSV = "image,x1,y1,x2,y2,score,face_logit\ne/a.jpg,1,2,3,4,0.5,-1\ne/a.jpg,0,0,9,9,0.75,2\ne/b.jpg,,,,,,\n"
 
@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_nothing(name, out, folder, capsys, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    monkeypatch.setattr("tinygan.formats.folders._swap", full)
+    monkeypatch.setattr("tinygan.formats.writing._swap", full)
     assert "No space left" in fails(capsys, folder / "d.csv", "--to", name, "--out", folder / out)
     assert [p.name for p in folder.iterdir()] == ["d.csv"]
 

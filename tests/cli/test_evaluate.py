@@ -11,7 +11,7 @@ from PIL import Image
 
 from tinygan.cli.evaluate import main
 from tinygan.detections import Detections
-from tinygan.formats.folders import DetectionWriter
+from tinygan.formats.writing import DetectionWriter
 
 TRUTH = """0--Parade/a.jpg
 2

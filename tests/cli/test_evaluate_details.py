@@ -12,7 +12,7 @@ from scipy.io import savemat
 
 from tinygan.cli.evaluate import main
 from tinygan.detections import Detections
-from tinygan.formats.folders import DetectionWriter
+from tinygan.formats.writing import DetectionWriter
 
 TRUTH = """0--Parade/a.jpg
 3

@@ -101,6 +101,27 @@ def test_voc_xml_and_mafa(workspace: Path, capsys: pytest.CaptureFixture[str]) -
     ]
 
 
+@pytest.mark.parametrize("protocol", ["wider", "voc", "coco"])
+def test_yolo(workspace: Path, capsys: pytest.CaptureFixture[str], protocol: str) -> None:
+    (workspace / "labels").mkdir()
+    (workspace / "images").mkdir()
+    for name, row in (("a", "0 0.05 0.05 0.1 0.1"), ("b", "0 0.2 0.2 0.4 0.4")):
+        (workspace / f"labels/{name}.txt").write_text(f"{row}\n")
+        Image.new("RGB", (100, 100)).save(workspace / f"images/{name}.jpg")
+    images = ("--images", str(workspace / "images"))
+    assert run(workspace, protocol, *images, truth="labels") == 0
+    figures = capsys.readouterr().out.splitlines()[2].split()
+    assert figures[-1] == "1.0000"
+    assert run(workspace, protocol, truth="labels") == 2
+    message = "give a *_bbx_gt.txt" if protocol == "wider" else "(--images)"
+    assert message in capsys.readouterr().err
+    if protocol == "wider":
+        assert run(workspace, protocol, *images) == 2
+        assert "--images is for YOLO annotations" in capsys.readouterr().err
+        assert run(workspace, protocol, *images, "--details", truth="labels") == 2
+        assert "--details needs attributes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("truth", ["gt.txt", "coco.json"])
 def test_coco(workspace: Path, capsys: pytest.CaptureFixture[str], truth: str) -> None:
     pytest.importorskip("faster_coco_eval")
@@ -111,7 +132,7 @@ def test_coco(workspace: Path, capsys: pytest.CaptureFixture[str], truth: str) -
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "COCO protocol, 2 images, 2 faces, 2 boxes (baseline: 3)"
     assert lines[2].split() == ["AP", "0.8350", "1.0000", "+16.50"]
-    assert lines[-1].startswith("at most 50 boxes an image")
+    assert lines[-1].startswith("at most 50 boxes per image")
     content = json.loads(report.read_text())
     assert content["max_detections"] == 50 and content["detections"]["figures"]["AP_large"] is None
 
@@ -188,7 +209,7 @@ def test_bad_ground_truth_is_one_line(workspace: Path, capsys: pytest.CaptureFix
     (workspace / "empty.txt").write_text("")
     for protocol, truth, message in [
         ("voc", "nowhere", "nowhere"),
-        ("voc", "empty", "expected Pascal VOC annotations"),
+        ("voc", "empty", "expected Pascal VOC XML"),
         ("coco", "empty.txt", "the file is empty"),
         ("fddb", "empty", "empty"),
     ]:

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from scipy.io import savemat
 
 from tinygan.detections import GroundTruth
-from tinygan.errors import DataError
-from tinygan.evaluate.attributes import VALUES, group_faces, load_attributes
-from tinygan.formats.wider_mat import truth_of_faces
+from tinygan.evaluate.attributes import group_faces
+from tinygan.evaluate.truth import truth_of_faces
+from tinygan.formats.wider import parse_ground_truth
 
 TEXT = """a.jpg
 3
@@ -22,33 +19,8 @@ b.jpg
 """
 
 
-def cell(*items: object) -> np.ndarray:
-    values = np.empty((len(items), 1), dtype=object)
-    for row, item in enumerate(items):
-        values[row, 0] = item
-    return values
-
-
-def column(*values: int) -> np.ndarray:
-    return np.array(values, dtype=np.uint8).reshape(-1, 1)
-
-
-def write_mat(folder: Path, **other: object) -> Path:
-    variables: dict[str, object] = {
-        "event_list": cell("0--Parade"),
-        "file_list": cell(cell("a", "b")),
-        "face_bbx_list": cell(cell(np.array([[0, 0, 5, 7], [0, 0, 5, 8]]), np.array([[1, 2, 3, 40]]))),
-        "invalid_label_list": cell(cell(column(0, 1), column(0))),
-        **{f"{attribute}_label_list": cell(cell(column(0, 1), column(1))) for attribute in VALUES},
-    }
-    variables.update(other)
-    savemat(folder / "wider_face_val.mat", {k: v for k, v in variables.items() if v is not None})
-    return folder
-
-
-def test_text(tmp_path: Path) -> None:
-    (tmp_path / "gt.txt").write_text(TEXT)
-    attributes = load_attributes(tmp_path / "gt.txt")
+def test_groups_by_hand() -> None:
+    attributes = parse_ground_truth(TEXT, "gt.txt")
     groups = group_faces(truth_of_faces(attributes).faces, attributes)
     assert list(groups) == ["height", "blur", "occlusion", "pose", "illumination"]
     assert groups["height"]["<8"]["a.jpg"].tolist() == [True, False, False]
@@ -58,27 +30,6 @@ def test_text(tmp_path: Path) -> None:
     assert groups["illumination"]["extreme"]["a.jpg"].tolist() == [False, True, False]
     # An image without faces keeps one box in the evaluation, which is in no group.
     assert {masks["b.jpg"].tolist()[0] for values in groups.values() for masks in values.values()} == {False}
-
-
-def test_mat(tmp_path: Path) -> None:
-    attributes = load_attributes(write_mat(tmp_path))
-    assert list(attributes) == ["0--Parade/a.jpg", "0--Parade/b.jpg"]
-    first = attributes["0--Parade/a.jpg"]
-    assert first.boxes.tolist() == [[0, 0, 5, 7], [0, 0, 5, 8]]
-    assert first.invalid.tolist() == [False, True]
-    assert {name: first.fields[name].tolist() for name in VALUES} == {name: [0, 1] for name in VALUES}
-
-
-def test_bad_mat_files(tmp_path: Path) -> None:
-    write_mat(tmp_path, blur_label_list=cell(cell(column(0), column(1))))
-    with pytest.raises(DataError, match=r"blur_label_list has 1 values for the 2 faces of '0--Parade/a.jpg'"):
-        load_attributes(tmp_path)
-    write_mat(tmp_path, pose_label_list=cell(cell(column(0, 1))))
-    with pytest.raises(DataError, match="pose_label_list has 1 images, expected 2"):
-        load_attributes(tmp_path)
-    write_mat(tmp_path, pose_label_list=None)
-    with pytest.raises(DataError, match="pose_label_list is absent"):
-        load_attributes(tmp_path)
 
 
 def test_attributes_must_fit_the_faces() -> None:

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from tinygan.detections import Detections, GroundTruth
-from tinygan.evaluate.attributes import group_faces, load_attributes
+from tinygan.evaluate.attributes import group_faces
 from tinygan.evaluate.breakdown import Breakdown, break_down, compare_breakdowns
+from tinygan.evaluate.truth import EvaluationTruth, load_evaluation_truth, truth_of_faces
 from tinygan.evaluate.wider import compare_wider, evaluate_wider
 from tinygan.formats.names import match_names
 from tinygan.formats.registry import open_detections
+from tinygan.formats.truths import load_faces
 from tinygan.formats.wider import load_subset
-from tinygan.formats.wider_mat import EvaluationTruth, load_evaluation_ground_truth, truth_of_faces
 
 SIZES = (6.0, 12.0, 24.0, 48.0, 96.0)
 
@@ -138,12 +139,12 @@ def test_different_images_cannot_be_compared() -> None:
 
 def test_wider_mini_val(shared_data: Path) -> None:
     widerface = shared_data / "widerface"
-    truth = load_evaluation_ground_truth(widerface / "eval")
+    truth = load_evaluation_truth(widerface / "eval")
     names = load_subset(widerface / "wider_face_split" / "wider_face_val_bbx_gt.txt")
     files = open_detections(shared_data / "proposals" / "yolov7_face.tar.gz")
     matched = match_names(files, truth.names)
     result = evaluate_wider({n: files[matched[n]] for n in names if n in matched}, truth, names)
-    groups = group_faces(truth.faces, load_attributes(widerface / "eval"))
+    groups = group_faces(truth.faces, load_faces(widerface / "eval"))
     parts = break_down(result, truth, groups)
     assert parts.recall_ceiling["hard"] == pytest.approx(0.868, abs=0.0005)
     assert [parts.by_iou[s][0.5].ap for s in truth.subsets] == pytest.approx([0.941, 0.909, 0.808], abs=0.001)
@@ -153,8 +154,8 @@ def test_wider_mini_val(shared_data: Path) -> None:
 
 def test_mat_files_and_text_give_the_same_groups(shared_data: Path) -> None:
     widerface = shared_data / "widerface"
-    text = load_attributes(widerface / "wider_face_split" / "wider_face_val_bbx_gt.txt")
-    mat = load_attributes(widerface / "eval")
+    text = load_faces(widerface / "wider_face_split" / "wider_face_val_bbx_gt.txt")
+    mat = load_faces(widerface / "eval")
     some = {name: truth.boxes for name, truth in text.items() if len(truth)}
     assert len(some) > 250
     groups = [group_faces(some, source) for source in (text, {name: mat[name] for name in some})]

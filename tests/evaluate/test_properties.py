@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinygan.detections import Detections
+from tinygan.evaluate.truth import EvaluationTruth
 from tinygan.evaluate.voc import evaluate_voc
 from tinygan.evaluate.wider import compare_wider, evaluate_wider
-from tinygan.formats.wider_mat import EvaluationTruth
 
 Crowd = tuple[dict[str, Detections], EvaluationTruth]
 EXAMPLES = settings(deadline=None, max_examples=30)

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinygan.detections import Detections
+from tinygan.evaluate.truth import EvaluationTruth, load_evaluation_truth
 from tinygan.evaluate.wider import WiderResult, compare_wider, evaluate_wider
 from tinygan.formats.names import match_names
 from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import load_subset
-from tinygan.formats.wider_mat import EvaluationTruth, load_evaluation_ground_truth
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs WIDER FACE's evaluation files in ../shared/data")
@@ -273,7 +273,7 @@ def test_bad_input() -> None:
 
 
 def evaluate_files(detections: Path, ground_truth: Path, subset: Path | None = None) -> WiderResult:
-    truth = load_evaluation_ground_truth(ground_truth)
+    truth = load_evaluation_truth(ground_truth)
     names = truth.names if subset is None else load_subset(subset)
     files = open_detections(detections)
     matched = match_names(files, truth.names)

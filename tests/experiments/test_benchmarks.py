@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from experiments.benchmarks.run import BOXES, FACES, IMAGES, draw_crowd, measure
+from tinygan.evaluate.truth import load_evaluation_truth
 from tinygan.evaluate.wider import evaluate_wider
 from tinygan.formats.registry import open_detections
-from tinygan.formats.wider_mat import load_evaluation_ground_truth
 
 
 def test_the_drawn_crowd_is_read_alike_from_both_files(tmp_path: Path) -> None:
     truth_file, *files = draw_crowd(tmp_path, images=3)
-    truth = load_evaluation_ground_truth(truth_file)
+    truth = load_evaluation_truth(truth_file)
     results = []
     for file in files:
         detections = {name.removesuffix(".jpg"): found for name, found in open_detections(file).items()}

@@ -14,8 +14,8 @@ from experiments.lite.report import compare, truth_of
 from experiments.lite.run import halved, main
 from tinygan.checkpoint import load_checkpoint
 from tinygan.detections import Detections, GroundTruth
+from tinygan.evaluate.truth import truth_of_faces
 from tinygan.formats.wider import load_split
-from tinygan.formats.wider_mat import truth_of_faces
 
 
 def test_compare_by_hand_and_pooled():

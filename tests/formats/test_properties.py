@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from tinygan.detections import Detections
 from tinygan.errors import TinyGanError
-from tinygan.formats.folders import write_wider
 from tinygan.formats.names import stem
 from tinygan.formats.registry import FORMATS, open_detections
+from tinygan.formats.writing import write_wider
 
 HAS_PYARROW = importlib.util.find_spec("pyarrow") is not None
 FILES = {"wider": "d", "zip": "d.zip", "tar": "d.tar.gz", "fddb": "d.txt", "coco": "d.json", "csv": "d.csv"}

@@ -10,9 +10,8 @@ import numpy.typing as npt
 import pytest
 from scipy.io import savemat
 
-from tinygan.detections import GroundTruth
 from tinygan.errors import DataError
-from tinygan.formats.wider_mat import MAT_FILES, EvaluationTruth, load_evaluation_ground_truth, truth_of_faces
+from tinygan.formats.wider_mat import ATTRIBUTES, MAT_FILES, load_mat, load_mat_faces
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "widerface"
 EVENTS = {"0--Parade": ["a_1", "a_2"], "7--Cheering": ["b.c_3"]}
@@ -91,13 +90,13 @@ def write_all(folder: Path, write: Callable[[Path, Mapping[str, Any]], None] = w
 
 @pytest.mark.parametrize("write", [write_v5, write_v73])
 def test_reads_both_kinds_of_mat_file(tmp_path: Path, write: Callable[[Path, Mapping[str, Any]], None]) -> None:
-    truth = load_evaluation_ground_truth(write_all(tmp_path, write))
-    assert truth.names == NAMES
-    np.testing.assert_array_equal(truth.faces[NAMES[0]], [[1, 2, 11, 22], [30, 40, 35, 45]])
-    assert truth.faces[NAMES[1]].shape == (0, 4)
-    np.testing.assert_array_equal(truth.faces[NAMES[2]], [[7, 8, 10, 8]])
-    assert list(truth.subsets) == ["easy", "medium", "hard"]
-    got = {s: [members[name].tolist() for name in NAMES] for s, members in truth.subsets.items()}
+    faces, subsets = load_mat(write_all(tmp_path, write))
+    assert list(faces) == NAMES
+    np.testing.assert_array_equal(faces[NAMES[0]], [[1, 2, 11, 22], [30, 40, 35, 45]])
+    assert faces[NAMES[1]].shape == (0, 4)
+    np.testing.assert_array_equal(faces[NAMES[2]], [[7, 8, 10, 8]])
+    assert list(subsets) == ["easy", "medium", "hard"]
+    got = {s: [members[name].tolist() for name in NAMES] for s, members in subsets.items()}
     assert got == {
         "easy": [[True, False], [], [False]],
         "medium": [[True, True], [], [False]],
@@ -105,45 +104,13 @@ def test_reads_both_kinds_of_mat_file(tmp_path: Path, write: Callable[[Path, Map
     }
 
 
-def test_a_text_file_makes_one_subset_of_the_usable_faces(tmp_path: Path) -> None:
-    file = tmp_path / "val_bbx_gt.txt"
-    file.write_text(
-        "e/a.jpg\n3\n1 2 10 20 0 0 0 0 0 0 \n5 5 9 9 0 0 0 1 0 0 \n5 5 0 9 0 0 0 0 0 0 \n"
-        "e/none.jpg\n0\n0 0 0 0 0 0 0 0 0 0 \n"
-    )
-    truth = load_evaluation_ground_truth(file)
-    np.testing.assert_array_equal(truth.faces["e/a.jpg"], [[1, 2, 11, 22], [5, 5, 14, 14], [5, 5, 5, 14]])
-    assert truth.subsets["all"]["e/a.jpg"].tolist() == [True, False, False]
-    # As in the official .mat files: one ignored all-zero box, so that false positives count here.
-    np.testing.assert_array_equal(truth.faces["e/none.jpg"], [[0, 0, 0, 0]])
-    assert truth.subsets["all"]["e/none.jpg"].tolist() == [False]
-
-
-def test_an_image_without_faces_from_memory() -> None:
-    assert truth_of_faces({"a": GroundTruth.empty()}, "mine").subsets["mine"]["a"].tolist() == [False]
-
-
-def test_the_type_checks_itself() -> None:
-    with pytest.raises(ValueError, match="subset 'all' has 1 flags for the 2 faces of 'a'"):
-        EvaluationTruth({"a": np.zeros((2, 4))}, {"all": {"a": np.ones(1, dtype=bool)}})
-    with pytest.raises(ValueError, match="has no flags for the 2 faces of 'a'"):
-        EvaluationTruth({"a": np.zeros((2, 4))}, {"all": {}})
-
-
-def test_missing_paths_and_files_say_what_is_expected(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere: no such file or folder; expected a folder with wider_face_val.mat"):
-        load_evaluation_ground_truth(tmp_path / "nowhere")
+def test_absent_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no wider_face_val.mat, wider_easy_val.mat.*eval_tools.zip"):
-        load_evaluation_ground_truth(tmp_path)
+        load_mat(tmp_path)
     write_all(tmp_path)
     (tmp_path / "wider_hard_val.mat").unlink()
     with pytest.raises(DataError, match=r": no wider_hard_val.mat; expected"):
-        load_evaluation_ground_truth(tmp_path)
-    with pytest.raises(DataError, match="give the folder that holds"):
-        load_evaluation_ground_truth(tmp_path / "wider_easy_val.mat")
-    (tmp_path / "empty.txt").write_text("")
-    with pytest.raises(DataError, match=r"empty.txt: the file is empty"):
-        load_evaluation_ground_truth(tmp_path / "empty.txt")
+        load_mat(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 4000, None])
@@ -151,7 +118,7 @@ def test_damaged_mat_files_are_named(tmp_path: Path, content: bytes | None) -> N
     file = write_all(tmp_path) / "wider_medium_val.mat"
     file.write_bytes(file.read_bytes()[:-300] if content is None else content)
     with pytest.raises(DataError, match=r"wider_medium_val.mat: expected"):
-        load_evaluation_ground_truth(tmp_path)
+        load_mat(tmp_path)
 
 
 def test_mat_files_at_odds_are_named(tmp_path: Path) -> None:
@@ -159,26 +126,59 @@ def test_mat_files_at_odds_are_named(tmp_path: Path) -> None:
     hard = tmp_path / "wider_hard_val.mat"
     write_v5(hard, variables([[3], [], []]))
     with pytest.raises(DataError, match=r"wider_hard_val.mat: gt_list of '0--Parade/a_1.jpg' must hold numbers 1..2"):
-        load_evaluation_ground_truth(tmp_path)
+        load_mat(tmp_path)
     write_v5(hard, variables(None))
     with pytest.raises(DataError, match=r"wider_hard_val.mat: .*gt_list is absent"):
-        load_evaluation_ground_truth(tmp_path)
+        load_mat(tmp_path)
     write_v5(hard, {**variables(LISTS["hard"]), "file_list": [["a_1"], ["b.c_3"]]})
     with pytest.raises(DataError, match=r"wider_hard_val.mat: lists other images than wider_face_val.mat"):
-        load_evaluation_ground_truth(tmp_path)
+        load_mat(tmp_path)
     write_v5(hard, {**variables(LISTS["hard"]), "gt_list": ["a", "b"]})
     with pytest.raises(DataError, match=r"wider_hard_val.mat: expected gt_list to be a cell array"):
-        load_evaluation_ground_truth(tmp_path)
+        load_mat(tmp_path)
     face = tmp_path / "wider_face_val.mat"
     write_v5(face, {**variables(None), "face_bbx_list": [[rows([1, 2, 3], 3)] * 2, [rows([], 4)]]})
     with pytest.raises(DataError, match=r"wider_face_val.mat: expected face_bbx_list to hold rows of 'x y w h'"):
-        load_evaluation_ground_truth(tmp_path)
+        load_mat(tmp_path)
+
+
+def write_attributes(folder: Path, **other: object) -> Path:
+    lists = {f"{attribute}_label_list": [[codes(0, 1), codes()], [codes(1)]] for attribute in ATTRIBUTES}
+    content = {**variables(None), "invalid_label_list": [[codes(0, 1), codes()], [codes(0)]], **lists, **other}
+    write_v5(folder / "wider_face_val.mat", {key: value for key, value in content.items() if value is not None})
+    return folder
+
+
+def codes(*values: int) -> npt.NDArray[np.int32]:
+    return rows(values, 1)
+
+
+def test_faces_with_their_attributes(tmp_path: Path) -> None:
+    faces = load_mat_faces(write_attributes(tmp_path))
+    assert list(faces) == NAMES
+    first = faces[NAMES[0]]
+    assert first.boxes.tolist() == [[1, 2, 11, 22], [30, 40, 35, 45]]
+    assert first.invalid.tolist() == [False, True]
+    assert {name: first.fields[name].tolist() for name in ATTRIBUTES} == {name: [0, 1] for name in ATTRIBUTES}
+    assert [len(faces[name]) for name in NAMES] == [2, 0, 1]
+
+
+def test_attributes_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    write_attributes(tmp_path, blur_label_list=[[codes(0), codes()], [codes(1)]])
+    with pytest.raises(DataError, match=r"blur_label_list has 1 values for the 2 faces of '0--Parade/a_1.jpg'"):
+        load_mat_faces(tmp_path)
+    write_attributes(tmp_path, pose_label_list=[[codes(0, 1)], []])
+    with pytest.raises(DataError, match="pose_label_list has 1 images, expected 3"):
+        load_mat_faces(tmp_path)
+    write_attributes(tmp_path, pose_label_list=None)
+    with pytest.raises(DataError, match="pose_label_list is absent"):
+        load_mat_faces(tmp_path)
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs WIDER FACE's evaluation files in ../shared/data/widerface")
 def test_the_official_files() -> None:
-    truth = load_evaluation_ground_truth(DATA / "eval")
-    assert len(truth.names) == 3226
-    assert "0--Parade/0_Parade_Parade_0_205.jpg" in truth.faces
-    counts = {s: sum(int(m.sum()) for m in members.values()) for s, members in truth.subsets.items()}
+    faces, subsets = load_mat(DATA / "eval")
+    assert len(faces) == 3226
+    assert "0--Parade/0_Parade_Parade_0_205.jpg" in faces
+    counts = {s: sum(int(m.sum()) for m in members.values()) for s, members in subsets.items()}
     assert counts == {"easy": 7211, "medium": 13319, "hard": 31958}

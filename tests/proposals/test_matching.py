@@ -1,7 +1,11 @@
+import os
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
-from proposals.anchors import decode_boxes, decode_landmarks
+from proposals.anchors import decode_boxes, decode_landmarks, pyramid_anchors
 from proposals.matching import BACKGROUND, FACE, IGNORED, Faces, MatchingConfig, match_anchors
 
 VARIANCES = (0.1, 0.2)
@@ -71,6 +75,37 @@ def test_landmarks_decode_to_themselves():
     assert decode_landmarks(targets.landmarks[:1], ANCHORS[:1], VARIANCES)[0].tolist() == pytest.approx(
         points[0], abs=1e-4
     )
+
+
+def test_blocks_of_faces_change_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    centre, half = rng.integers(0, 100, (50, 2)), rng.integers(1, 20, (50, 2))  # whole numbers: many equal IoU
+    found = faces(np.concatenate([centre - half, centre + half], axis=1).tolist(), (rng.random(50) < 0.3).tolist())
+    anchors = pyramid_anchors([(20, 20)], (8,), [(10, 20)])
+
+    def match_in(block):
+        monkeypatch.setattr("proposals.matching.BLOCK", block)
+        return match_anchors(found, anchors, VARIANCES, MatchingConfig())
+
+    at_once, in_blocks = match_in(50), match_in(3)
+    assert {FACE, BACKGROUND, IGNORED} == set(at_once.labels.tolist())
+    assert all(torch.equal(a.nan_to_num(9), b.nan_to_num(9)) for a, b in zip(at_once, in_blocks, strict=True))
+
+
+def peak_mb():
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's record of peak memory")
+def test_a_crowd_takes_little_memory():
+    centre, corner = torch.rand(68_250, 2) * 640, torch.rand(500, 2) * 600
+    crowd = Faces(torch.cat([corner, corner + 30], dim=1), torch.rand(500) < 0.2, torch.rand(500, 10))
+    anchors = torch.cat([centre, torch.full((68_250, 2), 24.0)], dim=1)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is in use now
+    before = peak_mb()
+    match_anchors(crowd, anchors, VARIANCES, MatchingConfig())
+    assert peak_mb() - before < 300, "all 500 faces at once took 1.1 GB"
 
 
 @pytest.mark.parametrize("settings", [{"positive_iou": 0.3, "negative_iou": 0.4}, {"rescue_iou": 0.0}])

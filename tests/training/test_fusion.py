@@ -10,8 +10,8 @@ from tinygan.boxes import longer_side
 from tinygan.data.rois import RoiConfig
 from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import DataError
+from tinygan.evaluate.truth import truth_of_faces
 from tinygan.evaluate.wider import evaluate_wider
-from tinygan.formats.wider_mat import truth_of_faces
 from tinygan.second_stage.fusion import Fusion, FusionConfig, calibrate_detector, fuse
 from tinygan.second_stage.judging import Judged
 from tinygan.second_stage.rescoring import judged_columns

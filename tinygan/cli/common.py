@@ -21,26 +21,57 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 DONE, SOME_SKIPPED, MISUSE = 0, 1, 2
 LISTED = 20
+DETECTIONS = (
+    "the official WIDER FACE submission format (a folder, .tar.gz or .zip), FDDB text, COCO results, CSV or Parquet; "
+    "which one is found out"
+)
+SHOW_CONFIG = "--show-config"
+SUBSET = "names of images, one per line, or a *_bbx_gt.txt"
+WIDER_ROOT = "WIDER FACE: a folder with WIDER_train/images and wider_face_split/"
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
+
+    def waive_required(self) -> None:
+        """Ask for no argument any more."""
+        for action in self._actions:
+            action.required = False
 
     def error(self, message: str) -> NoReturn:
         """Print one line on stderr and exit with 2."""
         self.exit(MISUSE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-def make_parser(prog: str, description: str) -> Parser:
-    """A parser with ``--version`` and ``--debug``."""
+def make_parser(prog: str, description: str, example: str = "") -> Parser:
+    """A parser with ``--version`` and ``--debug``.
+
+    Args:
+        prog: name of the command.
+        description: what it does.
+        example: command lines that ``--help`` ends with.
+    """
     parser = Parser(prog=prog, description=description)
+    add_example(parser, example)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
-def add_runtime_options(parser: argparse.ArgumentParser) -> None:
-    """Options on where and how the networks run."""
+def add_example(parser: argparse.ArgumentParser, example: str) -> None:
+    """End ``--help`` with a worked example; its lines are printed as they are."""
+    if example:
+        parser.epilog = "example:\n" + "\n".join(f"  {line}" for line in example.splitlines())
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+
+
+def add_runtime_options(parser: argparse.ArgumentParser, batch: str = "patches per forward pass") -> None:
+    """Options on where and how the networks run.
+
+    Args:
+        parser: of a command.
+        batch: help for ``--batch-size``, which counts other things in other commands.
+    """
     group = parser.add_argument_group("runtime")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     group.add_argument(
@@ -49,7 +80,7 @@ def add_runtime_options(parser: argparse.ArgumentParser) -> None:
         choices=["auto", "bf16", "32"],
         help="default: auto, bf16 on GPUs that multiply it natively and CPUs with AMX, else 32",
     )
-    group.add_argument("--batch-size", type=positive_int, metavar="N", help="patches in one forward pass")
+    group.add_argument("--batch-size", type=positive_int, metavar="N", help=batch)
     group.add_argument(
         "--threads",
         type=positive_int,
@@ -70,24 +101,47 @@ def runtime_options(arguments: argparse.Namespace) -> RuntimeOptions:
     )
 
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """``--config`` and ``--set``."""
-    parser.add_argument("--config", metavar="NAME|FILE", help="a preset such as lite or paper, or a YAML file")
-    parser.add_argument(
+def add_config_options(parser: argparse.ArgumentParser, settings: str, presets: Sequence[str] = ()) -> None:
+    """``--config``, ``--set`` and ``--show-config``.
+
+    Args:
+        parser: of a command.
+        settings: what they set.
+        presets: names of the presets that fit.
+    """
+    group = parser.add_argument_group(f"settings of {settings}")
+    if presets:
+        group.add_argument("--config", metavar="NAME|FILE", help=f"a preset ({', '.join(presets)}) or a YAML file")
+    else:
+        group.add_argument("--config", metavar="FILE", help="a YAML file")
+    group.add_argument(
         "--set",
         action="append",
         default=[],
-        metavar="a.b=v",
+        metavar="KEY=VALUE",
         dest="overrides",
-        help="override one key; may be repeated",
+        help="set one key, such as section.key=value; may be repeated",
     )
+    group.add_argument(
+        SHOW_CONFIG,
+        action="store_true",
+        help="print every key, its value and its meaning as YAML that --config reads, and stop",
+    )
+
+
+def show_config(config: object) -> int:
+    """Print settings for ``--show-config``; returns the exit code."""
+    from tinygan.config import explain
+
+    print(explain(config), end="")
+    return DONE
 
 
 def add_output_options(parser: argparse.ArgumentParser, what: str) -> None:
     """``--resume`` and ``--overwrite``, of which one at most may be given."""
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--resume", action="store_true", help=f"continue {what} that was cut off")
-    group.add_argument("--overwrite", action="store_true", help=f"replace {what} that is there")
+    group.add_argument("--overwrite", action="store_true", help=f"replace {what} that exists")
 
 
 def positive_int(text: str) -> int:
@@ -109,7 +163,10 @@ def run_command(parser: Parser, body: Callable[[argparse.Namespace], int], argv:
     Returns:
         The exit code.
     """
-    arguments = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if SHOW_CONFIG in words:
+        parser.waive_required()
+    arguments = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return body(arguments)
@@ -160,7 +217,7 @@ def list_skipped(summary: str, lines: Sequence[str], more: str = "") -> int:
 
     Args:
         summary: a line above them.
-        lines: one an input.
+        lines: one line per input.
         more: where the others are listed, if they are too many.
 
     Returns:

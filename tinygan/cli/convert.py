@@ -7,8 +7,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tinygan.cli.common import DONE, Parser, make_parser, run_command
+from tinygan.cli.common import DETECTIONS, DONE, Parser, make_parser, run_command
 from tinygan.errors import ConfigError, DataError
+
+FORMATS = "wider, fddb, coco, csv or parquet"
+EXAMPLE = "tinygan-convert P --to csv --out boxes.csv"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,15 +20,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = make_parser("tinygan-convert", "Turn detections of many images from one format into another.")
-    parser.add_argument("source", type=Path, metavar="IN", help="detections: a folder, an archive or a file")
-    parser.add_argument("--to", required=True, metavar="FORMAT", help="wider, fddb, coco, csv or parquet")
+    parser = make_parser("tinygan-convert", "Turn detections of many images from one format into another.", EXAMPLE)
+    parser.add_argument("source", type=Path, metavar="IN", help=f"detections, in {DETECTIONS}")
+    parser.add_argument("--to", required=True, metavar="FORMAT", help=f"format to write: {FORMATS}")
     parser.add_argument(
         "--out", required=True, type=Path, metavar="OUT", help="file to write; for wider a folder, .tar.gz or .zip"
     )
-    parser.add_argument("--from", dest="format", metavar="FORMAT", help="format of IN (default: found out)")
-    parser.add_argument("--names", type=Path, metavar="COCO.json", help="image names by id, for coco on either side")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT")
+    parser.add_argument("--from", dest="format", metavar="FORMAT", help=f"format of IN: {FORMATS} (default: found out)")
+    parser.add_argument(
+        "--names",
+        type=Path,
+        metavar="COCO.json",
+        help="COCO annotations whose images give names to the image ids that COCO results are read or written with",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     return parser
 
 

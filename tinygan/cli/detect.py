@@ -22,6 +22,7 @@ from tinygan.cli.common import (
     positive_int,
     run_command,
     runtime_options,
+    show_config,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from tinygan.runtime import Runtime
 
 log = logging.getLogger(__name__)
+
+EXAMPLE = "tinygan-detect photo.jpg holiday/ --out found"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,29 +43,48 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     from tinygan.proposers import proposer_names
 
-    parser = make_parser(
-        "tinygan-detect",
-        "Find the faces of photographs and videos; show and list them. --config and --set are the first stage's.",
+    parser = make_parser("tinygan-detect", "Find the faces in photographs and videos; list and draw them.", EXAMPLE)
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="images, videos, or folders of them")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--min-score", type=_share, default=0.3, metavar="S", help="lowest final score of a face, 0 to 1 (default: 0.3)"
     )
     names = ", ".join(proposer_names())
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="images, videos, folders of them")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
-    parser.add_argument("--min-score", type=_share, default=0.3, metavar="S", help="least final score (default: 0.3)")
-    parser.add_argument("--proposer", default="retinaface", metavar="NAME", help=f"{names} (default: retinaface)")
     parser.add_argument(
-        "--first-stage-weights", type=Path, metavar="W", help="the proposer's, file or run (default: those that ship)"
+        "--proposer", default="retinaface", metavar="NAME", help=f"first stage: {names} (default: retinaface)"
     )
-    parser.add_argument("--checkpoint", default="lite", metavar="PATH|lite", help="second stage: run, file, or lite")
-    parser.add_argument("--max-rois", type=positive_int, default=600, metavar="N", help="boxes judged (default: 600)")
+    parser.add_argument(
+        "--first-stage-weights",
+        type=Path,
+        metavar="W",
+        help="weights of the first stage: run folder of tinygan-train-proposer, .safetensors, or the .pth of a public "
+        "RetinaFace (default: those that ship with tinygan)",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default="lite",
+        metavar="PATH|lite",
+        help="second stage: run folder or .safetensors file of stage fusion, judge or gan; default: lite, which ships "
+        "with tinygan",
+    )
+    parser.add_argument(
+        "--max-rois",
+        type=positive_int,
+        default=600,
+        metavar="N",
+        help="judge the best N boxes per image (default: 600)",
+    )
     parser.add_argument("--no-boxes", action="store_true", help="leave every box where the first stage put it")
-    parser.add_argument("--no-pictures", action="store_true", help="write tables alone")
+    parser.add_argument("--no-pictures", action="store_true", help="write detections.json and .csv only")
     add_output_options(parser, "a run")
-    add_config_options(parser)
-    add_runtime_options(parser)
+    add_config_options(parser, "the first stage")
+    add_runtime_options(parser, "patches per forward pass of the second stage (default: 128)")
     return parser
 
 
 def _detect(arguments: argparse.Namespace) -> int:
+    if arguments.show_config:
+        return show_config(_choice(arguments).config)
     from tinygan.detect.sources import find_sources
 
     started = time.monotonic()
@@ -70,10 +92,9 @@ def _detect(arguments: argparse.Namespace) -> int:
     from tinygan.detect.detector import FaceDetector
     from tinygan.detect.results import open_results
     from tinygan.detect.run import DetectConfig, detect_all
-    from tinygan.proposers import choose_proposer
     from tinygan.runtime import Runtime
 
-    chosen = choose_proposer(arguments.proposer, arguments.first_stage_weights, arguments.config, arguments.overrides)
+    chosen = _choice(arguments)
     options = runtime_options(arguments)
     first, second = Runtime(options.exact()), Runtime(options)
     detector = FaceDetector.open(
@@ -91,6 +112,12 @@ def _detect(arguments: argparse.Namespace) -> int:
         skipped = detect_all(detector, sources, results, config)
         totals = results.write_tables(settings)
     return _print(totals, skipped, arguments.out, time.monotonic() - started)
+
+
+def _choice(arguments: argparse.Namespace) -> Choice:
+    from tinygan.proposers import choose_proposer
+
+    return choose_proposer(arguments.proposer, arguments.first_stage_weights, arguments.config, arguments.overrides)
 
 
 def _settings(arguments: argparse.Namespace, chosen: Choice, first: Runtime, second: Runtime) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinygan.cli.common import (
+    DETECTIONS,
     DONE,
+    SUBSET,
     Parser,
     add_config_options,
     add_output_options,
@@ -19,6 +21,7 @@ from tinygan.cli.common import (
     positive_int,
     run_command,
     runtime_options,
+    show_config,
 )
 from tinygan.errors import DataError
 
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+EXAMPLE = "tinygan-rescore --proposals P --images DIR --out rescored"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
@@ -36,19 +41,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = make_parser("tinygan-rescore", "Re-order a detector's boxes by what super-resolution makes visible.")
-    parser.add_argument("--proposals", required=True, type=Path, metavar="P", help="folder or .tar.gz of detections")
-    parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="folder of the images")
+    parser = make_parser(
+        "tinygan-rescore", "Re-score a detector's boxes by what super-resolution makes visible.", EXAMPLE
+    )
+    parser.add_argument("--proposals", required=True, type=Path, metavar="P", help=f"boxes to rescore, in {DETECTIONS}")
+    parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="folder of the images, at any depth")
     parser.add_argument("--out", required=True, type=Path, metavar="OUT", help="folder or .tar.gz to write")
-    parser.add_argument("--checkpoint", default="lite", metavar="PATH|lite", help="run folder, file, or lite")
-    parser.add_argument("--fusion", choices=["replace", "product", "logit"], help="default: logit")
+    parser.add_argument(
+        "--checkpoint",
+        default="lite",
+        metavar="PATH|lite",
+        help="run folder or .safetensors file of stage fusion, judge or gan; default: lite, which ships with tinygan",
+    )
+    parser.add_argument(
+        "--fusion",
+        choices=["replace", "product", "logit"],
+        help="how the detector's score and the judge's make the new one (default: logit, which stage fusion fits)",
+    )
     parser.add_argument("--no-boxes", action="store_true", help="leave every box where the detector put it")
-    parser.add_argument("--max-rois", type=positive_int, metavar="N", help="proposals judged an image (default: 600)")
-    parser.add_argument("--subset", type=Path, metavar="LIST", help="image names, or a *_bbx_gt.txt")
-    parser.add_argument("--report", type=Path, metavar="FILE.json", help="write counts and times")
+    parser.add_argument(
+        "--max-rois", type=positive_int, metavar="N", help="judge the best N proposals per image (default: 600)"
+    )
+    parser.add_argument("--subset", type=Path, metavar="LIST", help=f"rescore these images only: {SUBSET}")
+    parser.add_argument("--report", type=Path, metavar="FILE.json", help="write counts and times to FILE.json")
     add_output_options(parser, "a run")
-    add_config_options(parser)
-    add_runtime_options(parser)
+    add_config_options(parser, "rescoring")
+    add_runtime_options(parser, "patches per forward pass (default: 128)")
     return parser
 
 
@@ -56,13 +74,15 @@ def _rescore(arguments: argparse.Namespace) -> int:
     if arguments.report is not None and not arguments.report.absolute().parent.is_dir():
         raise DataError(f"{arguments.report}: no such folder to write the report into")
     from tinygan.files import write_atomically
-    from tinygan.formats.folders import open_output
+    from tinygan.formats.writing import open_output
     from tinygan.runtime import Runtime
     from tinygan.second_stage.engine import KEPT, plan_rescoring, rescore, run_settings
     from tinygan.second_stage.judge import Judge
 
     weights = _weights(arguments.checkpoint)
     config = _config(arguments, weights)
+    if arguments.show_config:
+        return show_config(config)
     plan = plan_rescoring(arguments.proposals, arguments.images, config, arguments.subset)
     runtime = Runtime(runtime_options(arguments))
     judge = Judge.from_weights(weights, runtime)

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinygan.cli.common import (
+    DETECTIONS,
     DONE,
+    SUBSET,
+    WIDER_ROOT,
     Parser,
     add_config_options,
     add_output_options,
@@ -16,8 +19,10 @@ from tinygan.cli.common import (
     end_run,
     make_parser,
     open_run,
+    positive_int,
     run_command,
     runtime_options,
+    show_config,
 )
 from tinygan.errors import ConfigError, DataError
 
@@ -27,6 +32,12 @@ if TYPE_CHECKING:
     from tinygan.training.run import RunFolder
 
 STAGES = ("mse-init", "gan", "judge", "fusion")
+PRESETS = ("lite", "paper")
+EXAMPLE = """\
+tinygan-train --stage mse-init --config lite --data ROOT --out runs/mse
+tinygan-train --stage gan --config lite --data ROOT --proposals P --init runs/mse --out runs/gan
+tinygan-train --stage judge --config lite --data ROOT --proposals P --init runs/gan --out runs/judge
+tinygan-train --stage fusion --data ROOT --proposals P --init runs/judge --out runs/fused"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,31 +46,52 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = make_parser("tinygan-train", "Train by stages: generator (mse-init), GAN (gan), judge (judge), fusion.")
-    parser.add_argument("--stage", required=True, choices=STAGES)
-    parser.add_argument("--data", required=True, type=Path, metavar="ROOT", help="WIDER FACE root with WIDER_train/")
-    parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="run folder to write")
-    parser.add_argument(
-        "--proposals", nargs="+", default=[], type=Path, metavar="P", help="first-stage proposals, one path a detector"
+    parser = make_parser("tinygan-train", "Train the second stage, one stage of training after another.", EXAMPLE)
+    add = parser.add_argument
+    add("--stage", required=True, choices=STAGES, help="mse-init, then gan, then judge (may be left out), then fusion")
+    add("--data", required=True, type=Path, metavar="ROOT", help=WIDER_ROOT)
+    add("--out", required=True, type=Path, metavar="RUN", help="run folder to write")
+    add(
+        "--proposals",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="P",
+        help=f"gan, judge, fusion: boxes in the training images, one path per detector, in {DETECTIONS}",
     )
-    parser.add_argument("--init", type=Path, metavar="RUN", help="run folder of the stage before")
-    parser.add_argument("--extra-images", type=Path, metavar="DIR", help="mse-init: pictures of one centred face each")
-    parser.add_argument(
+    add("--init", type=Path, metavar="RUN", help="gan, judge, fusion: run folder of the stage before")
+    add(
+        "--extra-images",
+        type=Path,
+        metavar="DIR",
+        help="mse-init: folder of further pictures, each of one centred face",
+    )
+    add(
         "--surroundings",
         type=Path,
         metavar="W",
-        help="judge: RetinaFace-MobileNet0.25 (.pth) its second tower starts from",
+        help="judge: .pth of a public RetinaFace-MobileNet0.25, from which the tower for the surroundings starts",
     )
-    parser.add_argument("--subset", type=Path, metavar="LIST", help="fusion: hold-out images to fit on")
-    parser.add_argument("--max-rois", type=int, default=600, metavar="N", help="fusion: proposals an image")
-    parser.add_argument("--seed", type=int, help="of weights and batches")
+    add("--subset", type=Path, metavar="LIST", help=f"fusion: fit on these hold-out images only: {SUBSET}")
+    add(
+        "--max-rois",
+        type=positive_int,
+        default=600,
+        metavar="N",
+        help="fusion: judge the best N proposals per image (default: 600)",
+    )
+    add("--seed", type=int, metavar="N", help="seed of weights and batches (default: the settings')")
     add_output_options(parser, "a run")
-    add_config_options(parser)
-    add_runtime_options(parser)
+    add_config_options(parser, "this training", PRESETS)
+    add_runtime_options(
+        parser, "patches per training step (default: the settings'); fusion: per forward pass (default: 128)"
+    )
     return parser
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    if arguments.show_config:
+        return show_config(_recipe(arguments))
     _check_usage(arguments)
     from tinygan.config import to_yaml
     from tinygan.runtime import Runtime
@@ -127,7 +159,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     else:
         before = load_checkpoint(arguments.init, ("generator", "gan", "fused")).recipe
         recipe = load_config(Recipe, None, overrides, base=before)
-    if arguments.stage == "fusion" and arguments.config is not None:
+    if arguments.stage == "fusion" and arguments.config is not None and arguments.init is not None:
         trained = load_checkpoint(arguments.init, ("gan", "fused")).recipe
         for name in ("crops", "generator", "discriminator"):
             if to_tree(recipe)[name] != trained[name]:

@@ -27,7 +27,7 @@ class CropConfig:
             resized to ``hr_size`` and go straight to the discriminator. Default: 1.5 x ``lr_size``.
         wide_context: side of a second crop around the same box, which shows a judge with ``surroundings`` (see
             :class:`~tinygan.models.discriminator.DiscriminatorConfig`) the surroundings. Not in the paper.
-        wide_size: side of its patch in pixels.
+        wide_size: side of the patch that the second crop becomes, in pixels.
     """
 
     lr_size: int = 16

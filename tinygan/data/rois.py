@@ -22,8 +22,8 @@ class RoiConfig:
         positive_iou: a proposal with at least this IoU to a face is a face.
         negative_iou: below this IoU to every face it is a non-face; between the two it is left out.
         invalid_iou: at this IoU to a face marked invalid it is left out.
-        negatives_per_image: the highest-scored non-faces kept of an image and detector (hard negatives).
-        positives_per_image: faces kept of an image and detector.
+        negatives_per_image: non-faces kept per image and detector, the highest-scored ones (hard negatives).
+        positives_per_image: faces kept per image and detector.
         jitters_per_face: further boxes drawn around every valid face.
         backgrounds_per_image: boxes drawn at random, away from faces.
         unlabelled_score: non-faces that a detector scores this or higher are left out: most of them are faces that

@@ -64,7 +64,7 @@ class FaceDetector:
         """Build both stages.
 
         Args:
-            first_stage: of :func:`proposals.choose_proposer`.
+            first_stage: from :func:`tinygan.proposers.choose_proposer`.
             checkpoint: as of :class:`SecondStage`.
             move_boxes: as of :class:`SecondStage`.
             max_rois: as of :class:`SecondStage`.

@@ -1,19 +1,16 @@
 """WIDER FACE's attributes as groups of faces: by height, blur, occlusion, pose and illumination.
 
-A group is given as a subset is: a mask an image. Faces marked invalid or of no area are in none.
+A group has the form of a subset: one mask per image. Faces marked invalid or of no area are in none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
-from tinygan.detections import BoolArray, FloatArray, GroundTruth, IntArray
-from tinygan.errors import DataError
-from tinygan.formats import wider, wider_mat
+from tinygan.detections import BoolArray, FloatArray, GroundTruth
 
 Masks = Mapping[str, BoolArray]  # {image: bool [M]}
 Groups = Mapping[str, Mapping[str, Masks]]  # {attribute: {value: masks}}
@@ -25,24 +22,6 @@ VALUES = {
     "pose": ("typical", "atypical"),
     "illumination": ("normal", "extreme"),
 }
-_MAT_FILE = wider_mat.MAT_FILES[0]
-_FIX = "copy it again from the official eval_tools.zip"
-
-
-def load_attributes(path: Path) -> dict[str, GroundTruth]:
-    """Every face with its attributes.
-
-    Args:
-        path: what :func:`tinygan.formats.wider_mat.load_evaluation_ground_truth` reads: the folder with
-            the official ``.mat`` files, or a ``*_bbx_gt.txt``.
-
-    Returns:
-        ``{image: faces}`` with the columns ``blur``, ``occlusion``, ``pose`` and ``illumination``.
-
-    Raises:
-        DataError: if the file is absent or malformed, or lacks an attribute.
-    """
-    return _load_mat(path / _MAT_FILE) if path.is_dir() else wider.load_ground_truth(path)
 
 
 def group_faces(faces: Mapping[str, FloatArray], attributes: Mapping[str, GroundTruth]) -> Groups:
@@ -50,8 +29,9 @@ def group_faces(faces: Mapping[str, FloatArray], attributes: Mapping[str, Ground
 
     Args:
         faces: ``{image: float64 [M, 4]}`` of an evaluation.
-        attributes: the same faces from :func:`load_attributes`. Where an image has no face there, none
-            of ``faces`` is in a group.
+        attributes: the same faces with the columns ``blur``, ``occlusion``, ``pose`` and ``illumination``, from
+            :func:`tinygan.formats.truths.load_faces`. Where an image has no face there, none of ``faces`` is in a
+            group.
 
     Returns:
         ``{attribute: {value: {image: bool [M]}}}``, the attribute ``height`` first.
@@ -97,28 +77,3 @@ def _of_height(low: float, high: float) -> Callable[[GroundTruth], BoolArray]:
 
 def _of_value(attribute: str, code: int) -> Callable[[GroundTruth], BoolArray]:
     return lambda truth: np.asarray(truth.fields[attribute] == code, dtype=np.bool_)
-
-
-def _load_mat(path: Path) -> dict[str, GroundTruth]:
-    lists = {attribute: f"{attribute}_label_list" for attribute in (*VALUES, "invalid")}
-    cells = wider_mat.read_mat(path, ("event_list", "file_list", "face_bbx_list", *lists.values()))
-    names = wider_mat.image_names(cells, path)
-    images = {key: wider_mat.images_of(cells, key, path) for key in ("face_bbx_list", *lists.values())}
-    for key, values in images.items():
-        if len(values) != len(names):
-            raise DataError(f"{path}: {key} has {len(values)} images, expected {len(names)}; {_FIX}")
-    loaded = {}
-    for number, name in enumerate(names):
-        boxes = wider_mat.boxes_of(images["face_bbx_list"][number], path)
-        codes = {attribute: _codes(images[key][number]) for attribute, key in lists.items()}
-        for attribute, column in codes.items():
-            if len(column) != len(boxes):
-                got = f"{lists[attribute]} has {len(column)} values for the {len(boxes)} faces of '{name}'"
-                raise DataError(f"{path}: {got}; {_FIX}")
-        loaded[name] = GroundTruth(boxes, codes.pop("invalid") != 0, codes)
-    return loaded
-
-
-def _codes(cell: wider_mat.Cell) -> IntArray:
-    values = np.asarray(cell if isinstance(cell, np.ndarray) else [])
-    return values.astype(np.int64).ravel()

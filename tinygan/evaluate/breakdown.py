@@ -18,8 +18,8 @@ from tinygan.evaluate.curves import (
     final_recall,
     paired_difference,
 )
+from tinygan.evaluate.truth import EvaluationTruth
 from tinygan.evaluate.wider import IOU_THRESHOLD, WiderResult
-from tinygan.formats.wider_mat import EvaluationTruth
 
 IOU_THRESHOLDS = (0.5, 0.6, 0.7, 0.8)  # RefineFace, Table 3
 RECALLS_PERCENT = (10, 30, 50, 80, 90, 95)  # RefineFace, Table 5
@@ -88,7 +88,7 @@ def break_down(result: WiderResult, truth: EvaluationTruth, groups: Groups) -> B
 
     Args:
         result: from :func:`tinygan.evaluate.wider.evaluate_wider`.
-        truth: what it was evaluated against.
+        truth: the ground truth of that evaluation.
         groups: from :func:`tinygan.evaluate.attributes.group_faces`; may be empty.
 
     Returns:
@@ -119,10 +119,10 @@ def compare_breakdowns(
 
     Args:
         before: the baseline's parts.
-        after: parts of other detections on the same images.
+        after: the parts of other detections on the same images.
         resamples: how often the images are drawn with replacement.
-        seed: of the draws.
-        level: coverage of the intervals.
+        seed: seed of the draws.
+        level: coverage of the intervals, in (0, 1).
 
     Raises:
         ValueError: if the two were not evaluated on the same images and parts.

@@ -1,7 +1,7 @@
-"""Which face each detection takes: the one it overlaps most, as WIDER FACE's and Pascal VOC's evaluations have it.
+"""The face that each detection claims: the one it overlaps most, as in the WIDER FACE and Pascal VOC protocols.
 
 That face depends neither on the subset, nor on the threshold, nor on other detections, so it is found
-once, image by image; every subset and IoU threshold is then judged from it.
+once, image by image; every subset and IoU threshold is then scored from it.
 """
 
 from __future__ import annotations
@@ -83,14 +83,15 @@ def claim_faces(
 
 
 def score_claims(claims: Claims, members: Sequence[BoolArray], iou_threshold: float) -> Outcomes:
-    """What each detection is, given which faces count.
+    """Decide for each detection whether it is a hit, a false positive or ignored.
 
-    A detection whose face counts and is free is a hit; whose face is taken, or which overlaps none by
-    ``iou_threshold``, a false positive; whose face does not count, ignored.
+    A detection that overlaps no face by ``iou_threshold`` or more is a false positive. Of those that claim a face
+    that counts, the one with the highest score is a hit, the others are false positives. One that claims a face that
+    does not count is ignored.
 
     Args:
-        claims: detections and their faces.
-        members: bool [M] an image, in the order of the images: the faces that count.
+        claims: the detections and the faces they claim.
+        members: for each image, in their order, bool [M]: the faces that count.
         iou_threshold: smallest IoU of a hit, above 0.
 
     Returns:

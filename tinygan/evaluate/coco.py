@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from tinygan.boxes import xyxy_to_xywh
 from tinygan.detections import Detections, FloatArray, GroundTruth
 from tinygan.errors import MissingDependency
 
-MAX_DETECTIONS = 1000  # an image; COCO's own 100 cuts off the faces of a crowd
+MAX_DETECTIONS = 1000  # per image; COCO's own 100 cuts off the faces of a crowd
 AREAS_PX = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 _CATEGORY = 1
 
@@ -24,7 +25,7 @@ class CocoResult:
         names: the images evaluated.
         boxes: number of detections in them.
         faces: number of faces to find.
-        max_detections: the best so many of each image were judged.
+        max_detections: number of detections per image, the best ones, that were judged.
         figures: ``AP`` (mean over IoU 0.50:0.05:0.95), ``AP50``, ``AP75``, ``AP_small`` (below 32 x 32 px),
             ``AP_medium`` (to 96 x 96 px), ``AP_large``, and ``AR`` likewise; in [0, 1], NaN without such faces.
     """
@@ -48,7 +49,7 @@ def evaluate_coco(
         detections: ``{image name: detections}``, scores on any scale; an image may be absent or empty.
         truth: ``{image name: faces}``; invalid faces and those of no area are ``iscrowd``, which COCO ignores.
         names: images to evaluate; all of ``truth`` by default.
-        max_detections: judge the best so many of each image.
+        max_detections: number of detections per image, the best ones, that are judged.
 
     Returns:
         The figures COCO publishes.
@@ -122,9 +123,7 @@ def _mean(values: FloatArray) -> float:
 def _annotations(faces: Sequence[GroundTruth]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for number, truth in enumerate(faces):
-        sides = np.clip(truth.boxes[:, 2:] - truth.boxes[:, :2], 0.0, None)
-        xywh = np.concatenate([truth.boxes[:, :2], sides], axis=1).tolist()
-        for box, usable in zip(xywh, truth.usable.tolist(), strict=True):
+        for box, usable in zip(_xywh(truth.boxes).tolist(), truth.usable.tolist(), strict=True):
             common = {"id": len(rows) + 1, "image_id": number, "category_id": _CATEGORY}
             rows.append({**common, "bbox": box, "area": box[2] * box[3], "iscrowd": int(not usable)})
     return rows
@@ -132,9 +131,15 @@ def _annotations(faces: Sequence[GroundTruth]) -> list[dict[str, object]]:
 
 def _result_rows(number: int, found: Detections) -> FloatArray:
     """``image, x, y, w, h, score, category`` [N, 7]."""
-    sides = np.clip(found.boxes[:, 2:] - found.boxes[:, :2], 0.0, None)
     image, category = np.full((len(found), 1), float(number)), np.full((len(found), 1), float(_CATEGORY))
-    return np.concatenate([image, found.boxes[:, :2], sides, found.scores[:, None], category], axis=1)
+    return np.concatenate([image, _xywh(found.boxes), found.scores[:, None], category], axis=1)
+
+
+def _xywh(boxes: FloatArray) -> FloatArray:
+    """``x, y, width, height`` [N, 4]; a negative side becomes 0."""
+    xywh = xyxy_to_xywh(boxes)
+    xywh[:, 2:] = np.clip(xywh[:, 2:], 0.0, None)
+    return xywh
 
 
 def _library() -> tuple[Any, Any]:

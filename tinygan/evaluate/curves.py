@@ -22,10 +22,10 @@ class Outcomes:
 
     Attributes:
         scores: float64 [N], falling.
-        hits: bool [N]; the first detection of a face that counts.
-        counted: bool [N]; hits and false positives. A detection of an ignored face is neither.
-        images: int64 [N], the image of each detection.
-        faces: int64 [I], the faces that count in each image.
+        hits: bool [N]; whether a detection is the first one of a face that counts.
+        counted: bool [N]; whether it is a hit or a false positive. A detection of an ignored face is neither.
+        images: int64 [N], position of each detection's image.
+        faces: int64 [I], number of faces that count in each image.
     """
 
     scores: FloatArray
@@ -88,7 +88,7 @@ class Difference:
 
 def exact_curve(outcomes: Outcomes) -> Curve:
     """The curve with one point for each distinct score, so that the order of equal scores does not matter."""
-    ends = _ends_of_ties(outcomes.scores)
+    ends = ends_of_ties(outcomes.scores)
     return _curve(outcomes, outcomes.scores[ends], ends + 1)
 
 
@@ -96,7 +96,7 @@ def binned_curve(outcomes: Outcomes, low: float, high: float, bins: int = 1000) 
     """The official WIDER FACE curve: scores mapped to [0, 1], thresholds ``1 - t / bins``, t = 1..bins.
 
     Args:
-        outcomes: judged detections, raw scores.
+        outcomes: the judged detections, with raw scores.
         low: smallest score of the evaluation, also over images that are skipped; becomes 0.
         high: largest score; becomes 1. If ``high == low``, every score becomes 0.
         bins: number of thresholds.
@@ -147,16 +147,16 @@ def final_recall(outcomes: Outcomes) -> float:
 
 
 def false_positives_at(outcomes: Outcomes, recalls: Sequence[float]) -> list[int | None]:
-    """How many false positives stand above the highest threshold that reaches each recall.
+    """How many false positives score at least the highest threshold that reaches each recall.
 
     Args:
-        outcomes: judged detections; equal scores are kept or left out together.
-        recalls: in (0, 1].
+        outcomes: the judged detections; equal scores are kept or left out together.
+        recalls: the recalls to reach, in (0, 1].
 
     Returns:
-        A count for each recall; None where it is never reached, or there is no face to find.
+        One count per recall; None where it is never reached, or there is no face to find.
     """
-    ends = _ends_of_ties(outcomes.scores)
+    ends = ends_of_ties(outcomes.scores)
     hits = np.cumsum(outcomes.hits)[ends]
     false: IntArray = np.cumsum(outcomes.counted)[ends] - hits
     # 0.3 of 10 faces is 3, though 0.3 * 10 is a shade more in floating point.
@@ -186,7 +186,7 @@ def resampled_ap(outcomes: Outcomes, weights: FloatArray) -> FloatArray:
     one score with a hit and the next, once; every resample is then a product with its weights.
 
     Args:
-        outcomes: judged detections of I images.
+        outcomes: the judged detections of I images.
         weights: float64 [I, R], see :func:`bootstrap_weights`.
 
     Returns:
@@ -205,8 +205,8 @@ def paired_difference(before: Outcomes, after: Outcomes, weights: FloatArray, le
     What the two share cancels out.
 
     Args:
-        before: the baseline.
-        after: other detections of the same I images.
+        before: the outcomes of the baseline.
+        after: the outcomes of other detections of the same I images.
         weights: float64 [I, R], see :func:`bootstrap_weights`.
         level: coverage of the interval (percentiles of the resampled differences).
 
@@ -220,8 +220,15 @@ def paired_difference(before: Outcomes, after: Outcomes, weights: FloatArray, le
     return Difference(exact_ap(before), exact_ap(after), low, high)
 
 
-def _ends_of_ties(scores: FloatArray) -> IntArray:
-    """Positions of the last of each run of equal scores."""
+def ends_of_ties(scores: FloatArray) -> IntArray:
+    """Positions of the last of each run of equal scores.
+
+    Args:
+        scores: float64 [N], falling.
+
+    Returns:
+        int64, one position per distinct score.
+    """
     changes = np.flatnonzero(np.diff(scores) != 0)
     return np.append(changes, len(scores) - 1) if len(scores) else np.zeros(0, dtype=np.int64)
 
@@ -240,7 +247,7 @@ def _steps_by_image(outcomes: Outcomes) -> tuple[csr_matrix, csr_matrix]:
     """Hits and counted detections, [H, I], from one score with a hit (excluded) to the next (included)."""
     from scipy.sparse import csr_matrix
 
-    ends = _ends_of_ties(outcomes.scores)
+    ends = ends_of_ties(outcomes.scores)
     hits_up_to = np.cumsum(outcomes.hits)[ends]
     ends = ends[np.diff(hits_up_to, prepend=0) > 0]
     shape = (len(ends), len(outcomes.faces))

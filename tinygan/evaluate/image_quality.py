@@ -1,4 +1,4 @@
-"""How close a super-resolved picture comes to the truth: PSNR and SSIM (scikit-image), LPIPS (optional)."""
+"""How close a super-resolved picture is to the true one: PSNR and SSIM (scikit-image), LPIPS (optional)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def psnr(truth: FloatImage, picture: FloatImage) -> float:
     """Peak signal-to-noise ratio over all RGB values, in dB: -10 log10(mean squared error).
 
     Args:
-        truth: float [H, W, 3], RGB in [0, 1].
-        picture: the same shape.
+        truth: the true picture, float [H, W, 3], RGB in [0, 1].
+        picture: the picture to compare with it, of the same shape.
 
     Returns:
         dB; infinite for equal pictures.
@@ -37,8 +37,8 @@ def ssim(truth: FloatImage, picture: FloatImage) -> float:
     """Structural similarity, averaged over windows of 7x7 px and over RGB (Wang et al. 2004).
 
     Args:
-        truth: float [H, W, 3], RGB in [0, 1], at least 7 px a side.
-        picture: the same shape.
+        truth: the true picture, float [H, W, 3], RGB in [0, 1], at least 7 px high and wide.
+        picture: the picture to compare with it, of the same shape.
 
     Returns:
         At most 1, which equal pictures reach.
@@ -56,8 +56,8 @@ def lpips(truth: FloatImage, picture: FloatImage) -> float:
     """Learned perceptual distance, AlexNet backbone (Zhang et al. 2018); smaller is closer.
 
     Args:
-        truth: float [H, W, 3], RGB in [0, 1].
-        picture: the same shape.
+        truth: the true picture, float [H, W, 3], RGB in [0, 1].
+        picture: the picture to compare with it, of the same shape.
 
     Raises:
         DataError: if the shapes differ or are not [H, W, 3].

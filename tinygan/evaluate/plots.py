@@ -1,6 +1,6 @@
 """Precision-recall and ROC curves as pictures, in the look of WIDER FACE's and FDDB's published ones.
 
-One panel a subset; the legend says ``name-0.xxx``, best first.
+One panel per subset; the legend says ``name-0.xxx``, best first.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Line:
     """One precision-recall curve of a panel.
 
     Attributes:
-        label: what it is, for the legend.
-        curve: its points.
-        ap: its average precision in [0, 1], for the legend.
-        published: another method's curve, drawn thinner and behind.
+        label: name of the curve in the legend.
+        curve: the points.
+        ap: its average precision in [0, 1], shown in the legend.
+        published: whether it is another method's curve, which is drawn thinner and behind.
     """
 
     label: str
@@ -53,11 +53,11 @@ class RocLine:
     """One ROC curve of a panel.
 
     Attributes:
-        label: what it is, for the legend.
+        label: name of the curve in the legend.
         false_positives: [K], rising.
         true_positive_rate: [K] in [0, 1].
-        value: figure for the legend, e.g. the rate at 1,000 false positives.
-        published: another method's curve, drawn thinner and behind.
+        value: figure in the legend, e.g. the rate at 1,000 false positives.
+        published: whether it is another method's curve, which is drawn thinner and behind.
     """
 
     label: str
@@ -68,7 +68,7 @@ class RocLine:
 
 
 def draw_curves(panels: Mapping[str, Sequence[Line]], title: str = "") -> bytes:
-    """Precision-recall curves, one panel a subset, side by side.
+    """Precision-recall curves, one panel per subset, side by side.
 
     Args:
         panels: ``{panel title: lines}``; the first line of a panel is drawn on top.
@@ -92,7 +92,7 @@ def draw_curves(panels: Mapping[str, Sequence[Line]], title: str = "") -> bytes:
 
 
 def draw_rocs(panels: Mapping[str, Sequence[RocLine]], title: str = "", max_false_positives: float = 2000.0) -> bytes:
-    """ROC curves, true positive rate over the number of false positives, one panel a kind of score.
+    """ROC curves, true positive rate over the number of false positives, one panel per kind of score.
 
     Args:
         panels: ``{panel title: lines}``; the first line of a panel is drawn on top.

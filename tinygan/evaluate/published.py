@@ -1,4 +1,4 @@
-"""Published curves of WIDER FACE (precision-recall) and FDDB (ROC), as the official tools hand them on."""
+"""Published curves of WIDER FACE (precision-recall) and FDDB (ROC), in the files of the official tools."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PublishedCurve:
         method: its name in the official legends.
         subset: ``easy``, ``medium`` or ``hard``.
         curve: 1,000 points on scores normalised to [0, 1].
-        ap: its average precision in [0, 1].
+        ap: the curve's average precision in [0, 1].
     """
 
     method: str
@@ -97,8 +97,8 @@ def load_published_curve(path: Path, subset: str) -> PublishedCurve:
     """Read one file.
 
     Args:
-        path: holds ``pr_cruve`` [K, 2], precision and recall, and ``legend_name``.
-        subset: which subset it is of.
+        path: a ``.mat`` file with ``pr_cruve`` [K, 2], precision and recall, and ``legend_name``.
+        subset: name of the subset.
 
     Raises:
         DataError: if the file is damaged or holds something else.

@@ -1,8 +1,8 @@
 """The Pascal VOC protocol at IoU 0.5, for AFW, PASCAL Face and MAFA.
 
-As in VOC's ``VOCevaldet.m``: by falling score every detection takes the face it overlaps most; one that
-is ignored ("difficult") makes it neither right nor wrong, a second detection of a face is a false
-positive. VOC's pixels are inclusive and one more is added to both sides, which is the plain IoU of
+As in VOC's ``VOCevaldet.m``: in the order of falling scores every detection claims the face that it
+overlaps most. One that claims an ignored ("difficult") face is neither right nor wrong, a second detection of a
+face is a false positive. VOC's pixels are inclusive and one more is added to both sides, which is the plain IoU of
 boxes whose x2, y2 are exclusive, as all boxes here.
 """
 
@@ -26,7 +26,7 @@ from tinygan.evaluate.curves import (
     exact_curve,
     paired_difference,
 )
-from tinygan.formats.wider_mat import EvaluationTruth, truth_of_faces
+from tinygan.evaluate.truth import EvaluationTruth, truth_of_faces
 
 IOU_THRESHOLD = 0.5
 MASKED = "masked"  # column of MAFA's ground truth
@@ -38,7 +38,7 @@ class VocSubset:
 
     Attributes:
         outcomes: every judged detection.
-        curve: one point a distinct score.
+        curve: the precision-recall curve, one point per distinct score.
         ap: all-point AP (VOC from 2010 on), in [0, 1]; NaN without faces.
         ap_11: eleven-point AP (VOC 2007).
     """
@@ -86,7 +86,7 @@ def mark_masked(unmasked: Mapping[str, GroundTruth], masked: Mapping[str, Ground
 
     Args:
         unmasked: ``{image name: faces}``.
-        masked: the same images, or some of them.
+        masked: ``{image name: faces}`` of the same images, or of some of them.
     """
     joined = {}
     for name in dict.fromkeys([*unmasked, *masked]):
@@ -100,8 +100,8 @@ def mafa_truth(faces: Mapping[str, GroundTruth]) -> EvaluationTruth:
     """MAFA's subsets: ``whole``, ``masked`` and ``unignored`` (RefineFace, section 4.5).
 
     Args:
-        faces: with the column ``masked``, not 0 for a masked face. MAFA's ignored faces (blurred, deformed
-            or below 32 px) are the ``invalid`` ones.
+        faces: ``{image name: faces}`` with the column ``masked``, not 0 for a masked face. MAFA's ignored faces
+            (blurred, deformed or below 32 px) are the ``invalid`` ones.
 
     Returns:
         ``whole`` counts every face, ignored ones too; ``masked`` the masked ones that are not ignored;

@@ -1,7 +1,7 @@
 """The WIDER FACE protocol (official MATLAB evaluation), with an exact AP beside the official binned one.
 
-In score order every detection takes the face it overlaps most, if by IoU >= 0.5: a face outside the
-subset makes it ignored, a free face makes it a hit, a taken face a false positive.
+In the order of falling scores every detection claims the face that it overlaps most, if their IoU is at least 0.5. It
+is ignored if that face is outside the subset, a hit if the face is still free, and a false positive otherwise.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tinygan.evaluate.curves import (
     exact_curve,
     paired_difference,
 )
-from tinygan.formats.wider_mat import EvaluationTruth
+from tinygan.evaluate.truth import EvaluationTruth
 
 IOU_THRESHOLD = 0.5
 _EXTRA_PX = 1.0  # the official IoU treats x2, y2 as inclusive: one more pixel on both sides of every box
@@ -33,7 +33,7 @@ class SubsetResult:
 
     Attributes:
         outcomes: every judged detection.
-        exact: the curve with one point a distinct score.
+        exact: the curve with one point per distinct score.
         binned: the official curve of 1,000 thresholds on min-max normalised scores.
         ap_exact: AP of ``exact``, in [0, 1]; NaN if the subset has no face.
         ap_binned: AP of ``binned``, the official figure.
@@ -90,7 +90,7 @@ def evaluate_wider(
 
     Args:
         detections: ``{image name: detections}``, scores on any scale; an image may be absent or empty.
-        truth: faces and subsets.
+        truth: the faces and the subsets.
         names: images to evaluate; all of ``truth`` by default.
         iou_threshold: smallest IoU of a hit; the official one is 0.5.
 
@@ -121,10 +121,10 @@ def compare_wider(
     does not change with normalisation: no detection is matched again.
 
     Args:
-        before: the baseline.
-        after: other detections on the same images.
+        before: the evaluation of the baseline.
+        after: the evaluation of other detections on the same images.
         resamples: how often the images are drawn with replacement.
-        seed: of the draws.
+        seed: seed of the draws.
         level: coverage of the interval (percentiles of the resampled differences).
 
     Returns:

@@ -1,1 +1,1 @@
-"""What lies on disk: one module a format."""
+"""What lies on disk: one module per format."""

@@ -1,7 +1,6 @@
 """COCO's JSON: results (a list of detections), the names behind image ids, and annotations.
 
-Parsers are pure (text in, objects out); ``load_*`` functions read files. Boxes are turned from
-``x y w h`` to ``x1, y1, x2, y2`` here and nowhere else.
+Parsers are pure (text in, objects out); ``load_*`` functions read files.
 """
 
 from __future__ import annotations
@@ -14,12 +13,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from tinygan.boxes import xywh_to_xyxy, xyxy_to_xywh
 from tinygan.detections import BoolArray, Detections, FloatArray, GroundTruth
 from tinygan.errors import DataError
 from tinygan.files import decode, encode, read_bytes, write_atomically
-from tinygan.formats.folders import check_sizes
 from tinygan.formats.names import match_names
 from tinygan.formats.rows import GroupedRows, Rows
+from tinygan.formats.writing import check_sizes
 
 ImageId: TypeAlias = "int | str"
 FACE = "face"
@@ -73,7 +73,7 @@ def load_results(path: Path, names: Path | None = None) -> Mapping[str, Detectio
 
 
 def format_results(detections: Mapping[str, Detections], ids: Mapping[str, ImageId] | None = None) -> str:
-    """Detections as COCO results, an entry a line, each image by falling score; fields are left out.
+    """Detections as COCO results, one entry per line, each image by falling score; fields are left out.
 
     Args:
         detections: ``{image name: detections}``.
@@ -85,11 +85,10 @@ def format_results(detections: Mapping[str, Detections], ids: Mapping[str, Image
     entries = []
     for name, found in detections.items():
         ordered = found.sorted()
-        sizes = ordered.boxes[:, 2:] - ordered.boxes[:, :2]
         start = (
             f'{{"image_id": {json.dumps(name if ids is None else ids[name])}, "category_id": {FACE_CATEGORY}, "bbox"'
         )
-        rows = zip(np.concatenate([ordered.boxes[:, :2], sizes], axis=1).tolist(), ordered.scores.tolist(), strict=True)
+        rows = zip(xyxy_to_xywh(ordered.boxes).tolist(), ordered.scores.tolist(), strict=True)
         entries += [f'{start}: {box}, "score": {score!r}}}' for box, score in rows]
     return "[\n" + ",\n".join(entries) + "\n]\n"
 
@@ -113,7 +112,7 @@ def parse_names(text: str, source: str) -> dict[ImageId, str]:
         ``{image id: file name}``.
 
     Raises:
-        DataError: if there is no such list, or an id or a name stands in it twice.
+        DataError: if there is no such list, or it holds an id or a name twice.
     """
     return _names_of(_parse_json(text, source), source)
 
@@ -240,7 +239,7 @@ def _boxes(rows: Sequence[Any]) -> FloatArray:
         raise ValueError("expected four numbers a box")
     xywh = _numbers(list(chain.from_iterable(rows))).reshape(-1, 4)
     with np.errstate(over="ignore"):
-        boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+        boxes = xywh_to_xyxy(xywh)
     if not np.isfinite(boxes).all():
         raise ValueError("expected finite numbers")
     return boxes

@@ -1,8 +1,7 @@
-"""FDDB's text formats: ellipse ground truth in folds, detections (many images a file), and printed ROC curves.
+"""FDDB's text formats: ellipse ground truth in folds, detections (one file for many images), and printed ROC curves.
 
 Every file is a sequence of blocks: an image name, a count, and so many rows of numbers. Parsers are
-pure (lines in, objects out); ``load_*`` functions read files. Rectangles are turned from ``x y w h`` to
-``x1, y1, x2, y2`` here and nowhere else.
+pure (lines in, objects out); ``load_*`` functions read files.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tinygan.boxes import xywh_to_xyxy, xyxy_to_xywh
 from tinygan.detections import Detections, FloatArray, GroundTruth
 from tinygan.errors import DataError
 from tinygan.formats.wider import read_text
@@ -88,7 +88,8 @@ def parse_ellipses(lines: Iterable[str], source: str) -> dict[str, FloatArray]:
     """Read an ``*ellipseList.txt``.
 
     Args:
-        lines: for each image its name, the number of faces, and ``major minor theta cx cy 1`` a face.
+        lines: for each image its name, the number of faces, and one line ``major minor theta cx cy 1`` per
+            face.
         source: path for error messages.
 
     Returns:
@@ -128,12 +129,12 @@ def parse_fddb(lines: Iterable[str], source: str) -> dict[str, Detections]:
     """Read detections of many images.
 
     Args:
-        lines: for each image its name, the number of detections, and a detection a line: a rectangle
-            ``x y w h score`` or an ellipse ``major minor theta cx cy score``; one kind an image.
+        lines: for each image its name, the number of detections, and one line per detection: a rectangle
+            ``x y w h score`` or an ellipse ``major minor theta cx cy score``; all of an image are of one kind.
         source: path for error messages.
 
     Returns:
-        ``{image name: detections}`` in file order; ``x2 = x + w``, ``y2 = y + h``. Ellipses stand in the
+        ``{image name: detections}`` in file order; ``x2 = x + w``, ``y2 = y + h``. Ellipses are in the
         column ``ellipse`` (float64 [N, 5]), their boxes are the bounding rectangles.
 
     Raises:
@@ -143,8 +144,7 @@ def parse_fddb(lines: Iterable[str], source: str) -> dict[str, Detections]:
     for block in _blocks(lines, source):
         rows = block.numbers({5: _RECTANGLE_ROW, 6: _ELLIPSE_ROW}, empty_columns=5)
         if rows.shape[1] == 5:
-            boxes = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
-            detections[block.name] = Detections(boxes, rows[:, 4])
+            detections[block.name] = Detections(xywh_to_xyxy(rows[:, :4]), rows[:, 4])
         else:
             ellipses = block.checked_ellipses(rows)
             detections[block.name] = Detections(bounding_boxes(ellipses), rows[:, 5], {ELLIPSE: ellipses})
@@ -178,9 +178,8 @@ def format_fddb(detections: Mapping[str, Detections]) -> str:
     lines: list[str] = []
     for name, found in detections.items():
         ordered = found.sorted()
-        corner, sides = ordered.boxes[:, :2], ordered.boxes[:, 2:] - ordered.boxes[:, :2]
-        shape = [ordered.fields[ELLIPSE]] if ELLIPSE in ordered.fields else [corner, sides]
-        lines += _block_lines(name, np.concatenate([*shape, ordered.scores[:, None]], axis=1))
+        shapes = ordered.fields[ELLIPSE] if ELLIPSE in ordered.fields else xyxy_to_xywh(ordered.boxes)
+        lines += _block_lines(name, np.concatenate([shapes, ordered.scores[:, None]], axis=1))
     return "\n".join(lines) + "\n" if lines else ""
 
 
@@ -196,7 +195,7 @@ def parse_roc(lines: Iterable[str], source: str) -> RocPoints:
     """Read a ROC curve as the official evaluation prints it.
 
     Args:
-        lines: ``TPR FP threshold`` (discrete) or ``TPR FP`` (continuous) a line.
+        lines: ``TPR FP threshold`` (discrete) or ``TPR FP`` (continuous) per line.
         source: path for error messages.
 
     Raises:
@@ -252,7 +251,7 @@ def fold_of(file_name: str) -> int:
 
 @dataclass(frozen=True)
 class _Block:
-    """One image's lines: its name stands at line ``at`` (from 1), its count below, then the rows."""
+    """One image's lines: its name is on line ``at`` (from 1), its count on the next, then the rows follow."""
 
     name: str
     at: int

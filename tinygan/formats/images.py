@@ -34,13 +34,13 @@ def read_upright(path: Path) -> Image.Image:
     """Decode an image file as viewers show it: EXIF orientation is applied, 16-bit grey becomes 8-bit.
 
     Args:
-        path: as of :func:`read_image`.
+        path: a JPEG, PNG or any file Pillow reads.
 
     Returns:
         A fully decoded RGB image; of several frames or pages the first, without transparency.
 
     Raises:
-        DataError: as of :func:`read_image`.
+        DataError: in the cases of :func:`read_image`.
     """
     return _decode(path, _as_shown)
 

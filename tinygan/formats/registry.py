@@ -14,27 +14,23 @@ from tinygan.detections import Detections
 from tinygan.errors import ConfigError, DataError
 from tinygan.files import encode, write_atomically
 from tinygan.formats import coco, fddb, tabular
-from tinygan.formats.folders import (
-    ARCHIVE_SUFFIXES,
-    DetectionFiles,
-    ParsedDetections,
-    check_sizes,
-    read_wider,
-    write_wider,
-)
+from tinygan.formats.archives import ARCHIVE_SUFFIXES, is_archive_name
+from tinygan.formats.folders import DetectionFiles, ParsedDetections, read_wider
+from tinygan.formats.writing import check_sizes, write_wider
 
 HEAD_BYTES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """How detections of many images lie on disk.
+    """A format of detections of many images.
 
     Attributes:
-        sniff: whether a path is in this format, from the path and its first bytes (none of a folder).
-        read: the detections of a path; the second argument is a file of names, for formats that need one.
-        write: writes a path atomically, replacing what is there; the third argument as the second of ``read``.
-        suffixes: endings of names that ask for this format.
+        sniff: function of a path and its first bytes (none for a folder): whether the path is in this format.
+        read: function that reads a path; its second argument is a file of image names, for formats that need one.
+        write: function that writes a path atomically, replacing what is there; its third argument is that file of
+            names.
+        suffixes: endings of file names that choose this format.
         keeps_fields: whether ``Detections.fields`` are written.
         keeps_empty: whether images without detections are written.
     """
@@ -88,14 +84,14 @@ def sniff_name(path: Path) -> str:
 
 
 def name_of_suffix(path: Path) -> str | None:
-    """The name of the format that a file's ending asks for, if any."""
+    """The name of the format that a file's ending chooses, if any."""
     lowered = path.name.lower()
     return next((name for name, known in FORMATS.items() if lowered.endswith(known.suffixes)), None)
 
 
 def _is_archive(path: Path, head: bytes) -> bool:
     packed = head[:2] == b"\x1f\x8b" or head[257:262] == b"ustar" or head[:4] == b"PK\x03\x04"
-    return packed or path.name.endswith(ARCHIVE_SUFFIXES) or (head[:2] == b"PK" and zipfile.is_zipfile(path))
+    return packed or is_archive_name(path) or (head[:2] == b"PK" and zipfile.is_zipfile(path))
 
 
 def _is_wider(path: Path, head: bytes) -> bool:
@@ -183,7 +179,7 @@ def open_detections(path: Path, format: str | None = None, names: Path | None = 
     """Detections of many images in any known format.
 
     Args:
-        path: a folder or an archive with one ``.txt`` an image at any depth (official submission
+        path: a folder or an archive with one ``.txt`` per image at any depth (official submission
             format), or one file for all images.
         format: a name in :data:`tinygan.formats.registry.FORMATS`; found out from the content or the
             file's name if not given.
@@ -194,8 +190,6 @@ def open_detections(path: Path, format: str | None = None, names: Path | None = 
         ConfigError: if there is no such format.
         MissingDependency: if the format needs a package that is not installed.
     """
-    from tinygan.formats.registry import find_format, sniff_format  # the table of formats builds on this module
-
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; expected detections")
     chosen = find_format(format) if format is not None else sniff_format(path)

@@ -1,7 +1,6 @@
 """RetinaFace's ``label.txt``: WIDER FACE boxes with five landmarks.
 
-Parsers are pure (text in, objects out); ``load_*`` functions read files. Boxes are turned from
-``x y w h`` to ``x1, y1, x2, y2`` here and nowhere else.
+Parsers are pure (text in, objects out); ``load_*`` functions read files.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tinygan.boxes import xywh_to_xyxy
 from tinygan.detections import FloatArray, GroundTruth
 from tinygan.errors import DataError
 from tinygan.files import decode, read_bytes
@@ -19,7 +19,7 @@ LANDMARKS = "landmarks"
 right corner of the mouth (as seen in the image); NaN where there is none."""
 
 LANDMARK_FLAGS = "landmark_flags"
-"""Column of ``GroundTruth.fields``: float64 [M, 5], the third number of each landmark as it stands in the file; -1
+"""Column of ``GroundTruth.fields``: float64 [M, 5], the third number of each landmark, as in the file; -1
 where there is none."""
 
 LANDMARK_QUALITY = "landmark_quality"
@@ -36,7 +36,7 @@ def parse_labels(text: str, source: str) -> dict[str, GroundTruth]:
     """Read a ``label.txt``.
 
     Args:
-        text: ``# event/name.jpg`` lines, each followed by a row a face: ``x y w h``, five times ``x y v``
+        text: ``# event/name.jpg`` lines, each followed by one row per face: ``x y w h``, five times ``x y v``
             and a number; or ``x y w h`` alone, as in the validation file. A point ``-1 -1`` is none.
         source: path for error messages.
 
@@ -89,7 +89,6 @@ def _parse_row(line: str, place: str) -> list[float]:
 
 
 def _faces(rows: FloatArray) -> GroundTruth:
-    boxes = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
     points = rows[:, _BOX:_WITH_POINTS].reshape(-1, POINTS, 3)
     absent = (points[:, :, :2] == -1).all(axis=2, keepdims=True)
     fields = {
@@ -97,4 +96,4 @@ def _faces(rows: FloatArray) -> GroundTruth:
         LANDMARK_FLAGS: points[:, :, 2],
         LANDMARK_QUALITY: rows[:, _WITH_POINTS],
     }
-    return GroundTruth(boxes, np.zeros(len(rows), dtype=np.bool_), fields)
+    return GroundTruth(xywh_to_xyxy(rows[:, :_BOX]), np.zeros(len(rows), dtype=np.bool_), fields)

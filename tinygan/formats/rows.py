@@ -1,4 +1,4 @@
-"""Detections of many images as one set of rows: what lies between a table or a list on disk and :class:`Detections`."""
+"""Detections of many images as one set of rows: the step between a table or a list on disk and :class:`Detections`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tinygan.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Detections of many images, a box a row, in any order.
+    """Detections of many images, one box per row, in any order.
 
     Attributes:
-        images: the image of each of N rows.
+        images: the image name of each of N rows.
         boxes: float64 [N, 4], ``x1, y1, x2, y2`` in pixels.
         scores: float64 [N].
         fields: further columns of N rows each.
@@ -59,7 +59,7 @@ class GroupedRows(Mapping[str, Detections]):
 
 
 def ungroup(detections: Mapping[str, Detections]) -> Rows:
-    """A row a box, image after image, each by falling score; a field that an image lacks is NaN there.
+    """One row per box, image after image, each image by falling score; a field that an image lacks is NaN there.
 
     Raises:
         DataError: if an image has no name, or a field does not hold numbers of one shape in all images.

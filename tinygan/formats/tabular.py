@@ -1,7 +1,7 @@
-"""Tables of detections, a box a row: CSV and Parquet (extra ``parquet``).
+"""Tables of detections, one box per row: CSV and Parquet (extra ``parquet``).
 
 Columns are ``image, x1, y1, x2, y2, score`` (read as well: ``image, x, y, w, h, score``) in any order.
-Further columns of numbers become ``Detections.fields``; a field of several columns stands as
+Further columns of numbers become ``Detections.fields``; a field of several columns is stored as
 ``landmarks[0][0], landmarks[0][1], ...``. An image without detections is a row in which all cells but
 ``image`` are empty. Numbers read back exactly.
 """
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tinygan.boxes import xywh_to_xyxy
 from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError, MissingDependency
 from tinygan.files import decode, encode, read_bytes, write_atomically
@@ -43,7 +44,7 @@ def parse_csv(lines: Iterable[str], source: str) -> Mapping[str, Detections]:
     """Read a CSV table.
 
     Args:
-        lines: the header and a box a line, with their line ends. Columns that hold anything but numbers
+        lines: the header and one line per box, with their line ends. Columns that hold anything but numbers
             are left out with a warning; those without a name, silently.
         source: path for error messages.
 
@@ -129,7 +130,7 @@ def save_parquet(path: Path, detections: Mapping[str, Detections]) -> None:
 
 
 class _Columns:
-    """Columns of a CSV table, filled a chunk of lines at a time."""
+    """Columns of a CSV table, filled by chunks of lines."""
 
     def __init__(self, header: Sequence[str], source: str) -> None:
         self.source = source
@@ -222,7 +223,7 @@ def _to_corners(values: FloatArray, names: Sequence[str]) -> FloatArray:
     if tuple(names[:4]) == CORNERS:
         return values
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.concatenate([values[:, :2], values[:, :2] + values[:, 2:4], values[:, 4:]], axis=1)
+        return np.concatenate([xywh_to_xyxy(values[:, :4]), values[:, 4:]], axis=1)
 
 
 def _is_box(cells: Sequence[str], names: Sequence[str]) -> bool:

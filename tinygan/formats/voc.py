@@ -1,4 +1,4 @@
-"""Pascal VOC's XML annotations, one file an image.
+"""Pascal VOC's XML annotations, one file per image.
 
 Parsers are pure (text in, objects out); ``load_*`` functions read files. VOC counts pixels from 1 and its
 ``xmax, ymax`` belong to the box; they become ``x1, y1, x2, y2`` from 0, x2/y2 exclusive, here and nowhere else.
@@ -28,7 +28,7 @@ class VocImage:
 
     Attributes:
         file_name: what ``filename`` says; empty if it says nothing.
-        faces: the objects of the classes asked for; difficult ones are invalid.
+        faces: the objects of the wanted classes; difficult ones are invalid.
         others: class names of the objects left out.
     """
 
@@ -100,7 +100,7 @@ class _Object:
 
 
 class _Handler:
-    """Collects objects; ElementTree does not tell on which line an element stands."""
+    """Collects objects; ElementTree does not tell on which line an element begins."""
 
     def __init__(self, parser: expat.XMLParserType) -> None:
         self.parser = parser

@@ -1,7 +1,6 @@
-"""WIDER FACE's text formats: ground truth (``*_bbx_gt.txt``), detections (one file an image), and its folder layout.
+"""WIDER FACE's text formats: ground truth (``*_bbx_gt.txt``), detections (one file per image), and its folder layout.
 
-Parsers are pure (text in, objects out); ``load_*`` functions read files. Boxes are turned from
-``x y w h`` to ``x1, y1, x2, y2`` here and nowhere else.
+Parsers are pure (text in, objects out); ``load_*`` functions read files.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from tinygan.detections import Detections, FloatArray, GroundTruth
+from tinygan.boxes import xywh_to_xyxy, xyxy_to_xywh
+from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import DataError
 
 ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")
@@ -24,7 +24,7 @@ def parse_detections(text: str, source: str) -> Detections:
     """Read one image's detections in the official submission format.
 
     Args:
-        text: image name, count, then ``x y w h score`` a line.
+        text: image name, count, then one line ``x y w h score`` per detection.
         source: path for error messages.
 
     Returns:
@@ -43,15 +43,14 @@ def parse_detections(text: str, source: str) -> Detections:
     rows = rows if len(rows) else np.zeros((0, 5))
     if not head or rows.shape != (count, 5) or not np.isfinite(rows).all():
         raise DataError(_explain_bad_detections(text, source))
-    return Detections(_to_corners(rows[:, :4]), rows[:, 4])
+    return Detections(xywh_to_xyxy(rows[:, :4]), rows[:, 4])
 
 
 def format_detections(name: str, detections: Detections) -> str:
     """One image's detections as official text, by falling score; numbers read back exactly (boxes to 1e-6 px)."""
     ordered = detections.sorted()
     lines = [name, str(len(ordered))]
-    sizes = ordered.boxes[:, 2:] - ordered.boxes[:, :2]
-    columns = np.concatenate([ordered.boxes[:, :2], sizes, ordered.scores[:, None]], axis=1)
+    columns = np.concatenate([xyxy_to_xywh(ordered.boxes), ordered.scores[:, None]], axis=1)
     lines += [" ".join(_shortest(value) for value in row) for row in columns.tolist()]
     return "\n".join(lines) + "\n"
 
@@ -60,7 +59,7 @@ def parse_ground_truth(text: str, source: str) -> dict[str, GroundTruth]:
     """Read a ``*_bbx_gt.txt``.
 
     Each image is a name, a count, and ``x y w h blur expression illumination invalid occlusion pose``
-    a line. An image without faces has the count 0 or 1 and an all-zero row, which is dropped.
+    per face. An image without faces has the count 0 or 1 and an all-zero row, which is dropped.
 
     Args:
         text: the file's text.
@@ -100,18 +99,17 @@ def format_ground_truth(faces: Mapping[str, GroundTruth]) -> str:
     lines: list[str] = []
     for name, truth in faces.items():
         lines += [name, str(len(truth))]
-        sizes = truth.boxes[:, 2:] - truth.boxes[:, :2]
         columns = {**truth.fields, "invalid": truth.invalid}
-        for row, (box, size) in enumerate(zip(truth.boxes.tolist(), sizes.tolist(), strict=True)):
+        for row, xywh in enumerate(xyxy_to_xywh(truth.boxes).tolist()):
             flags = [int(columns[a][row]) if a in columns else 0 for a in ATTRIBUTES]
-            lines.append(" ".join([*map(_shortest, box[:2] + size), *map(str, flags)]))
+            lines.append(" ".join([*map(_shortest, xywh), *map(str, flags)]))
         if not len(truth):
             lines.append(" ".join("0" * 10))
     return "\n".join(lines) + "\n"
 
 
 def load_subset(path: Path) -> list[str]:
-    """Image names from a list (one a line) or from a ``*_bbx_gt.txt``.
+    """Image names from a list (one per line) or from a ``*_bbx_gt.txt``.
 
     Raises:
         DataError: if the file is absent, malformed or empty.
@@ -157,10 +155,6 @@ def read_text(path: Path, expected: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise DataError(f"{path}: expected {expected}: {reason}") from error
-
-
-def _to_corners(xywh: FloatArray) -> FloatArray:
-    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
 
 
 def _shortest(value: float) -> str:
@@ -216,7 +210,7 @@ def _parse_faces(lines: list[str], start: int, rows: int, source: str) -> Ground
     if rows == 1 and not values.any():
         return GroundTruth.empty()
     with np.errstate(over="ignore"):
-        corners = _to_corners(values[:, :4])
+        corners = xywh_to_xyxy(values[:, :4])
     for row in np.flatnonzero(~np.isfinite(corners).all(axis=1)).tolist():
         raise DataError(f"{source}:{start + row + 1}: x + w or y + h is too large a number; got '{block[row]}'")
     columns = dict(zip(ATTRIBUTES, values[:, 4:].astype(np.int64).T, strict=True))

@@ -1,130 +1,47 @@
-"""WIDER FACE's evaluation ground truth: the official ``wider_{face,easy,medium,hard}_val.mat``, or a ``*_bbx_gt.txt``.
+"""WIDER FACE's evaluation files in MATLAB's format: ``wider_{face,easy,medium,hard}_val.mat``, published curves.
 
 MATLAB writes two kinds of ``.mat``: v5, which scipy reads, and v7.3, which is HDF5 with every array
-transposed and cells as references. Both become the same nested lists here. Boxes are turned from
-``x y w h`` to ``x1, y1, x2, y2`` here and nowhere else.
+transposed and cells as references. Both become the same nested lists here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from tinygan.detections import BoolArray, FloatArray, GroundTruth
+from tinygan.boxes import xywh_to_xyxy
+from tinygan.detections import BoolArray, FloatArray, GroundTruth, IntArray
 from tinygan.errors import DataError
-from tinygan.formats import wider
 
 if TYPE_CHECKING:
     import h5py
 
 SUBSETS = ("easy", "medium", "hard")
 MAT_FILES = ("wider_face_val.mat", *(f"wider_{subset}_val.mat" for subset in SUBSETS))
+ATTRIBUTES = ("blur", "occlusion", "pose", "illumination")
+
+Boxes: TypeAlias = dict[str, FloatArray]
+"""``{image name: float64 [M, 4]}``, ``x1, y1, x2, y2`` in pixels."""
+
+Masks: TypeAlias = dict[str, BoolArray]
+"""``{image name: bool [M]}``."""
 
 Cell: TypeAlias = "str | npt.NDArray[Any] | list[Cell]"
 
 
-@dataclass(frozen=True, eq=False)
-class EvaluationTruth:
-    """Every annotated face of an evaluation, and which of them each subset counts.
-
-    Attributes:
-        faces: ``{image name: float64 [M, 4]}``, ``x1, y1, x2, y2`` in pixels, x2/y2 exclusive; rows may have no area.
-        subsets: ``{subset: {image name: bool [M]}}``; a face outside the subset is *ignored*.
-
-    Raises:
-        ValueError: if a subset lacks an image, or has another number of faces for it.
-    """
-
-    faces: Mapping[str, FloatArray]
-    subsets: Mapping[str, Mapping[str, BoolArray]]
-
-    def __post_init__(self) -> None:
-        for subset, members in self.subsets.items():
-            for name, boxes in self.faces.items():
-                if name not in members or len(members[name]) != len(boxes):
-                    got = len(members[name]) if name in members else "no"
-                    raise ValueError(f"subset {subset!r} has {got} flags for the {len(boxes)} faces of '{name}'")
-
-    @property
-    def names(self) -> list[str]:
-        """Image names, in the order of the ground truth."""
-        return list(self.faces)
-
-
-def load_evaluation_ground_truth(path: Path) -> EvaluationTruth:
-    """Read what an evaluation compares with.
-
-    Args:
-        path: the folder with the official ``.mat`` files (subsets easy, medium, hard), or a
-            ``*_bbx_gt.txt`` (one subset, ``all``).
-
-    Returns:
-        The faces of all images and the subsets.
-
-    Raises:
-        DataError: if the path is neither, or a file is absent, damaged or malformed.
-    """
-    if path.is_dir():
-        return load_mat_ground_truth(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder; expected {_EXPECTED}")
-    if path.suffix.lower() == ".mat":
-        raise DataError(f"{path}: give the folder that holds {', '.join(MAT_FILES)}, not one of them")
-    faces = wider.load_ground_truth(path)
-    if not faces:
-        raise DataError(f"{path}: the file is empty; expected {_EXPECTED}")
-    return truth_of_faces(faces)
-
-
-def truth_of_faces(faces: Mapping[str, GroundTruth], subset: str = "all") -> EvaluationTruth:
-    """An evaluation of one subset that counts every usable face; invalid ones and those of no area are ignored.
-
-    As in the official files, an image without faces keeps one all-zero ignored box: the protocol skips
-    images without boxes, and the false positives of an image without faces must count.
-
-    Args:
-        faces: ``{image name: faces}``, e.g. from :func:`tinygan.formats.wider.load_ground_truth`.
-        subset: name of the subset.
-
-    Returns:
-        The faces and the subset.
-    """
-    boxes = {name: truth.boxes if len(truth) else np.zeros((1, 4)) for name, truth in faces.items()}
-    members = {name: truth.usable if len(truth) else np.zeros(1, dtype=np.bool_) for name, truth in faces.items()}
-    return EvaluationTruth(boxes, {subset: members})
-
-
-def truth_by_height(faces: Mapping[str, GroundTruth], heights_px: Sequence[float]) -> EvaluationTruth:
-    """As :func:`truth_of_faces`, with one subset a height: smaller faces are ignored.
-
-    Args:
-        faces: ``{image name: faces}``.
-        heights_px: least height of each subset; they are named after it and their place.
-    """
-    truth = truth_of_faces(faces)
-    (usable,) = truth.subsets.values()
-    height_of = {name: boxes[:, 3] - boxes[:, 1] for name, boxes in truth.faces.items()}
-    subsets = {
-        f"{at}: {least:g} px": {name: usable[name] & (height >= least) for name, height in height_of.items()}
-        for at, least in enumerate(heights_px)
-    }
-    return EvaluationTruth(truth.faces, subsets)
-
-
-def load_mat_ground_truth(folder: Path) -> EvaluationTruth:
-    """Read the four official ``.mat`` files of a folder.
+def load_mat(folder: Path) -> tuple[Boxes, dict[str, Masks]]:
+    """Read the boxes of every image, and which of them each subset counts, from the four official files.
 
     Args:
         folder: holds ``wider_face_val.mat``, ``wider_easy_val.mat``, ``wider_medium_val.mat`` and
             ``wider_hard_val.mat`` (``ground_truth/`` in the official ``eval_tools.zip``), v5 or v7.3.
 
     Returns:
-        Image names are ``event/name.jpg``; subset lists are 1-based on disk and masks here.
+        ``{event/name.jpg: boxes}``, and ``{subset: {event/name.jpg: mask}}`` (1-based lists on disk, masks here).
 
     Raises:
         DataError: naming the file that is absent, damaged or at odds with the others.
@@ -137,23 +54,53 @@ def load_mat_ground_truth(folder: Path) -> EvaluationTruth:
         )
     path = folder / MAT_FILES[0]
     cells = read_mat(path, ("event_list", "file_list", "face_bbx_list"))
-    names = image_names(cells, path)
-    boxes = [boxes_of(cell, path) for cell in images_of(cells, "face_bbx_list", path)]
+    names = _image_names(cells, path)
+    boxes = [_boxes_of(cell, path) for cell in _images_of(cells, "face_bbx_list", path)]
     if len(boxes) != len(names) or len(set(names)) != len(names):
         raise DataError(f"{path}: file_list names {len(names)} images, face_bbx_list has boxes for {len(boxes)}")
     faces = dict(zip(names, boxes, strict=True))
-    subsets = {s: _read_subset(folder / f"wider_{s}_val.mat", faces) for s in SUBSETS}
-    return EvaluationTruth(faces, subsets)
+    return faces, {subset: _read_subset(folder / f"wider_{subset}_val.mat", faces) for subset in SUBSETS}
 
 
-_EXPECTED = f"a folder with {', '.join(MAT_FILES)} (ground_truth/ in the official eval_tools.zip), or a *_bbx_gt.txt"
+def load_mat_faces(folder: Path) -> dict[str, GroundTruth]:
+    """Read every face with its attributes from ``wider_face_val.mat``.
+
+    Args:
+        folder: holds that file.
+
+    Returns:
+        ``{event/name.jpg: faces}`` with the columns ``blur``, ``occlusion``, ``pose`` and ``illumination``.
+
+    Raises:
+        DataError: if the file is absent or damaged, or lacks an attribute of a face.
+    """
+    path = folder / MAT_FILES[0]
+    lists = {attribute: f"{attribute}_label_list" for attribute in (*ATTRIBUTES, "invalid")}
+    cells = read_mat(path, ("event_list", "file_list", "face_bbx_list", *lists.values()))
+    names = _image_names(cells, path)
+    images = {key: _images_of(cells, key, path) for key in ("face_bbx_list", *lists.values())}
+    for key, values in images.items():
+        if len(values) != len(names):
+            raise DataError(f"{path}: {key} has {len(values)} images, expected {len(names)}; {_FIX}")
+    loaded = {}
+    for number, name in enumerate(names):
+        boxes = _boxes_of(images["face_bbx_list"][number], path)
+        codes = {attribute: _codes(images[key][number]) for attribute, key in lists.items()}
+        for attribute, column in codes.items():
+            if len(column) != len(boxes):
+                got = f"{lists[attribute]} has {len(column)} values for the {len(boxes)} faces of '{name}'"
+                raise DataError(f"{path}: {got}; {_FIX}")
+        loaded[name] = GroundTruth(boxes, codes.pop("invalid") != 0, codes)
+    return loaded
+
+
 _FIX = "copy it again from the official eval_tools.zip"
 
 
-def _read_subset(path: Path, faces: Mapping[str, FloatArray]) -> dict[str, BoolArray]:
+def _read_subset(path: Path, faces: Boxes) -> Masks:
     cells = read_mat(path, ("event_list", "file_list", "gt_list"))
-    names = image_names(cells, path)
-    lists = images_of(cells, "gt_list", path)
+    names = _image_names(cells, path)
+    lists = _images_of(cells, "gt_list", path)
     if names != list(faces) or len(lists) != len(names):
         raise DataError(f"{path}: lists other images than {MAT_FILES[0]} ({len(names)}, expected {len(faces)}); {_FIX}")
     members = {}
@@ -166,7 +113,7 @@ def _read_subset(path: Path, faces: Mapping[str, FloatArray]) -> dict[str, BoolA
     return members
 
 
-def image_names(cells: Mapping[str, Cell], path: Path) -> list[str]:
+def _image_names(cells: Mapping[str, Cell], path: Path) -> list[str]:
     """``event/name.jpg`` of every image, in the official order, from ``event_list`` and ``file_list``."""
     events, files = cells["event_list"], cells["file_list"]
     if not isinstance(events, list) or not isinstance(files, list) or len(events) != len(files):
@@ -174,7 +121,7 @@ def image_names(cells: Mapping[str, Cell], path: Path) -> list[str]:
     return [f"{event}/{file}.jpg" for event, group in zip(events, files, strict=True) for file in group]
 
 
-def images_of(cells: Mapping[str, Cell], key: str, path: Path) -> list[Cell]:
+def _images_of(cells: Mapping[str, Cell], key: str, path: Path) -> list[Cell]:
     """A variable's cell of every image, in the official order."""
     events = cells[key]
     if not isinstance(events, list) or not all(isinstance(event, list) for event in events):
@@ -182,14 +129,19 @@ def images_of(cells: Mapping[str, Cell], key: str, path: Path) -> list[Cell]:
     return [image for event in events for image in event]
 
 
-def boxes_of(cell: Cell, path: Path) -> FloatArray:
+def _boxes_of(cell: Cell, path: Path) -> FloatArray:
     """Boxes float64 [M, 4], ``x1, y1, x2, y2``, of one image's ``x y w h`` rows."""
     xywh = np.asarray(cell if isinstance(cell, np.ndarray) else np.nan, dtype=np.float64)
     if xywh.size == 0:
         return np.zeros((0, 4))
     if xywh.ndim != 2 or xywh.shape[1] != 4 or not np.isfinite(xywh).all():
         raise DataError(f"{path}: expected face_bbx_list to hold rows of 'x y w h', got shape {xywh.shape}; {_FIX}")
-    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    return xywh_to_xyxy(xywh)
+
+
+def _codes(cell: Cell) -> IntArray:
+    values = np.asarray(cell if isinstance(cell, np.ndarray) else [])
+    return values.astype(np.int64).ravel()
 
 
 def read_mat(path: Path, keys: tuple[str, ...]) -> dict[str, Cell]:

@@ -1,7 +1,6 @@
-"""YOLO's text annotations: one file an image, boxes as parts of the image's size.
+"""YOLO's text annotations: one file per image, boxes as parts of the image's size.
 
-Parsers are pure (text in, objects out); ``load_*`` functions read files. Boxes are turned from
-``cx cy w h`` to ``x1, y1, x2, y2`` in pixels here and nowhere else.
+Parsers are pure (text in, objects out); ``load_*`` functions read files.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def parse_yolo(text: str, source: str, size_px: tuple[int, int], classes: Collec
     """Read one image's annotation.
 
     Args:
-        text: ``class cx cy w h`` a line, in parts of the image's width and height.
+        text: one line ``class cx cy w h`` per box, in parts of the image's width and height.
         source: path for error messages.
         size_px: width and height of the image.
         classes: the classes that are faces; None takes every box.

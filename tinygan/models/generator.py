@@ -20,7 +20,7 @@ class GeneratorConfig:
     Attributes:
         width: filters of G1's convolutions. Not stated in the paper.
         up_width: filters of the two deconvolutions. Not stated in the paper.
-        residual_blocks: of G1.
+        residual_blocks: residual blocks of G1.
         refine_width: filters of G2's first convolutions. Not stated in the paper.
         refine_up_width: filters of G2's last two convolutions before the output. Not stated in the paper.
         refine_blocks: residual blocks of G2.

@@ -17,11 +17,12 @@ from tinygan.config import build_config, to_tree
 from tinygan.detections import Detections
 from tinygan.errors import DataError
 from tinygan.files import write_atomically
-from tinygan.formats.folders import DetectionFiles, DetectionWriter
+from tinygan.formats.folders import DetectionFiles
 from tinygan.formats.names import list_images, match_names
 from tinygan.formats.registry import open_detections
 from tinygan.formats.spool import Spool
 from tinygan.formats.wider import load_subset
+from tinygan.formats.writing import DetectionWriter
 from tinygan.second_stage.calibration import Calibration, score_logit
 from tinygan.second_stage.fusion import (
     calibrate_detector,

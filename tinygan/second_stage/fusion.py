@@ -42,16 +42,16 @@ class FusionConfig:
         heights_px: AP counts faces of at least these heights in turn, the others are ignored. Like the official
             subsets they nest, so that large faces count in all of them.
         ious: AP counts hits at each of these IoUs in turn, so that boxes are moved with care.
-        sure: as of :class:`Fusion`.
+        sure: log-odds of the detector at which the judge's weight is halved, see :class:`Fusion`; not searched.
         judge: values of the judge's weight to try.
-        judge_by_size: values of its slope over size.
-        size: values of the size's weight. More than a little of it lifts large faces at the cost of small ones.
-        move: values of the share of the way that a box's centre moves to that of the face the judge sees.
-        resize: values of the same for its width and height.
-        fade: values of how both fade with size.
-        merge_iou: values of the overlap at which two faces are one; ``None``: none are merged.
-        looks: as of :class:`Fusion`, if the judge has the third head.
-        sweeps: passes over all of them.
+        judge_by_size: values of its slope over size to try.
+        size: values of the size's weight to try. More than a little of it lifts large faces at the cost of small ones.
+        move: values to try of the share of the way that a box's centre moves to that of the face the judge sees.
+        resize: values to try of the same share for width and height.
+        fade: values to try of how much both shares fade with size.
+        merge_iou: values to try of the overlap at which two faces are one; ``None``: none are merged.
+        looks: how often the judge looks, if it has the third head; not searched.
+        sweeps: passes over all values to try.
     """
 
     heights_px: tuple[float, ...] = (0.0, 0.0, 24.0, 48.0)
@@ -88,21 +88,24 @@ class Fusion:
     one that the detector is surest of stays, with the best of their scores.
 
     Attributes:
-        detector: weight of m.
-        judge: weight of c - c' at 16 px.
-        judge_by_size: how that weight grows with z.
+        detector: weight of m, the detector's score as log-odds.
+        judge: weight of c - c' at 16 px: by how much the face logit is higher than expected.
+        judge_by_size: how much the judge's weight grows when the box is twice as large.
         sure: log-odds at which the judge's weight is halved: it counts less where the detector is sure.
             ``None``: it counts the same everywhere.
-        size: weight of z.
-        bias: constant; shifts scores, never ranks.
-        move: share of a centre's way at 16 px and below.
-        resize: the same of width and height. With both 0 boxes stay where the detector put them, as in the paper.
-        fade: how both shares fade with z.
-        merge_iou: ``None``: all boxes stay.
+        size: weight of z, log2(longer side / 16 px).
+        bias: constant that is added; it shifts scores, never ranks.
+        move: share of the way to the face that a box's centre goes, at 16 px and below.
+        resize: the same share for width and height. With both 0 boxes stay where the detector put them, as in the
+            paper.
+        fade: part of both shares that is lost with every doubling of the box's longer side above 16 px.
+        merge_iou: overlap of the faces the judge sees in two boxes from which one box alone stays; ``None``: all stay.
         looks: how often the judge looks; from the second time on, at where it found the face the time before.
         fitted: whether the weights were fitted on labelled proposals.
-        evidence: what c is worth, by which an unknown detector's calibration is found; ``None``: no calibration.
-        usual_calibration: of all detectors together that the fit saw, for proposals too few to find their own.
+        evidence: what a face logit is worth, by which an unknown detector's calibration is found; ``None``:
+            no calibration.
+        usual_calibration: the calibration of all detectors together that the fit saw, for proposals too few to find
+            their own.
     """
 
     detector: float = 1.0

@@ -30,15 +30,17 @@ class RescoreConfig:
     """How proposals are rescored.
 
     Attributes:
-        method: ``logit``, ``product`` or ``replace``; see :func:`tinygan.second_stage.fusion.fuse`.
-        fusion: weights of ``logit``; those fitted in the checkpoint unless overridden.
+        method: how the final score is made: ``logit`` (fitted weights), ``product`` (of both probabilities) or
+            ``replace`` (the judge's alone).
+        fusion: weights of method ``logit``; those fitted in the checkpoint unless overridden.
         calibration: ``judge``: what the judge says of the proposals tells how to read this detector's scores (see
             :mod:`tinygan.second_stage.calibration`); ``none``: scores and face logits are added as they are.
-        calibration_proposals: proposals from which the calibration is found, of images spread evenly over all.
+        calibration_proposals: number of proposals from which the calibration is found, in images spread evenly over
+            all.
         move_boxes: whether boxes may move and merge; without, each stays where the detector put it, as in the paper.
-        max_rois: the best proposals of an image that are judged (the paper: 600).
-        batch_size: patches in one forward pass.
-        workers: threads that decode and cut.
+        max_rois: number of proposals judged per image, the best ones (the paper: 600).
+        batch_size: patches per forward pass.
+        workers: threads that decode images and cut patches.
     """
 
     method: Method = "logit"

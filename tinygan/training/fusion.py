@@ -26,12 +26,12 @@ from tinygan.config import to_tree
 from tinygan.data.rois import RoiConfig
 from tinygan.detections import BoolArray, Detections, FloatArray, GroundTruth
 from tinygan.errors import DataError
+from tinygan.evaluate.truth import truth_by_height
 from tinygan.evaluate.wider import evaluate_wider
 from tinygan.files import write_atomically
 from tinygan.formats.names import select_names
 from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import WiderSplit, load_split, load_subset
-from tinygan.formats.wider_mat import truth_by_height
 from tinygan.runtime import Runtime
 from tinygan.second_stage.calibration import PLAIN, Calibration, fit_evidence, size_feature
 from tinygan.second_stage.fusion import (

@@ -33,11 +33,11 @@ class LoopConfig:
 
     Attributes:
         epochs: passes of ``patches_per_epoch`` patches.
-        patches_per_epoch: patches drawn in an epoch.
-        batch_size: patches in a step, over all devices.
-        learning_rate: at the start (the paper: 1e-4).
+        patches_per_epoch: patches drawn per epoch.
+        batch_size: patches per step, over all devices.
+        learning_rate: learning rate at the start (the paper: 1e-4).
         decay: ``step``: x0.1 after half the epochs (the paper: 3 epochs at 1e-4, 3 at 1e-5); ``cosine``: to 0.
-        warmup_steps: the rate rises linearly over these.
+        warmup_steps: number of steps at the start over which the learning rate rises linearly.
         log_every: steps between lines of ``metrics.jsonl``.
         save_every: steps between saves of the resumable state.
     """

@@ -21,8 +21,8 @@ class GanConfig:
     """Settings of stage ``gan`` beside its schedule.
 
     Attributes:
-        ema_decay: exponential moving average of the generator's and discriminator's weights, which
-            is what is saved; 0 switches it off.
+        ema_decay: decay of the exponential moving average of the generator's and discriminator's weights,
+            which is what is saved; 0 switches it off.
         discriminator_rate: the discriminator's learning rate, as a factor on the schedule's.
         discriminator_steps: k, the discriminator's updates for each of the generator's (1 in the paper). The
             judge needs many more patches than the generator, whose updates cost the most.
@@ -44,16 +44,17 @@ class JudgeTraining:
     """Settings of stage ``judge`` beside its schedule.
 
     Attributes:
-        widths: filters of ``vgg_lite``'s five stages, none fewer than in stage ``gan``; ``None``: as there.
-        surroundings: whether a second tower sees the surroundings, as of
-            :class:`~tinygan.models.discriminator.DiscriminatorConfig`.
-        surroundings_rate: its learning rate, as a factor on the schedule's; lower where it starts from public weights.
-        box: whether there is the third head.
-        box_weight: weight of its loss.
-        box_iou: proposals that overlap a face by this much teach it where the face lies.
+        widths: filters of ``vgg_lite``'s five stages, none fewer than in stage ``gan``; ``None``: as many as there.
+        surroundings: ``mobilenet025``: the discriminator gets a second tower, which sees what lies around a proposal;
+            ``none``: it gets none.
+        surroundings_rate: learning rate of the second tower, as a factor on the schedule's; lower where the tower
+            starts from public weights.
+        box: whether the discriminator gets a third head, which says where the face lies.
+        box_weight: weight of the third head's loss.
+        box_iou: proposals whose IoU to a face is at least this teach the third head.
         shift: every region that touches a face comes once more, moved and scaled by about this share of its side.
-        weight_decay: of AdamW.
-        ema_decay: exponential moving average of the weights, which is what is saved; 0 switches it off.
+        weight_decay: weight decay of the optimiser, AdamW.
+        ema_decay: decay of the exponential moving average of the weights, which is what is saved; 0 switches it off.
     """
 
     widths: tuple[int, ...] | None = None
@@ -85,14 +86,14 @@ class Recipe:
     """The whole configuration of training; the defaults are preset ``paper``.
 
     Attributes:
-        seed: of weights, jitter and batches.
-        crops: patch sizes, context, routing.
-        rois: labels, quotas, hold-out.
-        degradation: how LR copies are made.
-        batches: composition and augmentation.
-        generator: G1 and G2.
-        discriminator: D.
-        losses: weights and switches.
+        seed: seed of the weights, the jitter and the batches.
+        crops: sizes of patches, how much they show around a box, and which go through the generator.
+        rois: which regions are trained on, and as what; which images are held out.
+        degradation: how low-resolution copies of patches are made.
+        batches: what batches are made of, and how patches are augmented.
+        generator: form of the generator, G1 and its refinement G2.
+        discriminator: form of the discriminator.
+        losses: weights and switches of the losses.
         mse_init: schedule of stage ``mse-init``.
         gan: schedule of stage ``gan``.
         adversarial_game: further settings of stage ``gan``.

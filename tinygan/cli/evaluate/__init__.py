@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = make_parser("tinygan-evaluate", "Evaluate detections by a published protocol.")
+    parser = make_parser("tinygan-evaluate", "Evaluate detections by a published protocol.", wider.EXAMPLE)
     protocols = parser.add_subparsers(dest="protocol", required=True, metavar="PROTOCOL", parser_class=Parser)
     for name, (summary, add_arguments) in _PROTOCOLS.items():
         add_arguments(protocols.add_parser(name, help=summary))

@@ -6,35 +6,39 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from tinygan.cli.common import positive_int
+from tinygan.cli.common import add_example, positive_int
 from tinygan.cli.evaluate.files import (
-    GROUND_TRUTHS,
     add_input_options,
     add_report_options,
+    add_yolo_option,
     check_outputs,
     describe_inputs,
-    read_faces,
     read_inputs,
     warn,
     write_json,
 )
 from tinygan.cli.tables import Table, ap, format_tables, points
+from tinygan.formats.truths import GROUND_TRUTHS, load_faces
 
 if TYPE_CHECKING:
     from tinygan.evaluate.coco import CocoResult
+
+EXAMPLE = "tinygan-evaluate coco --detections D --ground-truth annotations.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the protocol's options."""
     parser.description = "The COCO protocol, by faster-coco-eval (pip install 'tinygan[coco]')."
     parser.set_defaults(body=run)
-    add_input_options(parser, f"{GROUND_TRUTHS}; invalid faces are ignored")
+    add_example(parser, EXAMPLE)
+    add_input_options(parser, f"{GROUND_TRUTHS}; faces marked invalid are ignored")
+    add_yolo_option(parser)
     parser.add_argument(
         "--max-detections",
         type=positive_int,
         default=1000,
         metavar="N",
-        help="judge the best N boxes of each image (default: 1000, as COCO's own 100 cuts off crowds)",
+        help="count the best N boxes per image (default: 1000; COCO's own 100 would cut off crowds)",
     )
     add_report_options(parser, plot=None)
 
@@ -44,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_outputs(arguments)
     from tinygan.evaluate.coco import evaluate_coco
 
-    faces = read_faces(arguments.ground_truth)
+    faces = load_faces(arguments.ground_truth, arguments.images)
     inputs = read_inputs(arguments, list(faces))
     results = {
         role: evaluate_coco(source.detections, faces, inputs.names, arguments.max_detections)
@@ -63,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _tabulate(results: Mapping[str, CocoResult]) -> Table:
     result, baseline = results["detections"], results.get("baseline")
     title = f"COCO protocol, {len(result.names):,} images, {result.faces:,} faces, {result.boxes:,} boxes"
-    note = f"at most {result.max_detections:,} boxes an image; small: below 32 x 32 px, medium: to 96 x 96 px"
+    note = f"at most {result.max_detections:,} boxes per image; small: below 32 x 32 px, medium: to 96 x 96 px"
     if baseline is None:
         rows = [["measure", "value"], *([name, ap(value)] for name, value in result.figures.items())]
         return Table(title, rows, note)

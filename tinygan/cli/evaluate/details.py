@@ -13,8 +13,8 @@ from tinygan.cli.tables import NONE, Table, ap, count, interval, points
 if TYPE_CHECKING:
     from tinygan.evaluate.breakdown import Breakdown, BreakdownDifference, Slice
     from tinygan.evaluate.curves import Difference
+    from tinygan.evaluate.truth import EvaluationTruth
     from tinygan.evaluate.wider import WiderResult
-    from tinygan.formats.wider_mat import EvaluationTruth
 
 _COMPARED = ["AP before", "after", "difference", "95 %"]
 
@@ -42,10 +42,11 @@ def measure_details(ground_truth: Path, truth: EvaluationTruth, results: Mapping
         truth: what was evaluated against.
         results: ``detections`` and perhaps ``baseline``.
     """
-    from tinygan.evaluate.attributes import group_faces, load_attributes
+    from tinygan.evaluate.attributes import group_faces
     from tinygan.evaluate.breakdown import break_down, compare_breakdowns
+    from tinygan.formats.truths import load_faces
 
-    groups = group_faces(truth.faces, load_attributes(ground_truth))
+    groups = group_faces(truth.faces, load_faces(ground_truth))
     parts = {role: break_down(result, truth, groups) for role, result in results.items()}
     after, before = parts["detections"], parts.get("baseline")
     difference = None if before is None else compare_breakdowns(before, after, RESAMPLES, SEED, LEVEL)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tinygan.cli.common import add_example
 from tinygan.cli.evaluate.files import (
     add_input_options,
     add_report_options,
@@ -25,16 +26,33 @@ if TYPE_CHECKING:
 
 _SHOWN_AT = 1000  # false positives at which the legend's rates are read, as in RefineFace's Figure 11
 
+EXAMPLE = "tinygan-evaluate fddb --detections D --ground-truth FDDB-folds --images DIR"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the protocol's options."""
     parser.description = "The FDDB protocol: true positive rate at 500, 1,000 and 2,000 false positives."
     parser.set_defaults(body=run)
+    add_example(parser, EXAMPLE)
     add_input_options(parser, "the folder FDDB-folds, or one *ellipseList.txt")
     add = parser.add_argument
-    add("--images", type=Path, metavar="DIR", help="FDDB's pictures: their sizes clip the boxes, as officially")
-    add("--ellipses", action="store_true", help="turn boxes into ellipses (ours, for the continuous score)")
-    add("--curves", type=Path, metavar="DIR", help="draw published curves (*DiscROC.txt, *ContROC.txt) beside ours")
+    add(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="folder of FDDB's images; boxes are cut to their sizes, as the official program does",
+    )
+    add(
+        "--ellipses",
+        action="store_true",
+        help="turn boxes into ellipses, which raises the continuous score (not official)",
+    )
+    add(
+        "--curves",
+        type=Path,
+        metavar="DIR",
+        help="folder of published curves (*DiscROC.txt, *ContROC.txt) to add to --plot",
+    )
     add_report_options(parser, plot="draw the ROC curves")
 
 

@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinygan.cli.common import DONE, SOME_SKIPPED
+from tinygan.cli.common import DETECTIONS, DONE, SOME_SKIPPED, SUBSET
 from tinygan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from tinygan.detections import Detections, GroundTruth
+    from tinygan.detections import Detections
     from tinygan.evaluate.curves import Difference
     from tinygan.formats.folders import DetectionFiles
 
 RESAMPLES, SEED, LEVEL = 1000, 0, 0.95  # of the paired bootstrap
 BOOTSTRAP = {"resamples": RESAMPLES, "seed": SEED, "level": LEVEL}
-GROUND_TRUTHS = "Pascal VOC XML (a folder), COCO annotations (.json), a RetinaFace label.txt or a *_bbx_gt.txt"
 _SHOWN = 5  # names listed in a warning
 
 
@@ -71,18 +70,33 @@ def add_input_options(parser: argparse.ArgumentParser, ground_truth: str) -> Non
         ground_truth: help for ``--ground-truth``.
     """
     add = parser.add_argument
-    add("--detections", required=True, type=Path, metavar="D", help="detections in any format that is read")
-    add("--ground-truth", required=True, type=Path, metavar="TRUTH", help=ground_truth)
-    add("--subset", type=Path, metavar="LIST", help="count these images only: names, one a line, or a *_bbx_gt.txt")
-    add("--baseline", type=Path, metavar="D0", help="detections to compare with, e.g. the first stage's")
-    add("--from", dest="format", metavar="FORMAT", help="format of --detections; found out if not given")
-    add("--names", type=Path, metavar="JSON", help="images file that turns the ids of COCO results into names")
+    add("--detections", required=True, type=Path, metavar="D", help=f"detections to evaluate, in {DETECTIONS}")
+    add("--ground-truth", required=True, type=Path, metavar="TRUTH", help=f"the annotated faces: {ground_truth}")
+    add("--subset", type=Path, metavar="LIST", help=f"count these images only: {SUBSET}")
+    add("--baseline", type=Path, metavar="D0", help="detections to compare with, such as those before rescoring")
+    add(
+        "--from",
+        dest="format",
+        metavar="FORMAT",
+        help="format of --detections: wider, fddb, coco, csv or parquet (default: found out)",
+    )
+    add(
+        "--names",
+        type=Path,
+        metavar="COCO.json",
+        help="COCO annotations whose images give names to the image ids of COCO results",
+    )
     add("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
+
+
+def add_yolo_option(parser: argparse.ArgumentParser) -> None:
+    """``--images``, which YOLO annotations need."""
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, which YOLO annotations need")
 
 
 def add_report_options(parser: argparse.ArgumentParser, plot: str | None) -> None:
     """``--json``, ``--markdown`` and, if ``plot`` says what is drawn, ``--plot``."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE.json", help="write every figure to FILE.json")
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     if plot is not None:
         parser.add_argument("--plot", type=Path, metavar="FILE.png", help=plot)
@@ -116,22 +130,6 @@ def read_inputs(arguments: argparse.Namespace, images: Sequence[str]) -> Inputs:
     if arguments.baseline is not None:
         sources["baseline"] = _read_source(_open(arguments.baseline, arguments), images, names)
     return Inputs(names, unknown, sources)
-
-
-def read_faces(path: Path) -> dict[str, GroundTruth]:
-    """Annotated faces of every image.
-
-    Args:
-        path: Pascal VOC XML or the official WIDER FACE ``.mat`` files (a folder), COCO annotations
-            (``.json``), RetinaFace's ``label.txt`` or a ``*_bbx_gt.txt``.
-
-    Raises:
-        DataError: if the file is absent, malformed or empty.
-    """
-    faces = _load_faces(path)
-    if not faces:
-        raise DataError(f"{path}: the file is empty; expected {GROUND_TRUTHS}")
-    return faces
 
 
 def describe_inputs(protocol: str, arguments: argparse.Namespace, inputs: Inputs) -> dict[str, object]:
@@ -203,19 +201,6 @@ def _read_source(files: DetectionFiles, images: Sequence[str], names: Sequence[s
         )
     missing = [name for name in names if name not in found]
     return Source(files.source, found, missing, len(files) - len(found))
-
-
-def _load_faces(path: Path) -> dict[str, GroundTruth]:
-    from tinygan.evaluate.attributes import load_attributes
-    from tinygan.formats import coco, retinaface, voc, wider
-    from tinygan.formats.wider_mat import MAT_FILES
-
-    if path.is_dir():
-        return load_attributes(path) if (path / MAT_FILES[0]).is_file() else voc.load_voc(path)
-    if path.suffix.lower() == ".json":
-        return coco.load_annotations(path)
-    is_labels = wider.read_text(path, GROUND_TRUTHS).lstrip().startswith("#")
-    return retinaface.load_labels(path) if is_labels else wider.load_ground_truth(path)
 
 
 def _select(subset: Path | None, images: Sequence[str]) -> tuple[list[str], list[str]]:

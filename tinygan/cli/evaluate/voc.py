@@ -7,24 +7,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tinygan.cli.common import add_example
 from tinygan.cli.evaluate.files import (
     BOOTSTRAP,
-    GROUND_TRUTHS,
     LEVEL,
     RESAMPLES,
     SEED,
     Inputs,
     add_input_options,
     add_report_options,
+    add_yolo_option,
     check_outputs,
     describe_difference,
     describe_inputs,
-    read_faces,
     read_inputs,
     warn,
     write_json,
 )
 from tinygan.cli.tables import Table, ap, count, format_tables, interval, points
+from tinygan.errors import ConfigError
+from tinygan.formats.truths import GROUND_TRUTHS, load_faces
 
 if TYPE_CHECKING:
     from tinygan.detections import GroundTruth
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from tinygan.evaluate.voc import VocResult
 
 UNMASKED, MASKED = "face", "face_mask"  # classes of MAFA's annotations in XML
+EXAMPLE = "tinygan-evaluate voc --detections D --ground-truth XML"
 _NOTE = f"difference: all-point AP in points, interval by paired bootstrap ({RESAMPLES:,} draws of the images)"
 
 
@@ -39,11 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the protocol's options."""
     parser.description = "The Pascal VOC protocol at IoU 0.5: all-point and eleven-point average precision."
     parser.set_defaults(body=run)
-    add_input_options(parser, f"{GROUND_TRUTHS}; invalid (difficult) faces are ignored")
+    add_example(parser, EXAMPLE)
+    add_input_options(parser, f"{GROUND_TRUTHS}; faces marked invalid or difficult are ignored")
+    add_yolo_option(parser)
     parser.add_argument(
         "--mafa",
         action="store_true",
-        help=f"MAFA's subsets whole, masked and unignored, from XML with the classes '{UNMASKED}' and '{MASKED}'",
+        help=f"MAFA's subsets whole, masked and unignored; needs XML with the classes '{UNMASKED}' and '{MASKED}'",
     )
     add_report_options(parser, plot="draw the precision-recall curves")
 
@@ -53,10 +58,12 @@ def run(arguments: argparse.Namespace) -> int:
     check_outputs(arguments)
     from tinygan.evaluate.voc import compare_voc, evaluate_voc, mafa_truth, voc_truth
 
+    if arguments.mafa and arguments.images is not None:
+        raise ConfigError("--images is for YOLO labels, and --mafa reads XML; leave one of them out")
     if arguments.mafa:
         truth = mafa_truth(_read_mafa(arguments.ground_truth))
     else:
-        truth = voc_truth(read_faces(arguments.ground_truth))
+        truth = voc_truth(load_faces(arguments.ground_truth, arguments.images))
     inputs = read_inputs(arguments, truth.names)
     results = {role: evaluate_voc(source.detections, truth, inputs.names) for role, source in inputs.sources.items()}
     result, baseline = results["detections"], results.get("baseline")

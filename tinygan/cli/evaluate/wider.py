@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tinygan.cli.common import add_example
 from tinygan.cli.evaluate.details import describe_details, measure_details, tabulate_details
 from tinygan.cli.evaluate.files import (
     BOOTSTRAP,
@@ -16,6 +17,7 @@ from tinygan.cli.evaluate.files import (
     Inputs,
     add_input_options,
     add_report_options,
+    add_yolo_option,
     check_outputs,
     describe_difference,
     describe_inputs,
@@ -24,18 +26,19 @@ from tinygan.cli.evaluate.files import (
     write_json,
 )
 from tinygan.cli.tables import NONE, Table, ap, count, format_tables, interval, points
-from tinygan.errors import DataError
+from tinygan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from tinygan.evaluate.curves import Difference
     from tinygan.evaluate.plots import Line
     from tinygan.evaluate.published import PublishedCurve
+    from tinygan.evaluate.truth import EvaluationTruth
     from tinygan.evaluate.wider import WiderResult
-    from tinygan.formats.wider_mat import EvaluationTruth
 
 _PUBLISHED_IMAGES = 3226
 _PUBLISHED_NOTE = f"published curves: all {_PUBLISHED_IMAGES:,} images"
 Published = Mapping[str, "Sequence[PublishedCurve]"]
+EXAMPLE = "tinygan-evaluate wider --detections rescored --ground-truth EVAL --baseline P"
 DIFFERENCE_NOTE = f"difference: exact AP in points, interval by paired bootstrap ({RESAMPLES:,} draws of the images)"
 
 
@@ -43,15 +46,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the protocol's options."""
     parser.description = "The official WIDER FACE protocol, with an exact AP beside the official binned one."
     parser.set_defaults(body=run)
-    add_input_options(parser, "folder with wider_{face,easy,medium,hard}_val.mat, or a *_bbx_gt.txt (one subset: all)")
+    add_example(parser, EXAMPLE)
+    add_input_options(
+        parser,
+        "folder with wider_{face,easy,medium,hard}_val.mat; or, with one subset (all), a *_bbx_gt.txt or YOLO "
+        "annotations (a folder of .txt, with --images)",
+    )
+    add_yolo_option(parser)
     parser.add_argument(
         "--details",
         action="store_true",
-        help="also AP by IoU threshold, face height, blur, occlusion, pose and illumination, false positives by "
+        help="also print AP by IoU threshold, face height, blur, occlusion, pose and illumination, false positives by "
         "recall, and the recall ceiling",
     )
     parser.add_argument(
-        "--curves", type=Path, metavar="DIR", help="set published curves (wider_pr_info_*_val.mat) beside the figures"
+        "--curves",
+        type=Path,
+        metavar="DIR",
+        help="folder of published curves (wider_pr_info_*_val.mat) to set beside the figures",
     )
     add_report_options(parser, plot="draw the precision-recall curves")
 
@@ -60,9 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate and report; returns the exit code."""
     check_outputs(arguments)
     from tinygan.evaluate.wider import compare_wider, evaluate_wider
-    from tinygan.formats.wider_mat import load_evaluation_ground_truth
 
-    truth = load_evaluation_ground_truth(arguments.ground_truth)
+    truth = _load_truth(arguments)
     published = _load_published(arguments.curves, truth)
     inputs = read_inputs(arguments, truth.names)
     results = {role: evaluate_wider(source.detections, truth, inputs.names) for role, source in inputs.sources.items()}
@@ -80,6 +91,21 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         _write_plot(arguments.plot, inputs, results, published)
     return warn(inputs)
+
+
+def _load_truth(arguments: argparse.Namespace) -> EvaluationTruth:
+    from tinygan.evaluate.truth import load_evaluation_truth, truth_of_faces
+    from tinygan.formats.truths import load_faces
+    from tinygan.formats.wider_mat import MAT_FILES
+
+    path = arguments.ground_truth
+    if arguments.images is None:
+        return load_evaluation_truth(path)
+    if not path.is_dir() or (path / MAT_FILES[0]).is_file():
+        raise ConfigError(f"--images is for YOLO annotations, a folder of .txt, which {path} is not; leave it out")
+    if arguments.details:
+        raise ConfigError("--details needs attributes such as blur and pose, which YOLO annotations lack; leave it out")
+    return truth_of_faces(load_faces(path, arguments.images))
 
 
 def _load_published(folder: Path | None, truth: EvaluationTruth) -> Published:

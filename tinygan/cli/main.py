@@ -1,0 +1,53 @@
+"""``tinygan``: lists the commands; ``tinygan train ...`` is ``tinygan-train ...``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+
+from tinygan import __version__
+from tinygan.cli.common import DONE, Parser
+
+COMMANDS = {
+    "detect": "Find the faces in photographs and videos; list and draw them.",
+    "rescore": "Re-score a detector's boxes by what super-resolution makes visible.",
+    "evaluate": "Evaluate detections by a published protocol.",
+    "convert": "Turn detections of many images from one format into another.",
+    "propose": "Find faces with a first stage alone; write its boxes, one file per image.",
+    "train": "Train the second stage, one stage of training after another.",
+    "train-proposer": "Train a first stage (RetinaFace) on WIDER FACE.",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that is named, or list all; returns the exit code."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and words[0] in COMMANDS:
+        point = next(iter(entry_points(group="console_scripts", name=f"tinygan-{words[0]}")))
+        code: int = point.load()(words[1:])
+        return code
+    parser = _parser()
+    parser.parse_args(words)
+    parser.print_help()
+    return DONE
+
+
+def _parser() -> Parser:
+    lines = [f"  tinygan-{name:<15} {summary}" for name, summary in COMMANDS.items()]
+    parser = Parser(
+        prog="tinygan",
+        description="A second stage for face detectors that finds the faces they miss.",
+        epilog="\n".join(["commands, each of which has a --help:", *lines]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument(
+        "command",
+        nargs="?",
+        choices=COMMANDS,
+        metavar="COMMAND",
+        help="run a command: tinygan train ... is tinygan-train ...",
+    )
+    return parser

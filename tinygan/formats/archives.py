@@ -1,0 +1,90 @@
+"""Archives of text files: ``.tar.gz``, ``.tgz``, ``.tar`` and ``.zip``."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import time
+import zipfile
+import zlib
+from collections.abc import Container, Iterable, Iterator
+from pathlib import Path
+
+from tinygan.errors import DataError
+
+ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
+
+# What tarfile and zipfile raise on damaged archives; RuntimeError: encrypted or an unknown compression.
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)
+
+
+def is_archive_name(path: Path) -> bool:
+    """Whether a path is named like an archive."""
+    return path.name.endswith(ARCHIVE_SUFFIXES)
+
+
+def read_archive(path: Path) -> dict[str, bytes]:
+    """The content of every ``.txt`` in an archive, by its name there.
+
+    Raises:
+        DataError: if the archive is absent or damaged.
+    """
+    is_zip = path.name.endswith(".zip") or (not is_archive_name(path) and zipfile.is_zipfile(path))
+    kind = ".zip" if is_zip else ".tar.gz"
+    try:
+        contents = dict(_zip_members(path) if is_zip else _tar_members(path))
+    except _DAMAGED as error:
+        raise DataError(f"{path}: expected a readable {kind}: {error}") from error
+    return {name.removeprefix("./"): content for name, content in contents.items() if not _is_shadow(name, contents)}
+
+
+def _is_shadow(name: str, names: Container[str]) -> bool:
+    """Whether an archive's member is what macOS puts beside a file ``a.txt``: ``._a.txt``."""
+    folder, slash, base = name.rpartition("/")
+    return base.startswith("._") and (f"{folder}{slash}{base[2:]}" in names or name.startswith("__MACOSX/"))
+
+
+def _zip_members(path: Path) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.filename.endswith(".txt"):
+                yield member.filename, archive.read(member)
+
+
+def _tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
+    with open(path, "rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    with tarfile.open(path, "r:gz" if compressed else "r:") as archive:
+        for member in archive:
+            handle = archive.extractfile(member) if member.isfile() and member.name.endswith(".txt") else None
+            if handle is not None:
+                yield member.name, handle.read()
+
+
+def write_archive(path: Path, contents: Iterable[tuple[str, bytes]]) -> None:
+    """Write files, each its name and content, into an archive that appears whole or not at all.
+
+    The name decides on its kind; an archive of that name is replaced.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        if path.name.endswith(".zip"):
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name, content in contents:
+                    archive.writestr(name, content)
+        else:
+            _write_tar(temporary, contents, compressed=not path.name.endswith(".tar"))
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write_tar(path: Path, contents: Iterable[tuple[str, bytes]], compressed: bool) -> None:
+    now = int(time.time())
+    with tarfile.open(path, "w:gz") if compressed else tarfile.open(path, "w") as archive:
+        for name, content in contents:
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime = len(content), now
+            archive.addfile(member, io.BytesIO(content))

@@ -1,0 +1,214 @@
+"""Writes detections: one file per image into a folder or an archive, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from tinygan.detections import Detections
+from tinygan.errors import DataError
+from tinygan.files import encode, make_way, remove_written, write_atomically
+from tinygan.formats import wider
+from tinygan.formats.archives import is_archive_name, write_archive
+from tinygan.formats.names import stem
+
+WRITTEN_FILE = "written.list"  # the detections that runs wrote into a folder, a name per line
+
+
+def write_wider(path: Path, detections: Mapping[str, Detections]) -> None:
+    """Write detections in the official submission format: an archive if its name asks for one, else a folder.
+
+    Nothing appears under the final name before all is written; a folder or archive there is replaced.
+
+    Raises:
+        DataError: if two images would share a file, a name would lie outside the folder, or the folder to
+            replace holds anything but ``.txt``.
+    """
+    files = _files_of(detections, path)
+    contents = (
+        (f"{file}.txt", encode(wider.format_detections(file, _writable(detections[name], name, path)), path))
+        for file, name in files.items()
+    )
+    if is_archive_name(path):
+        write_archive(path, contents)
+    else:
+        _write_folder(path, contents)
+
+
+class DetectionWriter:
+    """Writes one ``.txt`` per image into a folder, or into a folder that becomes an archive at the end.
+
+    Every file is replaced atomically, so a cut-off run leaves whole files only. An archive is built
+    beside its final name in ``<name>.partial/`` and appears complete or not at all.
+
+    Args:
+        path: folder or archive to write.
+        list_file: gets the name of every file before it is written; default: there is no such list.
+    """
+
+    def __init__(self, path: Path, list_file: Path | None = None) -> None:
+        self.path, self._list_file = path, list_file
+        self.is_archive = is_archive_name(path)
+        self.folder = path.with_name(f"{path.name}.partial") if self.is_archive else path
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def has(self, name: str) -> bool:
+        """Whether this image's file was written already (by an earlier, cut-off run)."""
+        return self._file(name).is_file()
+
+    def count(self, name: str) -> int:
+        """How many boxes an image was written with."""
+        return int(self._file(name).read_text().splitlines()[1])
+
+    def write(self, name: str, detections: Detections) -> None:
+        """Write an image's detections, by falling score."""
+        self.write_text(name, wider.format_detections(stem(name), detections))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write an image's file as it is."""
+        file = self._file(name)
+        content = encode(text, file)
+        if self._list_file is not None:
+            with self._list_file.open("ab") as names:
+                names.write(_line(file, self.folder))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, content)
+
+    def close(self) -> None:
+        """Turn the folder into the archive, if the output is one."""
+        if not self.is_archive:
+            return
+        files = sorted(self.folder.rglob("*.txt"))
+        write_archive(self.path, ((f.relative_to(self.folder).as_posix(), f.read_bytes()) for f in files))
+        shutil.rmtree(self.folder)
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{_file_of(name, self.folder)}.txt"
+
+
+def open_output(
+    out: Path, kept: Sequence[str], command: str, settings: Mapping[str, Any], *, resume: bool, overwrite: bool
+) -> DetectionWriter:
+    """The writer for a folder or archive of detections.
+
+    Args:
+        out: folder or archive.
+        kept: names of the files that the command keeps beside the detections; the first holds the settings.
+        command: the command's name, for messages.
+        settings: what decides the results, as JSON types; a continued run must have the same.
+        resume: continue what is there.
+        overwrite: replace what is there: all that runs wrote is removed, and nothing else.
+
+    Raises:
+        DataError: in the cases of :func:`tinygan.files.make_way`, and if ``out`` is a file.
+    """
+    is_archive = is_archive_name(out)
+    folder = out.with_name(f"{out.name}.partial") if is_archive else out
+    if out.is_file() and not is_archive:
+        raise DataError(f"{out}: expected a folder or a name ending in .tar.gz, but this is a file")
+    if out.is_file() and not overwrite:
+        raise DataError(f"{out}: exists already; replace it with --overwrite or choose another --out")
+    make_way(
+        folder, folder / kept[0], command, settings,
+        resume=resume, overwrite=overwrite, clear=lambda: _clear(folder, kept), read_settings=json.loads,
+    )  # fmt: skip
+    writer = DetectionWriter(out, folder / WRITTEN_FILE)
+    write_atomically(folder / WRITTEN_FILE, b"".join(_line(file, folder) for file in _written(folder)))
+    write_atomically(folder / kept[0], json.dumps(settings).encode())
+    return writer
+
+
+def check_sizes(detections: Detections, name: str, path: Path) -> None:
+    """Refuse boxes whose width or height is beyond float64, as no ``x y w h`` can hold them.
+
+    Raises:
+        DataError: naming the image and the file that was to be written.
+    """
+    with np.errstate(over="ignore"):
+        if not np.isfinite(detections.boxes[:, 2:] - detections.boxes[:, :2]).all():
+            raise DataError(f"{path}: a box of image '{name}' is too large to be written as x y w h")
+
+
+def _writable(detections: Detections, name: str, path: Path) -> Detections:
+    check_sizes(detections, name, path)
+    return detections
+
+
+def _files_of(names: Iterable[str], path: Path) -> dict[str, str]:
+    """``{file below the folder, without .txt: image name}``."""
+    files: dict[str, str] = {}
+    for name in names:
+        file = _file_of(name, path)
+        if file in files:
+            raise DataError(f"{path}: images '{files[file]}' and '{name}' would share the file {file}.txt; rename one")
+        files[file] = name
+    return files
+
+
+def _file_of(name: str, path: Path) -> str:
+    """An image's file below the folder, without ``.txt``; names that lead out of it are refused."""
+    file = stem(name)
+    parts = PurePosixPath(file).parts
+    outside = not "".join(parts).strip() or file.startswith("/") or ".." in parts
+    if outside or any(ord(character) < 32 for character in file):
+        raise DataError(f"{path}: cannot name a file after image {name!a}; expected a path such as event/a.jpg")
+    return file
+
+
+def _write_folder(path: Path, contents: Iterable[tuple[str, bytes]]) -> None:
+    """Write beside ``path``, then swap; a kill between the two renames leaves the old folder as ``.<name>.*.old``."""
+    path = path.resolve()
+    foreign = [p for p in path.rglob("*") if not p.is_dir() and p.suffix != ".txt"] if path.exists() else []
+    if path.is_file() or foreign:
+        got = f"holds {foreign[0].name}, which is no .txt" if foreign else "is a file, and a folder is to be written"
+        raise DataError(f"{path}: {got}; choose another name")
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    try:
+        for name, content in contents:
+            file = temporary / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        temporary.chmod(0o755)
+        _swap(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Put folder ``new`` in the place of ``path``, which is removed."""
+    if not path.exists():
+        new.rename(path)
+        return
+    old = new.with_suffix(".old")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear(folder: Path, kept: Sequence[str]) -> None:
+    remove_written([*_written(folder), *(folder / name for name in (*kept, WRITTEN_FILE))], folder)
+
+
+def _written(folder: Path) -> list[Path]:
+    """The detections that runs wrote into a folder; earlier versions kept no list, and every ``.txt`` was theirs."""
+    list_file = folder / WRITTEN_FILE
+    if not list_file.is_file():
+        return sorted(folder.rglob("*.txt"))
+    whole, _, _ = list_file.read_bytes().rpartition(b"\n")  # of a line that a kill cut short, no file was written yet
+    return [folder / os.fsdecode(name) for name in sorted(set(whole.split(b"\n"))) if name]
+
+
+def _line(file: Path, folder: Path) -> bytes:
+    return os.fsencode(f"{file.relative_to(folder).as_posix()}\n")

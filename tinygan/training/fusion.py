@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from tinygan.boxes import iou
 from tinygan.checkpoint import WEIGHTS_FILE, Checkpoint, load_checkpoint, save_checkpoint
@@ -32,7 +31,6 @@ from tinygan.evaluate.truth import truth_by_height
 from tinygan.evaluate.wider import claim_wider_faces, evaluate_wider
 from tinygan.files import write_atomically
 from tinygan.formats.names import select_names
-from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import WiderSplit, load_split, load_subset
 from tinygan.runtime import Runtime
 from tinygan.second_stage.calibration import Calibration, fit_rank_curve, fit_usual_calibration, size_feature
@@ -46,7 +44,6 @@ from tinygan.second_stage.fusion import (
     search_weights,
 )
 from tinygan.second_stage.judge import Judge
-from tinygan.second_stage.judging import Judged, Request, judge_images
 from tinygan.second_stage.rescoring import (
     RescoreConfig,
     calibrate_detector,
@@ -56,7 +53,8 @@ from tinygan.second_stage.rescoring import (
     place,
     rescore_judged,
 )
-from tinygan.training.prepare import TrainingInput, match_proposals
+from tinygan.training.holdout import ByImage, judge_proposals, load_judged, save_judged
+from tinygan.training.prepare import TrainingInput
 from tinygan.training.recipe import Recipe
 from tinygan.training.run import FINISHED_FILE, FUSION_FILE, RunFolder
 
@@ -64,7 +62,6 @@ log = logging.getLogger(__name__)
 LEAST_ERROR = 1e-3
 
 
-ByImage = Mapping[str, Judged]  # one detector's judged proposals by image name
 Truths = Mapping[str, GroundTruth]  # the faces of every image
 
 
@@ -110,10 +107,15 @@ def train_fusion(
     judge = Judge.from_weights(weights, runtime)
     unreadable: list[str] = []
     judged: dict[str, ByImage] = {}
-    for path in data.proposals:
-        of_detector = judge_proposals(
-            judge, path, split, names, batch_size, max_rois, unreadable, looks=recipe.fusion_search.looks
-        )
+    for number, path in enumerate(data.proposals):
+        kept = folder.judged(number)
+        if kept.is_file():
+            of_detector = load_judged(kept)
+        else:
+            looks = recipe.fusion_search.looks
+            of_detector = judge_proposals(judge, path, split, names, batch_size, max_rois, unreadable, looks)
+            if runtime.is_main:
+                save_judged(kept, of_detector)
         if of_detector:
             judged[str(path)] = of_detector
             log.info(
@@ -338,45 +340,6 @@ def label_for_fusion(boxes: FloatArray, truth: GroundTruth, config: RoiConfig) -
     hit = overlaps.max(axis=1) >= config.positive_iou
     usable = np.append(truth.usable, True)[best]
     return (hit & usable).astype(np.float64), ~(hit & ~usable)
-
-
-def judge_proposals(
-    judge: Judge,
-    path: Path,
-    split: WiderSplit,
-    names: Sequence[str],
-    batch_size: int,
-    max_rois: int,
-    unreadable: list[str],
-    looks: int = 1,
-) -> dict[str, Judged]:
-    """One detector's best proposals in these images, judged.
-
-    Args:
-        judge: the networks.
-        path: the detector's proposals.
-        split: images and faces.
-        names: images to judge; those without proposals are left out.
-        batch_size: patches in one forward pass.
-        max_rois: proposals judged of an image.
-        unreadable: gets a line for every image that could not be read.
-        looks: how often the judge looks at a box.
-    """
-    proposals = match_proposals(open_detections(path), split)
-    best = {name: proposals[name].sorted()[:max_rois] for name in names if name in proposals}
-    requests = (Request(name, split.images / name, detections) for name, detections in best.items())
-    judged = {}
-    for one in tqdm(
-        judge_images(judge, requests, batch_size, looks=looks),
-        total=len(best), desc="judging hold-out", unit="image", disable=None,
-    ):  # fmt: skip
-        if one.error is not None:
-            log.warning("skipped: %s", one.error)
-            if one.error not in unreadable:  # another detector's proposals may have met it
-                unreadable.append(one.error)
-            continue
-        judged[one.name] = one
-    return judged
 
 
 def fitted_gains(

@@ -23,8 +23,8 @@ class CropConfig:
     Attributes:
         lr_size: side of the generator's input in pixels; its output has 4x that. Not stated in the paper.
         context: side of the square crop, as a factor on the box's longer side. Not stated in the paper.
-        route_px: crops up to this many source pixels go through the generator; larger ones are
-            resized to ``hr_size`` and go straight to the discriminator. Default: 1.5 x ``lr_size``.
+        route_px: crops up to this many source pixels are super-resolved before the discriminator sees them; larger
+            ones are resized to ``hr_size`` (bicubic). Default: 1.5 x ``lr_size``; 0: none is super-resolved.
         wide_context: side of a second crop around the same box, which shows a judge with ``surroundings`` (see
             :class:`~tinygan.models.discriminator.DiscriminatorConfig`) the surroundings. Not in the paper.
         wide_size: side of the patch that the second crop becomes, in pixels.
@@ -54,8 +54,12 @@ class CropConfig:
         return SCALE * self.lr_size
 
     def through_generator(self, sides_px: FloatArray) -> BoolArray:
-        """Which crops go through the generator, bool [N], by their sides in source pixels, float64 [N]."""
-        return sides_px <= (1.5 * self.lr_size if self.route_px is None else self.route_px)
+        """Which crops the judge sees super-resolved, bool [N], by their sides in source pixels, float64 [N]."""
+        return self.is_small(sides_px) if self.route_px is None else sides_px <= self.route_px
+
+    def is_small(self, sides_px: FloatArray) -> BoolArray:
+        """Which crops the generator was made for, bool [N], by their sides in source pixels, float64 [N]."""
+        return sides_px <= 1.5 * self.lr_size
 
     def squares(self, boxes: FloatArray, width_px: int, height_px: int) -> FloatArray:
         """The square crops of proposals, float64 [N, 4].

@@ -132,7 +132,7 @@ class JudgeStage:
             part.load_state_dict(state[name])
 
     def evaluate(self) -> dict[str, float]:
-        """Area under the ROC curve of held-out proposals, by size; their mean IoU with the face before and after moving."""
+        """Area under the ROC curve of held-out proposals by size; mean IoU with the face before and after moving."""
         regions = self.held_out
         figures: dict[str, float] = {}
         rows = np.arange(len(regions))[:: max(1, -(-len(regions) // MEASURED))]

@@ -69,7 +69,8 @@ def detect_all(detector: FaceDetector, sources: Sequence[Source], results: Resul
             raise
         except Exception as error:  # whatever one input may raise costs that input alone
             results.drop()
-            skipped.append(str(error) if isinstance(error, DataError) else unexpected(error, source.path))
+            reason = str(error) if isinstance(error, DataError) else unexpected(error, source.path)
+            skipped.append(reason if str(source.path) in reason else f"{source.path}: {reason}")
             continue
         results.finish(source, "; ".join(damage))
         skipped += damage

@@ -135,10 +135,15 @@ def _read(source: Path | str | bytes | BinaryIO, orientation: Orientation) -> Im
         with _open(source) as image:
             picture, turn = _decode(image, source, orientation)
             return picture if turn is None else picture.transpose(turn)
-    except (OSError, SyntaxError, ValueError):
-        if not _head(source).startswith((b"II*\0", b"MM\0*")):
-            raise
-        return _read_tiff(source, orientation)
+    except (OSError, SyntaxError, ValueError) as error:
+        if _head(source).startswith((b"II*\0", b"MM\0*")):
+            try:
+                return _read_tiff(source, orientation)
+            except Image.DecompressionBombError:
+                raise
+            except Exception:  # what Pillow says of it is told instead
+                raise error from None
+        raise
 
 
 def _decode(

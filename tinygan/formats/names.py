@@ -173,8 +173,8 @@ def _best(name: str, candidates: list[str], source: str) -> str | None:
     lengths = [_common_suffix(name, candidate) for candidate in candidates]
     longest = max(lengths)
     winners = [c for c, length in zip(candidates, lengths, strict=True) if length == longest]
-    same = [winner for winner in winners if PurePosixPath(winner).name == PurePosixPath(name).name]
-    winners = same or winners  # a.png rather than a.JPG
+    for part in (str, stem, lambda path: PurePosixPath(path).name):  # a.png rather than a.JPG, either than e/a.png
+        winners = [winner for winner in winners if part(winner) == part(name)] or winners
     if len(winners) > 1:
         raise DataError(
             f"{source}: '{name}' fits {winners[0]!r} and {winners[1]!r} equally well; "

@@ -20,10 +20,10 @@ from tinygan.errors import DataError
 from tinygan.formats.images import Orientation, Picture, to_picture
 from tinygan.runtime import Device, Runtime, RuntimeOptions, device_name
 from tinygan.second_stage.calibration import Calibration
-from tinygan.second_stage.fusion import Fusion, calibrate_detector, stored_fusion
+from tinygan.second_stage.fusion import Fusion, stored_fusion
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
-from tinygan.second_stage.rescoring import RescoreConfig, judged_columns, rescore_judged
+from tinygan.second_stage.rescoring import RescoreConfig, calibrate_detector, rescore_judged
 
 
 class Enlarged(NamedTuple):
@@ -126,8 +126,7 @@ class SecondStage:
         Returns:
             Whether there were enough; if not, the calibration stays as it was.
         """
-        columns = judged_columns(self._judged(list(images), list(detections)))
-        found = calibrate_detector(self._config.fusion, *columns)
+        found = calibrate_detector(self._judged(list(images), list(detections)), self._config.fusion)
         self._calibration = found or self._calibration
         return found is not None
 
@@ -141,7 +140,7 @@ class SecondStage:
         """
         picture, crops = to_picture(image, self._orientation), self._judge.crops
         squares = crops.squares(boxes, picture.width, picture.height)
-        rows = np.flatnonzero(crops.through_generator(longer_side(squares)))[:most]
+        rows = np.flatnonzero(crops.is_small(longer_side(squares)))[:most]
         lr = cut_stack(picture, squares[rows], crops.lr_size)
         if not len(rows):
             return Enlarged(rows, lr, np.zeros((0, crops.hr_size, crops.hr_size, 3), np.uint8))
@@ -153,13 +152,15 @@ class SecondStage:
                 f"expected detections of every image, got {len(images)} images and {len(detections)} of them"
             )
         requests = (
-            Request(str(number), to_picture(image, self._orientation), found.sorted())
-            for number, (image, found) in enumerate(zip(images, detections, strict=True))
+            Request(
+                str(number),
+                to_picture(image, self._orientation),
+                best,
+                self._config.count_judged(best, self._calibration),
+            )
+            for number, (image, best) in enumerate(zip(images, (one.sorted() for one in detections), strict=True))
         )
-        config = self._config
-        judged = list(
-            judge_images(self._judge, requests, config.batch_size, looks=config.looks, max_rois=config.max_rois)
-        )
+        judged = list(judge_images(self._judge, requests, self._config.batch_size, looks=self._config.looks))
         for one in judged:
             if one.error is not None:
                 raise DataError(f"image {one.error}")

@@ -76,11 +76,12 @@ class SecondStage:
     ) -> None:
         path = Path(checkpoint)
         weights = load_checkpoint(path if path.exists() else packaged_weights(str(checkpoint)), ("fused", "gan"))
+        # A fusion that is given was fitted for one detector, so its usual calibration is that detector's own.
+        self._calibration: Calibration | None = None if fusion is None else fusion.usual_calibration
         if fusion is None:
             fusion = stored_fusion(weights) or Fusion()
         self._config = RescoreConfig(fusion=fusion, move_boxes=move_boxes, max_rois=max_rois, batch_size=batch_size)
         self._judge = Judge.from_weights(weights, runtime or Runtime(RuntimeOptions(device=device_name(device))))
-        self._calibration: Calibration | None = None
         self._orientation = orientation
 
     def rescore(

@@ -142,9 +142,12 @@ def fit_calibration(
     levels = np.unique(score_logit(scores))
     if len(scores) < MIN_PROPOSALS or len(levels) < 2 or levels[-1] - levels[0] < 1e-3:
         return None
-    ranks = rank_feature(scores, face_logits)
-    score_map = _read_off(score_logit(scores), np.interp(ranks, curve.knots, curve.values))
-    return Calibration(score_map=score_map, expected=fit_expectation(score_map, scores, face_logits, size))
+    feature = rank_feature(scores, face_logits)
+    score_map = _read_off(score_logit(scores), np.interp(feature, curve.knots, curve.values))
+    # Every range of ranks counts the same: a flood of low scores must not decide what sure proposals are to get.
+    weights = np.exp(feature)
+    expected = fit_expectation(score_map, scores, face_logits, size, weights)
+    return Calibration(score_map=score_map, expected=expected)
 
 
 def fit_usual_calibration(detectors: Sequence[tuple[FloatArray, FloatArray, FloatArray, FloatArray]]) -> Calibration:

@@ -58,7 +58,7 @@ class FusionConfig:
     heights_px: tuple[float, ...] = (0.0, 0.0, 24.0, 48.0)
     ious: tuple[float, ...] = (0.5, 0.7)
     sure: float = 2.0
-    judge: tuple[float, ...] = (0.0, 0.15, 0.25, 0.35, 0.5, 0.75, 1.0)
+    judge: tuple[float, ...] = (0.0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75)
     judge_by_size: tuple[float, ...] = (0.0, -0.1, -0.2, -0.3, -0.4)
     size: tuple[float, ...] = (0.0, 0.1)
     move: tuple[float, ...] = (0.0, 0.5, 0.75, 1.0)

@@ -14,11 +14,13 @@ from tinygan.cli.common import (
     SUBSET,
     Parser,
     add_config_options,
+    add_dialect_options,
     add_output_options,
     add_runtime_options,
     list_skipped,
     make_parser,
     positive_int,
+    read_dialect,
     run_command,
     runtime_options,
     show_config,
@@ -64,6 +66,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--subset", type=Path, metavar="LIST", help=f"rescore these images only: {SUBSET}")
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="write counts and times to FILE.json")
+    add_dialect_options(parser, "proposals")
     add_output_options(parser, "a run")
     add_config_options(parser, "rescoring")
     add_runtime_options(parser, "patches per forward pass (default: 128)")
@@ -83,10 +86,11 @@ def _rescore(arguments: argparse.Namespace) -> int:
     config = _config(arguments, weights)
     if arguments.show_config:
         return show_config(config)
-    plan = plan_rescoring(arguments.proposals, arguments.images, config, arguments.subset)
+    dialect = read_dialect(arguments)
+    plan = plan_rescoring(arguments.proposals, arguments.images, config, arguments.subset, dialect)
     runtime = Runtime(runtime_options(arguments))
     judge = Judge.from_weights(weights, runtime)
-    settings = run_settings(weights, config, arguments.proposals, runtime.precision)
+    settings = run_settings(weights, config, arguments.proposals, runtime.precision, dialect)
     writer = open_output(
         arguments.out, KEPT, "tinygan-rescore", settings, resume=arguments.resume, overwrite=arguments.overwrite
     )
@@ -144,7 +148,7 @@ def _print(report: Report, out: Path) -> int:
         return DONE
     return list_skipped(
         f"{len(skipped)} images were not rescored: {len(report.missing)} missing, {len(report.unreadable)} unreadable, "
-        f"{len(report.without_proposals)} without proposals",
+        f"{len(report.without_proposals)} without proposals, {len(report.sizeless)} without a size",
         skipped,
         "; --report FILE.json lists them all",
     )

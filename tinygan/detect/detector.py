@@ -107,7 +107,7 @@ class FaceDetector:
             raise DataError(f"min_score lies in [0, 1], got {min_score}")
         picture = read_upright(Path(image)) if isinstance(image, str | Path) else to_picture(image)
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-        judged = self._second.rescore(picture, self._first.propose([pixels])[0])
+        judged = self._second.rescore_unchecked([picture], self._first.propose([pixels])[:1])[0]
         found = best_inside(judged[judged.scores >= min_score], picture.width, picture.height, len(judged))
         return found.with_fields(outcome=outcomes(found))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -34,10 +35,11 @@ def list_images(folder: Path) -> list[str]:
 
 
 def match_names(files: Iterable[str], images: Iterable[str], source: str = "files") -> dict[str, str]:
-    """Pair image names with file names.
+    r"""Pair image names with file names.
 
     A file belongs to the image with which it shares the longest path suffix (endings aside), and the
-    other way round.
+    other way round. Composed and decomposed letters (NFC, as most systems write them, and NFD, as macOS does) are the
+    same, and so are ``/`` and ``\\``.
 
     Args:
         files: relative paths of prediction files or names in a list.
@@ -78,8 +80,13 @@ def select_names(wanted: Iterable[str], images: Iterable[str], source: str) -> l
     return [image for image in images if image in matched]
 
 
+def _key(name: str) -> str:
+    """What is compared of a name."""
+    return unicodedata.normalize("NFC", stem(name.strip(" \t\r\n\ufeff")))
+
+
 def _base(name: str) -> str:
-    return stem(name).rpartition("/")[2]
+    return _key(name).rpartition("/")[2]
 
 
 def _best(name: str, candidates: list[str], source: str) -> str | None:
@@ -88,6 +95,8 @@ def _best(name: str, candidates: list[str], source: str) -> str | None:
     lengths = [_common_suffix(name, candidate) for candidate in candidates]
     longest = max(lengths)
     winners = [c for c, length in zip(candidates, lengths, strict=True) if length == longest]
+    if len(winners) > 1 and len(set(map(_key, winners))) == 1:
+        winners = _same_to_the_letter(name, winners) or winners
     if len(winners) > 1:
         raise DataError(
             f"{source}: '{name}' fits {winners[0]!r} and {winners[1]!r} equally well; "
@@ -96,8 +105,18 @@ def _best(name: str, candidates: list[str], source: str) -> str | None:
     return winners[0]
 
 
+def _same_to_the_letter(name: str, candidates: list[str]) -> list[str]:
+    """Of candidates that differ in their endings or in composed letters alone, those that do not."""
+    for part in (PurePosixPath, stem):
+        wanted = PurePosixPath(part(name)).name
+        same = [candidate for candidate in candidates if PurePosixPath(part(candidate)).name == wanted]
+        if same:
+            return same
+    return []
+
+
 def _common_suffix(first: str, second: str) -> int:
-    pairs = zip(reversed(stem(first).split("/")), reversed(stem(second).split("/")), strict=False)
+    pairs = zip(reversed(_key(first).split("/")), reversed(_key(second).split("/")), strict=False)
     length = 0
     for left, right in pairs:
         if left != right:

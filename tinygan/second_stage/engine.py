@@ -7,9 +7,10 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from tinygan.checkpoint import Checkpoint
@@ -17,8 +18,10 @@ from tinygan.config import build_config, to_tree
 from tinygan.detections import Detections
 from tinygan.errors import DataError
 from tinygan.files import write_atomically
+from tinygan.formats.dialect import AS_WRITTEN, Dialect
 from tinygan.formats.folders import DetectionFiles
 from tinygan.formats.names import list_images, match_names
+from tinygan.formats.plausible import BoxCheck, explain_scores
 from tinygan.formats.registry import open_detections
 from tinygan.formats.spool import Spool
 from tinygan.formats.wider import load_subset
@@ -47,6 +50,7 @@ class Report:
         missing: images with proposals that are not on disk; their proposals were kept.
         unreadable: images that could not be decoded; their proposals were kept.
         without_proposals: images on disk for which there is no proposal file.
+        sizeless: proposal files left out, as their boxes are parts of an image's size and the image is not on disk.
         proposals: boxes read.
         rescored: boxes judged by the networks.
         passed_through: boxes not judged: beyond ``max_rois`` (face logit imputed), or of images not read.
@@ -62,6 +66,7 @@ class Report:
     missing: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     without_proposals: list[str] = field(default_factory=list)
+    sizeless: list[str] = field(default_factory=list)
     proposals: int = 0
     rescored: int = 0
     passed_through: int = 0
@@ -79,6 +84,7 @@ class Report:
             *(f"{name}: not on disk, proposals kept" for name in self.missing),
             *(f"{problem}; proposals kept" for problem in self.unreadable),
             *(f"{name}: no proposal file" for name in self.without_proposals),
+            *(f"{name}: not on disk, and its boxes are parts of its size" for name in self.sizeless),
         ]
 
     def to_json(self) -> str:
@@ -107,14 +113,18 @@ class Plan:
     without_proposals: list[str]
 
 
-def plan_rescoring(proposals: Path, images: Path, config: RescoreConfig, subset: Path | None = None) -> Plan:
+def plan_rescoring(
+    proposals: Path, images: Path, config: RescoreConfig, subset: Path | None = None, dialect: Dialect = AS_WRITTEN
+) -> Plan:
     """Match proposal files to images and read every one, before anything is computed or written.
+
+    Warns if the boxes do not look like what they are taken for.
 
     Raises:
         DataError: if a path is absent, a proposal file is malformed or its scores unfit for fusion, or
             names are ambiguous.
     """
-    files = open_detections(proposals)
+    files = open_detections(proposals, dialect=replace(dialect, images=images))
     on_disk = list_images(images)
     if subset is None:
         file_of = match_names(files, on_disk, str(proposals))
@@ -134,7 +144,7 @@ def plan_rescoring(proposals: Path, images: Path, config: RescoreConfig, subset:
             f"{proposals}: none of its {len(files)} files belongs to an image below {images}; "
             "proposals are matched to images by event folder and name"
         )
-    parsed = _read_proposals(files, file_of, config)
+    parsed = _read_proposals(files, file_of, config, BoxCheck(image_of, file_of))
     return Plan(files, file_of, image_of, parsed, sorted(set(image_of) - set(file_of)))
 
 
@@ -151,7 +161,7 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
         What was done.
     """
     started = time.monotonic()
-    report = Report(without_proposals=plan.without_proposals)
+    report = Report(without_proposals=plan.without_proposals, sizeless=plan.files.left_out)
     todo = []
     for name in plan.proposals:
         count = len(plan.proposals[name])
@@ -178,13 +188,16 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
     return report
 
 
-def run_settings(weights: Checkpoint, config: RescoreConfig, proposals: Path, precision: str) -> dict[str, object]:
+def run_settings(
+    weights: Checkpoint, config: RescoreConfig, proposals: Path, precision: str, dialect: Dialect = AS_WRITTEN
+) -> dict[str, object]:
     """What decides a run's result, as JSON types."""
     digest = hashlib.sha256()
     for name in sorted(weights.tensors):
         digest.update(weights.tensors[name].contiguous().numpy().tobytes())
     settings = {key: value for key, value in to_tree(config).items() if key in SETTINGS}
     where = {"proposals": str(proposals.resolve()), "precision": precision}
+    where |= {"dialect": str(dialect)} if str(dialect) else {}
     return {"weights": digest.hexdigest(), **settings, **where}
 
 
@@ -241,7 +254,7 @@ def _finish(
     _count(report, len(judged.proposals), len(final), config)
 
 
-def _read_proposals(files: DetectionFiles, file_of: Mapping[str, str], config: RescoreConfig) -> Spool:
+def _read_proposals(files: DetectionFiles, file_of: Mapping[str, str], config: RescoreConfig, check: BoxCheck) -> Spool:
     """The proposals of all images by falling score, each file parsed once and its scores checked."""
     proposals = Spool()
     for name, file in file_of.items():
@@ -250,8 +263,11 @@ def _read_proposals(files: DetectionFiles, file_of: Mapping[str, str], config: R
             try:
                 score_logit(detections.scores)
             except DataError as error:
-                raise DataError(f"{files.describe(file)}: {error}") from error
+                every = np.concatenate([files[file].scores for file in file_of.values()])
+                raise DataError(f"{files.describe(file)}: {explain_scores(every) or error}") from error
         proposals.add(name, detections.sorted())
+        check.add(name, detections)
+    check.warn(files)
     return proposals
 
 

@@ -19,6 +19,8 @@ from tinygan.data.cutting import cut_stack
 from tinygan.detections import ByteArray, Detections, FloatArray, IntArray
 from tinygan.errors import DataError
 from tinygan.formats.images import read_image
+from tinygan.formats.plausible import Sample, refuse_boxes
+from tinygan.formats.sizes import read_size
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.calibration import Calibration
 from tinygan.second_stage.fusion import Fusion, calibrate_detector, stored_fusion
@@ -97,7 +99,7 @@ class SecondStage:
             those in which the judge sees the same face the one that the detector is surest of stays.
 
         Raises:
-            DataError: if the image cannot be read, or shapes or scores are unfit.
+            DataError: if the image cannot be read, shapes or scores are unfit, or most boxes are no corners in pixels.
         """
         return self.rescore_many([image], [_detections(boxes, scores)])[0]
 
@@ -111,6 +113,11 @@ class SecondStage:
         Returns:
             Of each, as of :meth:`rescore`.
         """
+        _check(images, detections)
+        return self.rescore_unchecked(images, detections)
+
+    def rescore_unchecked(self, images: Sequence[Picture], detections: Sequence[Detections]) -> list[Detections]:
+        """As :meth:`rescore_many`, of boxes that may be odd, such as one face that reaches far beyond its picture."""
         judged = self._judged(images, detections)
         return [found.sorted() for found in rescore_judged(judged, self._config, self._calibration)]
 
@@ -124,7 +131,9 @@ class SecondStage:
         Returns:
             Whether there were enough; if not, the calibration stays as it was.
         """
-        columns = judged_columns(self._judged(list(images), list(detections)))
+        images, detections = list(images), list(detections)
+        _check(images, detections)
+        columns = judged_columns(self._judged(images, detections))
         found = calibrate_detector(self._config.fusion, *columns)
         self._calibration = found or self._calibration
         return found is not None
@@ -146,10 +155,7 @@ class SecondStage:
         return Enlarged(rows, lr, self._judge.super_resolve(lr)[1])
 
     def _judged(self, images: Sequence[Picture], detections: Sequence[Detections]) -> list[Judged]:
-        if len(images) != len(detections):
-            raise DataError(
-                f"expected detections of every image, got {len(images)} images and {len(detections)} of them"
-            )
+        _check_count(images, detections)
         requests = (
             Request(str(number), to_picture(image), found.sorted())
             for number, (image, found) in enumerate(zip(images, detections, strict=True))
@@ -160,6 +166,29 @@ class SecondStage:
         )
 
 
+def _check(images: Sequence[Picture], detections: Sequence[Detections]) -> None:
+    """Refuse boxes unless most lie in their pictures; of files, the headers alone are read."""
+    _check_count(images, detections)
+    sizes = [_size(image) for image in images]
+    given = zip(detections, sizes, strict=True)
+    refuse_boxes([Sample(found.boxes, found.scores, size) for found, size in given if size is not None])
+
+
+def _size(image: Picture) -> tuple[int, int] | None:
+    """Width and height; of a file that cannot be read none, as that is said when it is decoded."""
+    if not isinstance(image, str | Path):
+        return to_picture(image).size
+    try:
+        return read_size(Path(image))
+    except DataError:
+        return None
+
+
+def _check_count(images: Sequence[Picture], detections: Sequence[Detections]) -> None:
+    if len(images) != len(detections):
+        raise DataError(f"expected detections of every image, got {len(images)} images and {len(detections)} of them")
+
+
 def _detections(boxes: npt.ArrayLike | Detections, scores: npt.ArrayLike | None) -> Detections:
     if isinstance(boxes, Detections):
         if scores is not None:
@@ -168,7 +197,10 @@ def _detections(boxes: npt.ArrayLike | Detections, scores: npt.ArrayLike | None)
     if scores is None:
         raise DataError("boxes need scores, one in [0, 1] for each")
     try:
-        return Detections(np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores, np.float64))
+        rows = np.asarray(boxes, np.float64)
+        if rows.ndim == 2 and len(rows) == 4 != rows.shape[1]:
+            raise DataError(f"expected boxes [N, 4], got {list(rows.shape)}: they look transposed, pass boxes.T")
+        return Detections(rows.reshape(-1, 4), np.asarray(scores, np.float64))
     except ValueError as error:
         raise DataError(f"expected boxes [N, 4] and N finite scores: {error}") from error
 

@@ -29,8 +29,9 @@ from tinygan.errors import DataError
 from tinygan.evaluate.truth import truth_by_height
 from tinygan.evaluate.wider import evaluate_wider
 from tinygan.files import write_atomically
+from tinygan.formats.dialect import AS_WRITTEN, Dialect
 from tinygan.formats.names import select_names
-from tinygan.formats.registry import open_detections
+from tinygan.formats.plausible import explain_scores
 from tinygan.formats.wider import WiderSplit, load_split, load_subset
 from tinygan.runtime import Runtime
 from tinygan.second_stage.calibration import PLAIN, Calibration, fit_evidence, size_feature
@@ -46,7 +47,7 @@ from tinygan.second_stage.fusion import (
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
 from tinygan.second_stage.rescoring import RescoreConfig, judged_columns, rescore_judged
-from tinygan.training.prepare import TrainingInput, match_proposals
+from tinygan.training.prepare import TrainingInput, read_proposals
 from tinygan.training.recipe import Recipe
 from tinygan.training.run import FINISHED_FILE, FUSION_FILE, RunFolder
 
@@ -102,7 +103,7 @@ def train_fusion(
     judged: dict[str, ByImage] = {}
     for path in data.proposals:
         of_detector = judge_proposals(
-            judge, path, split, names, batch_size, max_rois, unreadable, looks=recipe.fusion_search.looks
+            judge, path, split, names, batch_size, max_rois, unreadable, recipe.fusion_search.looks, data.dialect
         )
         if of_detector:
             judged[str(path)] = of_detector
@@ -270,6 +271,7 @@ def judge_proposals(
     max_rois: int,
     unreadable: list[str],
     looks: int = 1,
+    dialect: Dialect = AS_WRITTEN,
 ) -> dict[str, Judged]:
     """One detector's best proposals in these images, judged.
 
@@ -282,8 +284,14 @@ def judge_proposals(
         max_rois: proposals judged of an image.
         unreadable: gets a line for every image that could not be read.
         looks: how often the judge looks at a box.
+        dialect: what the proposals leave unsaid.
+
+    Raises:
+        DataError: if their scores lie outside [0, 1].
     """
-    proposals = match_proposals(open_detections(path), split)
+    proposals = read_proposals(path, split, dialect)
+    if problem := explain_scores(np.concatenate([np.zeros(0), *(found.scores for found in proposals.values())])):
+        raise DataError(f"{path}: {problem}")
     best = {name: proposals[name].sorted()[:max_rois] for name in names if name in proposals}
     requests = (Request(name, split.images / name, detections) for name, detections in best.items())
     judged = {}

@@ -23,10 +23,10 @@ from tinygan.formats.plausible import Sample, refuse_boxes
 from tinygan.formats.sizes import read_size
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.calibration import Calibration
-from tinygan.second_stage.fusion import Fusion, calibrate_detector, stored_fusion
+from tinygan.second_stage.fusion import Fusion, stored_fusion
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
-from tinygan.second_stage.rescoring import RescoreConfig, judged_columns, rescore_judged
+from tinygan.second_stage.rescoring import RescoreConfig, calibrate_detector, rescore_judged
 
 Picture: TypeAlias = "Path | str | Image.Image | npt.NDArray[np.uint8]"
 
@@ -133,8 +133,7 @@ class SecondStage:
         """
         images, detections = list(images), list(detections)
         _check(images, detections)
-        columns = judged_columns(self._judged(images, detections))
-        found = calibrate_detector(self._config.fusion, *columns)
+        found = calibrate_detector(self._judged(images, detections), self._config.fusion)
         self._calibration = found or self._calibration
         return found is not None
 
@@ -148,7 +147,7 @@ class SecondStage:
         """
         picture, crops = to_picture(image), self._judge.crops
         squares = crops.squares(boxes, picture.width, picture.height)
-        rows = np.flatnonzero(crops.through_generator(longer_side(squares)))[:most]
+        rows = np.flatnonzero(crops.is_small(longer_side(squares)))[:most]
         lr = cut_stack(picture, squares[rows], crops.lr_size)
         if not len(rows):
             return Enlarged(rows, lr, np.zeros((0, crops.hr_size, crops.hr_size, 3), np.uint8))
@@ -157,13 +156,10 @@ class SecondStage:
     def _judged(self, images: Sequence[Picture], detections: Sequence[Detections]) -> list[Judged]:
         _check_count(images, detections)
         requests = (
-            Request(str(number), to_picture(image), found.sorted())
-            for number, (image, found) in enumerate(zip(images, detections, strict=True))
+            Request(str(number), to_picture(image), best, self._config.count_judged(best, self._calibration))
+            for number, (image, best) in enumerate(zip(images, (one.sorted() for one in detections), strict=True))
         )
-        config = self._config
-        return list(
-            judge_images(self._judge, requests, config.batch_size, looks=config.looks, max_rois=config.max_rois)
-        )
+        return list(judge_images(self._judge, requests, self._config.batch_size, looks=self._config.looks))
 
 
 def _check(images: Sequence[Picture], detections: Sequence[Detections]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygan.boxes import clip, longer_side
+from tinygan.boxes import area, clip, longer_side
 from tinygan.detections import BoolArray, Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.formats.dialect import NOTATIONS, ORDERS, RELATIVE, Order
@@ -26,6 +26,7 @@ from tinygan.formats.sizes import Size, read_size
 log = logging.getLogger(__name__)
 SAMPLE = 200  # pictures whose boxes are checked, spread evenly over all
 BEST = 50  # boxes of each, the best ones: some detectors add hundreds of worthless ones
+FINEST = 5  # of each, where a few px beyond a picture count: few detectors keep their boxes within it
 MIN_SIDE_PX, BEYOND = 1.5, 0.1
 ODD_SHARE = 0.15  # of the boxes: a warning if another reading leaves a fifth of them odd at most
 MOST = 0.5  # of the boxes: a warning in any case
@@ -34,7 +35,7 @@ MANY, FEWEST_PICTURES = 300, 30  # boxes and pictures from which on it tells whe
 FEWEST_OVER = 10
 SLIGHTLY = 0.1  # above 1
 _PERCENT = 20.0  # logits that reach this are rare
-_TELLING = 10  # boxes from which on those that reach beyond the picture count
+TELLING = 100  # boxes from which on those count that reach beyond: a single face may well do so
 _OVER_PX = 2.0
 _CRAMMED_REACH, _CRAMMED_MIDDLE = 0.8, 0.42  # of the width: real boxes reach to 0.98, and have their middle at 0.46
 _WORDS: dict[Order, str] = {"xywh": "x y w h", "xyxy": "x1 y1 x2 y2", "cxcywh": "cx cy w h"}
@@ -54,9 +55,9 @@ class Sample:
     scores: FloatArray
     size_px: Size
 
-    def best(self, boxes: FloatArray) -> FloatArray:
-        """Of N boxes of this picture those of the :data:`BEST` best scores."""
-        return boxes[np.argsort(-self.scores, kind="stable")[:BEST]]
+    def best(self, boxes: FloatArray, most: int = BEST) -> FloatArray:
+        """Of N boxes of this picture those of the best scores."""
+        return boxes[np.argsort(-self.scores, kind="stable")[:most]]
 
 
 class BoxCheck:
@@ -95,16 +96,16 @@ def explain_boxes(samples: Iterable[Sample], order: Order) -> str | None:
     given = [sample for sample in samples if len(sample.boxes)]
     if not given:
         return None
-    share = _share(given, _as_read, _is_odd)
     count = sum(min(len(sample.boxes), BEST) for sample in given)
-    if share >= ODD_SHARE:
+    share = _share(given, _as_read, _is_odd) if count >= TELLING else _nowhere_share(given)
+    if share > (ODD_SHARE if count >= TELLING else MOST):
         found = _better(given, order, share)
         if found is not None or share > MOST:
             odd = f"{share:.0%} of {count} boxes have no area, are below {MIN_SIDE_PX} px or reach beyond the picture"
             return f"{odd}: {found or f'check what their four numbers are (--boxes {NOTATIONS})'}"
     if count < MANY or len(given) < FEWEST_PICTURES:
         return None
-    if order == "xywh" and _hangs_over(given, count):
+    if order == "xywh" and _hangs_over(given):
         return (
             f"boxes hang over the right and lower edges of the pictures: they look like {_WORDS['cxcywh']} in pixels; "
             "read them with --boxes cxcywh"
@@ -115,16 +116,15 @@ def explain_boxes(samples: Iterable[Sample], order: Order) -> str | None:
 def refuse_boxes(samples: Sequence[Sample]) -> None:
     """Refuse boxes in memory that are no corners in pixels.
 
-    A few boxes of one picture say less than a file: a single face may well reach far beyond its picture.
+    Boxes of one picture say less than a file: a single face may well reach far beyond its picture.
 
     Raises:
-        DataError: if most boxes have no area, are below 1.5 px or lie outside the picture; or, of many, are odd.
+        DataError: if most boxes have no area, are below 1.5 px, or lie outside the picture by more than two thirds.
     """
     given = [sample for sample in samples if len(sample.boxes)]
     if not given:
         return
-    count = sum(len(sample.boxes) for sample in given)
-    if _share(given, _as_read, _is_nowhere) > MOST or (count >= _TELLING and _share(given, _as_read, _is_odd) > MOST):
+    if _nowhere_share(given) > MOST:
         reason = _better(given, "xyxy", 1.0) or "they look like boxes of another picture"
         raise DataError(f"expected boxes x1, y1, x2, y2 in pixels of the picture: {reason.partition(';')[0]}")
 
@@ -188,7 +188,7 @@ def _better(samples: Sequence[Sample], order: Order, share: float) -> str | None
     fits = []
     for words, read in _readings(order):
         if (odd := _share(samples, read, _is_odd)) <= _BETTER * share:
-            fits.append((odd + _share(samples, read, _is_over), words))
+            fits.append((odd + _share(samples, read, _is_over, FINEST), words))
     if fits:
         return f"they look like {min(fits, key=lambda fit: fit[0])[1]}"
     scale = max(_reach(samples, 0), _reach(samples, 1))
@@ -197,10 +197,11 @@ def _better(samples: Sequence[Sample], order: Order, share: float) -> str | None
     return None
 
 
-def _hangs_over(samples: Sequence[Sample], count: int) -> bool:
+def _hangs_over(samples: Sequence[Sample]) -> bool:
     """Whether boxes lie within the pictures only if their first two numbers are centres."""
-    centred = _share(samples, lambda sample: to_corners(from_corners(sample.boxes, "xywh"), "cxcywh"), _is_over)
-    over = _share(samples, _as_read, _is_over)
+    count = sum(min(len(sample.boxes), FINEST) for sample in samples)
+    centred = _share(samples, lambda sample: to_corners(from_corners(sample.boxes, "xywh"), "cxcywh"), _is_over, FINEST)
+    over = _share(samples, _as_read, _is_over, FINEST)
     return (over - centred) * count >= FEWEST_OVER and over >= 2 * centred
 
 
@@ -228,9 +229,15 @@ def _share(
     samples: Sequence[Sample],
     read: Callable[[Sample], FloatArray],
     is_bad: Callable[[FloatArray, Size], BoolArray],
+    most: int = BEST,
 ) -> float:
-    bad = [is_bad(sample.best(read(sample)), sample.size_px) for sample in samples]
+    bad = [is_bad(sample.best(read(sample), most), sample.size_px) for sample in samples]
     return float(np.concatenate(bad).mean())
+
+
+def _nowhere_share(samples: Sequence[Sample]) -> float:
+    """The share of boxes that lie in no picture, of the best ones and of the very best, whichever is less."""
+    return min(_share(samples, _as_read, _is_nowhere, most) for most in (FINEST, BEST))
 
 
 def _is_odd(boxes: FloatArray, size_px: Size) -> BoolArray:
@@ -238,7 +245,7 @@ def _is_odd(boxes: FloatArray, size_px: Size) -> BoolArray:
 
 
 def _is_nowhere(boxes: FloatArray, size_px: Size) -> BoolArray:
-    return is_degenerate(boxes) | is_degenerate(clip(boxes, *size_px))
+    return is_degenerate(boxes) | (area(clip(boxes, *size_px)) < area(boxes) / 3)
 
 
 def is_degenerate(boxes: FloatArray) -> BoolArray:

@@ -41,7 +41,7 @@ PLANTED: dict[str, tuple[Plant, str]] = {
         lambda boxes, size: from_corners(boxes, "cxcywh") / size, "cx cy w h in parts .* with --boxes cxcywh,relative$",
     ),
     "a picture twice as large": (
-        lambda boxes, size: from_corners(boxes * 2, "xywh"), r"of a picture of another size, about 2\.[01] times as large",
+        lambda boxes, size: from_corners(boxes * 2, "xywh"), r"of a picture of another size, about 2\.[01] times as",
     ),
     "transposed": (
         lambda boxes, size: np.ascontiguousarray(from_corners(boxes, "xywh").T).reshape(-1, 4), r"transposed x y w h",

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = make_parser("tinygan-convert", "Turn detections of many images from one format into another.", EXAMPLE)
     parser.add_argument("source", type=Path, metavar="IN", help=f"detections, in {DETECTIONS}")
-    parser.add_argument("--to", required=True, metavar="FORMAT", help=f"format to write: {FORMATS}")
+    parser.add_argument("--to", required=True, metavar="FORMAT", help=f"format to write, {FORMATS}")
     parser.add_argument(
         "--out",
         required=True,
@@ -38,7 +38,7 @@ def _parser() -> Parser:
         metavar="OUT",
         help="file to write; for wider and yolo a folder, .tar.gz or .zip",
     )
-    parser.add_argument("--from", dest="format", metavar="FORMAT", help=f"format of IN: {FORMATS} (default: found out)")
+    parser.add_argument("--from", dest="format", metavar="FORMAT", help=f"format of IN, {FORMATS} (default: found out)")
     add_dialect_options(parser, "boxes")
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="folder of the images, where boxes are parts of an image's size"

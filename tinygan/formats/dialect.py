@@ -42,12 +42,14 @@ class Dialect:
         names: COCO's JSON, whose ``images`` name the image ids, and its ``categories`` theirs.
         categories: names (or numbers) of the categories that are faces; default: ``face``, or the only one.
         images: folder of the pictures, for boxes that are parts of their sizes.
+        orientation: whether those are the sizes of the ``upright`` pictures or of the ``stored`` pixels.
     """
 
     boxes: Notation | None = None
     names: Path | None = None
     categories: tuple[str, ...] = ()
     images: Path | None = None
+    orientation: Literal["upright", "stored"] = "upright"
 
     def __str__(self) -> str:
         """What decides how boxes are read, for a run's settings; empty by default."""

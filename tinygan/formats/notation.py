@@ -12,8 +12,9 @@ from tinygan.boxes import xywh_to_xyxy, xyxy_to_xywh
 from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.formats import wider
-from tinygan.formats.dialect import Notation, Order
+from tinygan.formats.dialect import Dialect, Notation, Order
 from tinygan.formats.folders import DetectionFiles
+from tinygan.formats.images import Orientation
 from tinygan.formats.names import stem
 from tinygan.formats.sizes import find_pictures, read_size
 
@@ -42,7 +43,7 @@ def from_corners(boxes: FloatArray, order: Order) -> FloatArray:
     return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
-def read_as(files: DetectionFiles, notation: Notation, images: Path | None) -> DetectionFiles:
+def read_as(files: DetectionFiles, notation: Notation, dialect: Dialect) -> DetectionFiles:
     """The same files, their numbers read in another notation.
 
     Files of pictures that are not there are left out where boxes are parts of a picture's size.
@@ -50,11 +51,12 @@ def read_as(files: DetectionFiles, notation: Notation, images: Path | None) -> D
     Args:
         files: as their format reads them.
         notation: what their numbers are.
-        images: folder of the pictures, for relative boxes.
+        dialect: the folder of the pictures, for relative boxes.
 
     Raises:
         DataError: if boxes are relative and there is no folder, or it holds none of the pictures.
     """
+    images = dialect.images
     if not notation.relative:
         return _Renoted(files, notation, None)
     if images is None:
@@ -66,16 +68,22 @@ def read_as(files: DetectionFiles, notation: Notation, images: Path | None) -> D
             f"{files.source}: its boxes are parts of a picture's size, and none of its {len(files)} files "
             f"(such as '{example}') is named like a picture below {images}"
         )
-    return _Renoted(files, notation, pictures)
+    return _Renoted(files, notation, pictures, dialect.orientation)
 
 
 class _Renoted(DetectionFiles):
     """Detection files whose numbers mean something else than their format says."""
 
-    def __init__(self, files: DetectionFiles, notation: Notation, pictures: Mapping[str, Path] | None) -> None:
+    def __init__(
+        self,
+        files: DetectionFiles,
+        notation: Notation,
+        pictures: Mapping[str, Path] | None,
+        orientation: Orientation = "upright",
+    ) -> None:
         super().__init__({}, files.source, notation.order or files.order)
         self._files = files
-        self._pictures = pictures
+        self._pictures, self._orientation = pictures, orientation
         self.left_out = [*files.left_out, *(() if pictures is None else (n for n in files if n not in pictures))]
 
     def __getitem__(self, name: str) -> Detections:
@@ -86,7 +94,7 @@ class _Renoted(DetectionFiles):
             with np.errstate(over="ignore", invalid="ignore"):
                 boxes = to_corners(from_corners(found.boxes, self._files.order), self.order)
                 if self._pictures is not None:
-                    boxes = boxes * np.tile(read_size(self._pictures[name]), 2)
+                    boxes = boxes * np.tile(read_size(self._pictures[name], self._orientation), 2)
                 return replace(found, boxes=boxes)
         except ValueError as error:
             raise DataError(f"{self.describe(name)}: {error}; got too large a box") from error
@@ -98,7 +106,8 @@ class _Renoted(DetectionFiles):
         return sum(1 for _ in self)
 
     def text(self, name: str) -> str:
-        return wider.format_detections(stem(name), self[name])
+        is_empty = not self._files.text(name).strip()
+        return "" if is_empty else wider.format_detections(stem(name), self[name])
 
     def describe(self, name: str) -> str:
         return self._files.describe(name)

@@ -20,6 +20,7 @@ from tinygan.detections import BoolArray, Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.formats.dialect import NOTATIONS, ORDERS, RELATIVE, Order
 from tinygan.formats.folders import DetectionFiles
+from tinygan.formats.images import Orientation
 from tinygan.formats.notation import from_corners, to_corners
 from tinygan.formats.sizes import Size, read_size
 
@@ -66,9 +67,13 @@ class BoxCheck:
     Args:
         picture_of: ``{image: picture}``; of the pictures, the headers alone are read.
         images: those with boxes.
+        orientation: of the pictures to which the boxes refer.
     """
 
-    def __init__(self, picture_of: Mapping[str, Path], images: Iterable[str]) -> None:
+    def __init__(
+        self, picture_of: Mapping[str, Path], images: Iterable[str], orientation: Orientation = "upright"
+    ) -> None:
+        self._orientation = orientation
         names = [name for name in images if name in picture_of]
         self._pictures = {name: picture_of[name] for name in names[:: max(1, len(names) // SAMPLE)]}
         self._samples: list[Sample] = []
@@ -78,7 +83,7 @@ class BoxCheck:
         if image not in self._pictures:
             return
         with suppress(DataError):  # a picture that cannot be read is reported when it is to be decoded
-            self._samples.append(Sample(found.boxes, found.scores, read_size(self._pictures[image])))
+            self._samples.append(Sample(found.boxes, found.scores, read_size(self._pictures[image], self._orientation)))
 
     def warn(self, files: DetectionFiles) -> None:
         """Warn in one sentence if the boxes do not look like what they were taken for."""
@@ -245,7 +250,8 @@ def _is_odd(boxes: FloatArray, size_px: Size) -> BoolArray:
 
 
 def _is_nowhere(boxes: FloatArray, size_px: Size) -> BoolArray:
-    return is_degenerate(boxes) | (area(clip(boxes, *size_px)) < area(boxes) / 3)
+    outside = area(clip(boxes, *size_px)) < area(boxes) / 3
+    return is_degenerate(boxes) | (outside & _is_odd(boxes, size_px))
 
 
 def is_degenerate(boxes: FloatArray) -> BoolArray:

@@ -228,4 +228,4 @@ def open_detections(path: Path, format: str | None = None, dialect: Dialect = AS
     if not files:
         raise DataError(f"{path}: expected detections, found none")
     notation = dialect.boxes or (Notation(relative=True) if chosen.relative else None)
-    return files if notation is None else read_as(files, notation, dialect.images)
+    return files if notation is None else read_as(files, notation, dialect)

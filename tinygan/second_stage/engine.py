@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -15,17 +16,18 @@ from tqdm import tqdm
 
 from tinygan.checkpoint import Checkpoint
 from tinygan.config import build_config, to_tree
-from tinygan.detections import Detections
+from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError
-from tinygan.files import write_atomically
+from tinygan.files import fingerprint, write_atomically
 from tinygan.formats.dialect import AS_WRITTEN, Dialect
 from tinygan.formats.folders import DetectionFiles
-from tinygan.formats.names import list_images, match_names
+from tinygan.formats.images import ImageFile, Orientation
+from tinygan.formats.names import find_images, match_names, output_names
 from tinygan.formats.plausible import BoxCheck, explain_scores
 from tinygan.formats.registry import open_detections
 from tinygan.formats.spool import Spool
 from tinygan.formats.wider import load_subset
-from tinygan.formats.writing import DetectionWriter
+from tinygan.formats.writing import DetectionWriter, Fingerprint
 from tinygan.second_stage.calibration import Calibration, score_logit
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
@@ -57,6 +59,8 @@ class Report:
         unreadable: images that could not be decoded; their proposals were kept.
         without_proposals: images on disk for which there is no proposal file.
         sizeless: proposal files left out, as their boxes are parts of an image's size and the image is not on disk.
+        unusable: why files among the proposals were not read: empty ones, and strays that hold no proposals.
+        unread: pictures of kinds that are not read.
         proposals: boxes read.
         rescored: boxes judged by the networks.
         passed_through: boxes not judged: beyond ``max_rois`` (face logit imputed), or of images not read.
@@ -73,6 +77,8 @@ class Report:
     unreadable: list[str] = field(default_factory=list)
     without_proposals: list[str] = field(default_factory=list)
     sizeless: list[str] = field(default_factory=list)
+    unusable: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
     proposals: int = 0
     rescored: int = 0
     passed_through: int = 0
@@ -85,12 +91,13 @@ class Report:
 
     @property
     def skipped(self) -> list[str]:
-        """A line for every image that was not rescored."""
+        """A line for every image that was not rescored, and every file of proposals that was not read."""
         return [
             *(f"{name}: not on disk, proposals kept" for name in self.missing),
             *(f"{problem}; proposals kept" for problem in self.unreadable),
             *(f"{name}: no proposal file" for name in self.without_proposals),
             *(f"{name}: not on disk, and its boxes are parts of its size" for name in self.sizeless),
+            *self.unusable,
         ]
 
     def to_json(self) -> str:
@@ -110,6 +117,9 @@ class Plan:
         image_of: ``{output name: image on disk}``; images that are missing have no entry.
         proposals: ``{output name: proposals by falling score}``.
         without_proposals: images on disk without a proposal file.
+        unusable: why files among the proposals were not read.
+        unread: pictures of kinds that are not read.
+        orientation: ``upright`` or ``stored``: the position of the pictures that boxes refer to.
     """
 
     files: DetectionFiles
@@ -117,10 +127,18 @@ class Plan:
     image_of: dict[str, Path]
     proposals: Mapping[str, Detections]
     without_proposals: list[str]
+    unusable: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    orientation: Orientation = "upright"
 
 
 def plan_rescoring(
-    proposals: Path, images: Path, config: RescoreConfig, subset: Path | None = None, dialect: Dialect = AS_WRITTEN
+    proposals: Path,
+    images: Path,
+    config: RescoreConfig,
+    subset: Path | None = None,
+    orientation: Orientation = "upright",
+    dialect: Dialect = AS_WRITTEN,
 ) -> Plan:
     """Match proposal files to images and read every one, before anything is computed or written.
 
@@ -130,8 +148,8 @@ def plan_rescoring(
         DataError: if a path is absent, a proposal file is malformed or its scores unfit for fusion, or
             names are ambiguous.
     """
-    files = open_detections(proposals, dialect=replace(dialect, images=images))
-    on_disk = list_images(images)
+    files = open_detections(proposals, dialect=replace(dialect, images=images, orientation=orientation))
+    on_disk, unread = find_images(images)
     if subset is None:
         file_of = match_names(files, on_disk, str(proposals))
         image_of = {name: images / name for name in on_disk}
@@ -150,8 +168,10 @@ def plan_rescoring(
             f"{proposals}: none of its {len(files)} files belongs to an image below {images}; "
             "proposals are matched to images by event folder and name"
         )
-    parsed = _read_proposals(files, file_of, config, BoxCheck(image_of, file_of))
-    return Plan(files, file_of, image_of, parsed, sorted(set(image_of) - set(file_of)))
+    parsed, unusable = _read_proposals(files, file_of, image_of, config, orientation)
+    output_names(parsed, proposals)  # no two of one file
+    without = sorted(set(image_of) - set(file_of))
+    return Plan(files, file_of, image_of, parsed, without, unusable, unread, orientation)
 
 
 def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWriter) -> Report:
@@ -165,9 +185,19 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
 
     Returns:
         What was done.
+
+    Raises:
+        DataError: if pictures or proposals of images that are done changed since.
     """
     started = time.monotonic()
-    report = Report(without_proposals=plan.without_proposals, sizeless=plan.files.left_out)
+    report = Report(
+        without_proposals=plan.without_proposals,
+        sizeless=plan.files.left_out,
+        unusable=plan.unusable,
+        unread=plan.unread,
+    )
+    inputs = _fingerprints(plan)
+    finished = writer.done(inputs)
     todo: list[str] = []
     done: list[str] = []
     for name, proposals in plan.proposals.items():
@@ -177,7 +207,7 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
             report.missing.append(name)
             _keep(plan, name, writer, report)
         else:
-            (done if writer.has(name) else todo).append(name)
+            (done if name in finished else todo).append(name)
     calibration, known = _find_calibration(plan, judge, config, writer, report)
     for name in done:
         report.resumed += 1
@@ -186,10 +216,10 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
     judged = sum(len(one.best) for one in known.values())
     for name in todo:
         if name in known:
-            _finish(plan, known[name], calibration, config, writer, report)
+            _finish(plan, known[name], calibration, config, writer, report, inputs[name])
     unknown = [name for name in todo if name not in known]
     for one in _judge(plan, unknown, judge, config, "rescoring", calibration):
-        _finish(plan, one, calibration, config, writer, report)
+        _finish(plan, one, calibration, config, writer, report, inputs[one.name])
         judged += len(one.best)
     report.seconds = round(time.monotonic() - started, 3)
     report.rois_per_second = round(judged / max(report.seconds, 1e-9), 1)
@@ -197,14 +227,19 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
 
 
 def run_settings(
-    weights: Checkpoint, config: RescoreConfig, proposals: Path, precision: str, dialect: Dialect = AS_WRITTEN
+    weights: Checkpoint,
+    config: RescoreConfig,
+    proposals: Path,
+    precision: str,
+    orientation: Orientation = "upright",
+    dialect: Dialect = AS_WRITTEN,
 ) -> dict[str, object]:
     """What decides a run's result, as JSON types."""
     digest = hashlib.sha256()
     for name in sorted(weights.tensors):
         digest.update(weights.tensors[name].contiguous().numpy().tobytes())
     settings = {key: value for key, value in to_tree(config).items() if key in SETTINGS}
-    where = {"proposals": str(proposals.resolve()), "precision": precision}
+    where = {"proposals": str(proposals.resolve()), "precision": precision, "orientation": orientation}
     where |= {"dialect": str(dialect)} if str(dialect) else {}
     return {"weights": digest.hexdigest(), **settings, **where}
 
@@ -248,7 +283,8 @@ def _judge(
     def requests() -> Iterator[Request]:
         for name in names:
             proposals = plan.proposals[name]
-            yield Request(name, plan.image_of[name], proposals, config.count_judged(proposals, calibration))
+            image = ImageFile(plan.image_of[name], plan.orientation)
+            yield Request(name, image, proposals, config.count_judged(proposals, calibration))
 
     judged = judge_images(judge, requests(), config.batch_size, config.workers, config.looks)
     yield from tqdm(judged, total=len(names), desc=task, unit="image", disable=None)
@@ -261,8 +297,9 @@ def _finish(
     config: RescoreConfig,
     writer: DetectionWriter,
     report: Report,
+    made_of: Fingerprint,
 ) -> None:
-    """Write one image's detections; those of an image that cannot be read as they are."""
+    """Write one image's detections; those of an image that cannot be read as they are, to be read again on resume."""
     if judged.error is not None:
         log.warning("unreadable: %s", judged.error)
         report.unreadable.append(judged.error)
@@ -271,24 +308,61 @@ def _finish(
     count = config.count_judged(judged.proposals, calibration)
     final = rescore_judged([judged.first(count)], config, calibration)[0]
     writer.write(judged.name, final)
+    writer.finish(judged.name, made_of)
     _count(report, count, len(judged.proposals), len(final))
 
 
-def _read_proposals(files: DetectionFiles, file_of: Mapping[str, str], config: RescoreConfig, check: BoxCheck) -> Spool:
-    """The proposals of all images by falling score, each file parsed once and its scores checked."""
-    proposals = Spool()
+def _fingerprints(plan: Plan) -> dict[str, Fingerprint]:
+    """What shows, for each image, that its picture or its proposals changed."""
+    inputs = {}
+    for name, proposals in plan.proposals.items():
+        digest = hashlib.blake2b(proposals.boxes.tobytes() + proposals.scores.tobytes(), digest_size=8)
+        inputs[name] = {"picture": fingerprint(plan.image_of.get(name)), "proposals": digest.hexdigest()}
+    return inputs
+
+
+def _read_proposals(
+    files: DetectionFiles,
+    file_of: Mapping[str, str],
+    image_of: Mapping[str, Path],
+    config: RescoreConfig,
+    orientation: Orientation,
+) -> tuple[Spool, list[str]]:
+    """The proposals of all images by falling score, each file parsed once and its scores checked.
+
+    Also says which files hold none: empty ones, and strays such as a README, which belong to no image.
+    """
+    proposals, unusable, check = Spool(), [], BoxCheck(image_of, file_of, orientation)
     for name, file in file_of.items():
-        detections = files[file]
+        try:
+            detections = files[file]
+        except DataError as error:
+            if name in image_of and files.text(file).strip():
+                raise
+            empty = name in image_of
+            unusable.append(f"{files.describe(file)}: is empty, expected proposals" if empty else f"{error}; not read")
+            continue
         if config.method != "replace" or len(detections) > config.max_rois:  # unjudged boxes are imputed from scores
             try:
                 score_logit(detections.scores)
             except DataError as error:
-                every = np.concatenate([files[file].scores for file in file_of.values()])
-                raise DataError(f"{files.describe(file)}: {explain_scores(every) or error}") from error
+                problem = explain_scores(_all_scores(files, file_of.values()))
+                raise DataError(f"{files.describe(file)}: {problem}") from error
         proposals.add(name, detections.sorted())
         check.add(name, detections)
+    if not proposals:
+        raise DataError(unusable[0])
     check.warn(files)
-    return proposals
+    return proposals, unusable
+
+
+def _all_scores(files: DetectionFiles, names: Iterable[str]) -> FloatArray:
+    """Scores of all files that can be read: percents are told from logits by many of them."""
+    scores = [np.zeros(0)]
+    for name in names:
+        with suppress(DataError):
+            scores.append(files[name].scores)
+    return np.concatenate(scores)
 
 
 def _keep(plan: Plan, name: str, writer: DetectionWriter, report: Report) -> None:

@@ -7,28 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from tinygan.boxes import longer_side
 from tinygan.checkpoint import load_checkpoint, packaged_weights
 from tinygan.data.cutting import cut_stack
-from tinygan.detections import ByteArray, Detections, FloatArray, IntArray
+from tinygan.detections import ByteArray, Detections, FloatArray, IntArray, to_numpy
 from tinygan.errors import DataError
-from tinygan.formats.images import read_image
+from tinygan.formats.images import Orientation, Picture, to_picture
 from tinygan.formats.plausible import Sample, refuse_boxes
 from tinygan.formats.sizes import read_size
-from tinygan.runtime import Runtime, RuntimeOptions
+from tinygan.runtime import Device, Runtime, RuntimeOptions, device_name
 from tinygan.second_stage.calibration import Calibration
 from tinygan.second_stage.fusion import Fusion, stored_fusion
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
 from tinygan.second_stage.rescoring import RescoreConfig, calibrate_detector, rescore_judged
-
-Picture: TypeAlias = "Path | str | Image.Image | npt.NDArray[np.uint8]"
 
 
 class Enlarged(NamedTuple):
@@ -53,13 +50,15 @@ class SecondStage:
 
     Args:
         checkpoint: ``lite``, which ships, or a run folder or file of stage ``fusion`` or ``gan``.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, the number N, or a ``torch.device``.
         move_boxes: whether boxes may move to where the judge finds the face, and merge; if not, they only get new
             scores.
         max_rois: proposals of an image that are judged, the best ones; the others keep their place.
         batch_size: patches in one forward pass.
         fusion: weights fitted for one detector, in place of the checkpoint's own.
         runtime: where the networks run, in place of ``device`` at its own precision.
+        orientation: of image files: ``upright`` applies EXIF orientation, and boxes refer to what viewers show;
+            ``stored`` is for boxes of a detector that ignores it.
 
     Raises:
         CheckpointError: if there is no such checkpoint, or it is damaged.
@@ -69,20 +68,22 @@ class SecondStage:
         self,
         checkpoint: str | Path = "lite",
         *,
-        device: str = "auto",
+        device: Device = "auto",
         move_boxes: bool = True,
         max_rois: int = 600,
         batch_size: int = 128,
         fusion: Fusion | None = None,
         runtime: Runtime | None = None,
+        orientation: Orientation = "upright",
     ) -> None:
         path = Path(checkpoint)
         weights = load_checkpoint(path if path.exists() else packaged_weights(str(checkpoint)), ("fused", "gan"))
         if fusion is None:
             fusion = stored_fusion(weights) or Fusion()
         self._config = RescoreConfig(fusion=fusion, move_boxes=move_boxes, max_rois=max_rois, batch_size=batch_size)
-        self._judge = Judge.from_weights(weights, runtime or Runtime(RuntimeOptions(device=device)))
+        self._judge = Judge.from_weights(weights, runtime or Runtime(RuntimeOptions(device=device_name(device))))
         self._calibration: Calibration | None = None
+        self._orientation = orientation
 
     def rescore(
         self, image: Picture, boxes: npt.ArrayLike | Detections, scores: npt.ArrayLike | None = None
@@ -90,7 +91,8 @@ class SecondStage:
         """Re-score the boxes of one image.
 
         Args:
-            image: RGB, uint8 [H, W, 3], a Pillow image, or a file.
+            image: a file, its content or a file object; a Pillow image as it is; or an array [H, W], [H, W, 3] or
+                [H, W, 4], also a tensor, of any depth (:mod:`tinygan.formats.images` has the rules).
             boxes: [N, 4], ``x1, y1, x2, y2`` in pixels, x2/y2 exclusive; or detections with their scores.
             scores: [N], in [0, 1]; not with detections.
 
@@ -113,7 +115,7 @@ class SecondStage:
         Returns:
             Of each, as of :meth:`rescore`.
         """
-        _check(images, detections)
+        _check(images, detections, self._orientation)
         return self.rescore_unchecked(images, detections)
 
     def rescore_unchecked(self, images: Sequence[Picture], detections: Sequence[Detections]) -> list[Detections]:
@@ -132,7 +134,7 @@ class SecondStage:
             Whether there were enough; if not, the calibration stays as it was.
         """
         images, detections = list(images), list(detections)
-        _check(images, detections)
+        _check(images, detections, self._orientation)
         found = calibrate_detector(self._judged(images, detections), self._config.fusion)
         self._calibration = found or self._calibration
         return found is not None
@@ -145,7 +147,7 @@ class SecondStage:
             boxes: float64 [N, 4], the more important first.
             most: as many pictures at most.
         """
-        picture, crops = to_picture(image), self._judge.crops
+        picture, crops = to_picture(image, self._orientation), self._judge.crops
         squares = crops.squares(boxes, picture.width, picture.height)
         rows = np.flatnonzero(crops.is_small(longer_side(squares)))[:most]
         lr = cut_stack(picture, squares[rows], crops.lr_size)
@@ -156,26 +158,35 @@ class SecondStage:
     def _judged(self, images: Sequence[Picture], detections: Sequence[Detections]) -> list[Judged]:
         _check_count(images, detections)
         requests = (
-            Request(str(number), to_picture(image), best, self._config.count_judged(best, self._calibration))
+            Request(
+                str(number),
+                to_picture(image, self._orientation),
+                best,
+                self._config.count_judged(best, self._calibration),
+            )
             for number, (image, best) in enumerate(zip(images, (one.sorted() for one in detections), strict=True))
         )
-        return list(judge_images(self._judge, requests, self._config.batch_size, looks=self._config.looks))
+        judged = list(judge_images(self._judge, requests, self._config.batch_size, looks=self._config.looks))
+        for one in judged:
+            if one.error is not None:
+                raise DataError(f"image {one.error}")
+        return judged
 
 
-def _check(images: Sequence[Picture], detections: Sequence[Detections]) -> None:
+def _check(images: Sequence[Picture], detections: Sequence[Detections], orientation: Orientation) -> None:
     """Refuse boxes unless most lie in their pictures; of files, the headers alone are read."""
     _check_count(images, detections)
-    sizes = [_size(image) for image in images]
+    sizes = [_size(image, orientation) for image in images]
     given = zip(detections, sizes, strict=True)
     refuse_boxes([Sample(found.boxes, found.scores, size) for found, size in given if size is not None])
 
 
-def _size(image: Picture) -> tuple[int, int] | None:
-    """Width and height; of a file that cannot be read none, as that is said when it is decoded."""
-    if not isinstance(image, str | Path):
-        return to_picture(image).size
+def _size(image: Picture, orientation: Orientation) -> tuple[int, int] | None:
+    """Width and height; of what cannot be read none, as that is said when it is decoded."""
     try:
-        return read_size(Path(image))
+        if isinstance(image, str | Path):
+            return read_size(Path(image), orientation)
+        return to_picture(image, orientation).size
     except DataError:
         return None
 
@@ -193,25 +204,9 @@ def _detections(boxes: npt.ArrayLike | Detections, scores: npt.ArrayLike | None)
     if scores is None:
         raise DataError("boxes need scores, one in [0, 1] for each")
     try:
-        rows = np.asarray(boxes, np.float64)
-        if rows.ndim == 2 and len(rows) == 4 != rows.shape[1]:
-            raise DataError(f"expected boxes [N, 4], got {list(rows.shape)}: they look transposed, pass boxes.T")
-        return Detections(rows.reshape(-1, 4), np.asarray(scores, np.float64))
-    except ValueError as error:
+        array = to_numpy(boxes)
+        if array.ndim == 2 and len(array) == 4 != array.shape[1]:
+            raise DataError(f"expected boxes [N, 4], got {list(array.shape)}: they look transposed, pass boxes.T")
+        return Detections(array[None] if array.shape == (4,) else array, to_numpy(scores))
+    except (TypeError, ValueError) as error:
         raise DataError(f"expected boxes [N, 4] and N finite scores: {error}") from error
-
-
-def to_picture(image: Picture) -> Image.Image:
-    """An RGB picture of whatever :meth:`SecondStage.rescore` takes.
-
-    Raises:
-        DataError: if it cannot be read, or is no RGB image.
-    """
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    if isinstance(image, str | Path):
-        return read_image(Path(image))
-    pixels = np.asarray(image)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise DataError(f"expected an RGB image, uint8 [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
-    return Image.fromarray(pixels)

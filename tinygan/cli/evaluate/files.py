@@ -89,7 +89,7 @@ def add_input_options(parser: argparse.ArgumentParser, ground_truth: str) -> Non
         "--from",
         dest="format",
         metavar="FORMAT",
-        help=f"format of --detections: {FORMATS} (default: found out)",
+        help=f"format of --detections, {FORMATS} (default: found out)",
     )
     add_dialect_options(parser, "detections", " of detections and annotations")
     add("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")

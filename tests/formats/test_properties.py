@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tinygan.detections import Detections
 from tinygan.errors import TinyGanError
+from tinygan.formats.dialect import AS_WRITTEN
 from tinygan.formats.names import stem
 from tinygan.formats.registry import FORMATS, open_detections
 from tinygan.formats.writing import write_wider
@@ -59,12 +60,12 @@ def test_conversions_round_trip_between_every_pair(images):
     with tempfile.TemporaryDirectory() as folder:
         for first, first_name in FILES.items():
             source = Path(folder, first_name)
-            format_of(first).write(source, written, None)
+            format_of(first).write(source, written, AS_WRITTEN)
             between = open_detections(source)
             assert_same(between, written, format_of(first).keeps_empty)
             for second, second_name in FILES.items():
                 target = Path(folder, f"2{second_name}")
-                format_of(second).write(target, between, None)
+                format_of(second).write(target, between, AS_WRITTEN)
                 has_empty = format_of(first).keeps_empty and format_of(second).keeps_empty
                 assert_same(open_detections(target), written, has_empty)
 
@@ -74,7 +75,7 @@ def test_conversions_round_trip_between_every_pair(images):
 def test_tables_keep_every_bit(rows, kind):
     written = detections_of(rows).sorted()
     with tempfile.TemporaryDirectory() as folder:
-        FORMATS[kind].write(Path(folder, "d"), {"a": written}, None)
+        FORMATS[kind].write(Path(folder, "d"), {"a": written}, AS_WRITTEN)
         back = open_detections(Path(folder, "d"))["a"]
     assert np.array_equal(back.boxes, written.boxes) and np.array_equal(back.scores, written.scores)
 
@@ -126,7 +127,7 @@ def valid_content(kind: str, folder: Path) -> bytes:
     if kind == "wider":
         write_wider(path, {"e/a": item})
         return (path / "e/a.txt").read_bytes()
-    format_of(kind).write(path, {"e/a": item, "b": item}, None)
+    format_of(kind).write(path, {"e/a": item, "b": item}, AS_WRITTEN)
     return path.read_bytes()
 
 

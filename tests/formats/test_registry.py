@@ -5,6 +5,7 @@ import pytest
 
 from tinygan.detections import Detections
 from tinygan.errors import ConfigError, DataError
+from tinygan.formats.dialect import AS_WRITTEN, Dialect
 from tinygan.formats.registry import FORMATS, find_format, name_of_suffix, open_detections, sniff_name
 
 ONE = {"e/a": Detections(np.array([[1.0, 2, 3, 4]]), np.array([0.5]))}
@@ -14,7 +15,7 @@ ONE = {"e/a": Detections(np.array([[1.0, 2, 3, 4]]), np.array([0.5]))}
 def test_what_is_written_is_recognised_without_its_name(name, tmp_path):
     if name == "parquet":
         pytest.importorskip("pyarrow")
-    FORMATS[name].write(tmp_path / "detections", ONE, None)
+    FORMATS[name].write(tmp_path / "detections", ONE, AS_WRITTEN)
     assert sniff_name(tmp_path / "detections") == name
     files = open_detections(tmp_path / "detections")
     assert files.source == tmp_path / "detections" and files["e/a"].boxes.tolist() == [[1, 2, 3, 4]]
@@ -23,7 +24,7 @@ def test_what_is_written_is_recognised_without_its_name(name, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".tar.gz", ".zip"])
 def test_archives_are_recognised_without_their_name(suffix, tmp_path):
-    FORMATS["wider"].write(tmp_path / f"d{suffix}", ONE, None)
+    FORMATS["wider"].write(tmp_path / f"d{suffix}", ONE, AS_WRITTEN)
     (tmp_path / f"d{suffix}").rename(tmp_path / "d")
     assert sniff_name(tmp_path / "d") == "wider" and len(open_detections(tmp_path / "d")) == 1
 
@@ -71,7 +72,7 @@ def test_endings(file, name, tmp_path):
 def test_image_names_by_id(tmp_path):
     (tmp_path / "d.json").write_text(json.dumps([{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]))
     (tmp_path / "n.json").write_text(json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}]}))
-    assert list(open_detections(tmp_path / "d.json", names=tmp_path / "n.json")) == ["a.jpg"]
+    assert list(open_detections(tmp_path / "d.json", dialect=Dialect(names=tmp_path / "n.json"))) == ["a.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -85,5 +86,5 @@ def test_image_names_by_id(tmp_path):
 )
 def test_what_fddb_cannot_hold(name, box, score, message, tmp_path):
     with pytest.raises(DataError, match=f"d: .*{message}"):
-        FORMATS["fddb"].write(tmp_path / "d", {name: Detections(np.array([box]), np.array([score]))}, None)
+        FORMATS["fddb"].write(tmp_path / "d", {name: Detections(np.array([box]), np.array([score]))}, AS_WRITTEN)
     assert not (tmp_path / "d").exists()

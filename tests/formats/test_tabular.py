@@ -46,7 +46,7 @@ def test_blank_lines_byte_order_mark_and_empty_images(tmp_path):
     [
         ("", "d.csv:1: expected a header 'image,x1,y1,x2,y2,score' or 'image,x,y,w,h,score'; got ''"),
         ("image,x1,y1,x2,y2\n", "d.csv:1: expected a header"),
-        ("image;x1;y1;x2;y2;score\n", "d.csv:1: expected a header"),
+        ("image|x1|y1|x2|y2|score\n", "d.csv:1: expected a header"),
         ("image,x1,y1,x2,y2,score,Score\n", "d.csv:1: column 'score' stands twice"),
         (HEAD + "a,1,2,3,4,0.5\n\nb,1,2,3,4\n", "d.csv:4: expected 6 cells as in the header, got 5"),
         (

@@ -53,13 +53,21 @@ def test_bad_xml_names_the_line(content, message):
 
 def test_folder(tmp_path):
     (tmp_path / "e").mkdir()
-    (tmp_path / "e/1.xml").write_bytes(xml(box(), filename="sub/a.jpg"))
-    (tmp_path / "e/2.xml").write_bytes(xml(filename=""))
+    (tmp_path / "e/a.xml").write_bytes(xml(box(), filename="C:\\sub\\a.jpg"))
+    (tmp_path / "e/b.xml").write_bytes(xml(filename=""))
     faces = load_voc(tmp_path)
-    assert {name: len(item) for name, item in faces.items()} == {"e/a.jpg": 1, "e/2": 0}
-    (tmp_path / "e/3.xml").write_bytes(xml(filename="a.jpg"))
-    with pytest.raises(DataError, match=r"3\.xml: image 'e/a\.jpg' is annotated in another file too"):
+    assert {name: len(item) for name, item in faces.items()} == {"e/a.jpg": 1, "e/b": 0}
+    (tmp_path / "e/c.xml").write_bytes(xml(box(), box(), filename="a.jpg"))
+    assert len(load_voc(tmp_path)["e/c"]) == 2, "a stale filename gives way to the XML's own name"
+    (tmp_path / "e/a.jpg.xml").write_bytes(xml(box(), filename="a.jpg"))
+    with pytest.raises(DataError, match=r"a\.xml: image 'e/a\.jpg' is annotated in another file too"):
         load_voc(tmp_path)
+
+
+def test_swapped_corners_and_objects_without_a_box(tmp_path, caplog):
+    (tmp_path / "a.xml").write_bytes(xml(box("40 60 11 21"), "<object><name>face</name><polygon/></object>"))
+    assert load_voc(tmp_path)["a.jpg"].boxes.tolist() == [[10, 20, 40, 60]]
+    assert "1 objects without a box are left out" in caplog.text
 
 
 def test_folders_without_faces(tmp_path):

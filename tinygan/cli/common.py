@@ -12,12 +12,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from tinygan import __version__
-from tinygan.errors import TinyGanError
+from tinygan.errors import ConfigError, TinyGanError
+from tinygan.formats.dialect import NOTATIONS, RELATIVE, Dialect, Notation, parse_notation
 
 if TYPE_CHECKING:
+    from tinygan.formats.folders import DetectionFiles
     from tinygan.runtime import Runtime, RuntimeOptions
     from tinygan.training.run import RunFolder
 
@@ -25,9 +28,10 @@ log = logging.getLogger(__name__)
 DONE, SOME_SKIPPED, MISUSE = 0, 1, 2
 LISTED = 20
 DETECTIONS = (
-    "the official WIDER FACE submission format (a folder, .tar.gz or .zip), FDDB text, COCO results, CSV or Parquet; "
-    "which one is found out"
+    "the official WIDER FACE submission format (a folder, .tar.gz or .zip), FDDB text, COCO results, CSV, Parquet, "
+    "YOLO text or what other popular tools write; which one is found out"
 )
+FORMATS = "such as wider, csv, coco or yolo; any other word lists them all"
 SHOW_CONFIG = "--show-config"
 SUBSET = "names of images, one per line, or a *_bbx_gt.txt"
 WIDER_ROOT = "WIDER FACE: a folder with WIDER_train/images and wider_face_split/"
@@ -66,6 +70,61 @@ def add_example(parser: argparse.ArgumentParser, example: str) -> None:
     if example:
         parser.epilog = "example:\n" + "\n".join(f"  {line}" for line in example.splitlines())
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
+
+
+def add_dialect_options(parser: argparse.ArgumentParser, what: str, truth: str = "") -> None:
+    """Options that say what a file of boxes leaves unsaid; :func:`read_dialect` reads them.
+
+    Args:
+        parser: of a command.
+        what: the files that they are about.
+        truth: further files that ``--category`` is about.
+    """
+    group = parser.add_argument_group(f"how {what} are read")
+    group.add_argument(
+        "--boxes",
+        type=_notation,
+        metavar="NOTATION",
+        help=f"what the four numbers of a box are: {NOTATIONS} ({RELATIVE}: parts of the picture's size; or two, such "
+        f"as xyxy,{RELATIVE}; default: as the format has it)",
+    )
+    group.add_argument(
+        "--names",
+        type=Path,
+        metavar="COCO.json",
+        help="COCO annotations that name the image ids and the categories of COCO results",
+    )
+    group.add_argument(
+        "--category",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"of several categories{truth} the one that faces are; may be repeated (default: face)",
+    )
+
+
+def read_dialect(arguments: argparse.Namespace) -> Dialect:
+    """What a file of boxes leaves unsaid, of the options that :func:`add_dialect_options` added and ``--images``."""
+    images = getattr(arguments, "images", None)
+    return Dialect(boxes=arguments.boxes, names=arguments.names, categories=tuple(arguments.category), images=images)
+
+
+def tell_left_out(files: DetectionFiles) -> int:
+    """Name on stderr the files that were left out for lack of a picture; returns the exit code."""
+    if not files.left_out:
+        return DONE
+    return list_skipped(
+        f"{files.source}: {len(files.left_out)} files were left out: boxes are parts of a picture's size, and there is "
+        "no picture of that name",
+        files.left_out,
+    )
+
+
+def _notation(text: str) -> Notation:
+    try:
+        return parse_notation(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error).partition(": ")[2] + f", got {text}") from error
 
 
 def add_runtime_options(parser: argparse.ArgumentParser, batch: str = "patches per forward pass") -> None:

@@ -7,10 +7,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tinygan.cli.common import DETECTIONS, DONE, Parser, make_parser, run_command
+from tinygan.cli.common import (
+    DETECTIONS,
+    FORMATS,
+    Parser,
+    add_dialect_options,
+    make_parser,
+    read_dialect,
+    run_command,
+    tell_left_out,
+)
 from tinygan.errors import ConfigError, DataError
 
-FORMATS = "wider, fddb, coco, csv or parquet"
 EXAMPLE = "tinygan-convert P --to csv --out boxes.csv"
 
 
@@ -22,16 +30,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = make_parser("tinygan-convert", "Turn detections of many images from one format into another.", EXAMPLE)
     parser.add_argument("source", type=Path, metavar="IN", help=f"detections, in {DETECTIONS}")
-    parser.add_argument("--to", required=True, metavar="FORMAT", help=f"format to write: {FORMATS}")
+    parser.add_argument("--to", required=True, metavar="FORMAT", help=f"format to write, {FORMATS}")
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="OUT", help="file to write; for wider a folder, .tar.gz or .zip"
-    )
-    parser.add_argument("--from", dest="format", metavar="FORMAT", help=f"format of IN: {FORMATS} (default: found out)")
-    parser.add_argument(
-        "--names",
+        "--out",
+        required=True,
         type=Path,
-        metavar="COCO.json",
-        help="COCO annotations whose images give names to the image ids that COCO results are read or written with",
+        metavar="OUT",
+        help="file to write; for wider and yolo a folder, .tar.gz or .zip",
+    )
+    parser.add_argument("--from", dest="format", metavar="FORMAT", help=f"format of IN, {FORMATS} (default: found out)")
+    add_dialect_options(parser, "boxes")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of the images, where boxes are parts of an image's size"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     return parser
@@ -48,11 +58,12 @@ def _convert(arguments: argparse.Namespace) -> int:
     if not source.exists():
         raise DataError(f"{source}: no such file or folder; expected detections")
     given = arguments.format or sniff_name(source)
-    if arguments.names is not None and "coco" not in (given, arguments.to):
+    if arguments.names is not None and not {given, arguments.to} & {"coco", "sahi"}:
         raise ConfigError(f"--names is for coco, but this is from {given} to {arguments.to}; leave it out")
-    files = open_detections(source, given, arguments.names)
+    dialect = read_dialect(arguments)
+    files = open_detections(source, given, dialect)
     detections = {name: files[name] for name in files}
-    target.write(out, detections, arguments.names)
+    target.write(out, detections, dialect)
 
     boxes = sum(map(len, detections.values()))
     notes = []
@@ -63,15 +74,15 @@ def _convert(arguments: argparse.Namespace) -> int:
     if fields and not target.keeps_fields:
         notes.append(f"columns left out: {', '.join(fields)}")
     print("; ".join([f"{out}: {given} to {arguments.to}, {len(detections):,} images, {boxes:,} boxes", *notes]))
-    return DONE
+    return tell_left_out(files)
 
 
 def _check_output(out: Path, format: str, source: Path, overwrite: bool) -> None:
     """Refuse what would be lost or misleading, before anything is read."""
-    from tinygan.formats.registry import name_of_suffix
+    from tinygan.formats.registry import DIALECTS, find_format, name_of_suffix
 
     named = name_of_suffix(out)
-    if named is not None and named != format:
+    if named is not None and named != format and format not in DIALECTS:
         raise ConfigError(f"--out {out}: is named like {named}, but --to is {format}; change one of them")
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: no such folder as {out.parent}; make it first")
@@ -79,7 +90,7 @@ def _check_output(out: Path, format: str, source: Path, overwrite: bool) -> None
         return
     if not overwrite:
         raise DataError(f"{out}: exists already; replace it with --overwrite or choose another --out")
-    if out.is_dir() and (format != "wider" or named == "wider"):
+    if out.is_dir() and (not find_format(format).is_folder or named == "wider"):
         raise DataError(f"{out}: is a folder, and a file is to be written; choose another --out")
     if out.is_dir() and out.resolve() in source.resolve().parents:
         raise DataError(f"{out}: holds {source}, and would be replaced; choose another --out")

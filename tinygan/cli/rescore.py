@@ -14,6 +14,7 @@ from tinygan.cli.common import (
     SUBSET,
     Parser,
     add_config_options,
+    add_dialect_options,
     add_image_options,
     add_output_options,
     add_runtime_options,
@@ -21,6 +22,7 @@ from tinygan.cli.common import (
     make_parser,
     name_unread,
     positive_int,
+    read_dialect,
     run_command,
     runtime_options,
     share,
@@ -70,6 +72,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--subset", type=Path, metavar="LIST", help=f"rescore these images only: {SUBSET}")
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="write counts and times to FILE.json")
+    add_dialect_options(parser, "proposals")
     add_output_options(parser, "a run")
     add_image_options(parser)
     add_config_options(parser, "rescoring")
@@ -91,11 +94,14 @@ def _rescore(arguments: argparse.Namespace) -> int:
     config = _config(arguments, weights)
     if arguments.show_config:
         return show_config(config)
+    dialect = read_dialect(arguments)
     allow_pixels(arguments.max_pixels)
-    plan = plan_rescoring(arguments.proposals, arguments.images, config, arguments.subset, arguments.orientation)
+    plan = plan_rescoring(
+        arguments.proposals, arguments.images, config, arguments.subset, arguments.orientation, dialect
+    )
     runtime = Runtime(runtime_options(arguments))
     judge = Judge.from_weights(weights, runtime)
-    settings = run_settings(weights, config, arguments.proposals, runtime.precision, arguments.orientation)
+    settings = run_settings(weights, config, arguments.proposals, runtime.precision, arguments.orientation, dialect)
     writer = open_output(
         arguments.out, KEPT, "tinygan-rescore", settings,
         resume=arguments.resume, overwrite=arguments.overwrite, names=plan.proposals,
@@ -157,7 +163,8 @@ def _print(report: Report, out: Path) -> int:
     strays = f"; {len(report.unusable)} files of proposals were not read" if report.unusable else ""
     return list_skipped(
         f"{len(skipped) - len(report.unusable)} images were not rescored: {len(report.missing)} missing, "
-        f"{len(report.unreadable)} unreadable, {len(report.without_proposals)} without proposals{strays}",
+        f"{len(report.unreadable)} unreadable, {len(report.without_proposals)} without proposals, "
+        f"{len(report.sizeless)} without a size{strays}",
         skipped,
         "; --report FILE.json lists them all",
     )

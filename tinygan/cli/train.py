@@ -14,12 +14,14 @@ from tinygan.cli.common import (
     WIDER_ROOT,
     Parser,
     add_config_options,
+    add_dialect_options,
     add_output_options,
     add_runtime_options,
     end_run,
     make_parser,
     open_run,
     positive_int,
+    read_dialect,
     run_command,
     runtime_options,
     show_config,
@@ -81,6 +83,7 @@ def _parser() -> Parser:
         help="fusion: judge the best N proposals per image (default: 600)",
     )
     add("--seed", type=int, metavar="N", help="seed of weights and batches (default: the settings')")
+    add_dialect_options(parser, "proposals")
     add_output_options(parser, "a run")
     add_config_options(parser, "this training", PRESETS)
     add_runtime_options(
@@ -138,6 +141,7 @@ def _origin(arguments: argparse.Namespace, runtime: Runtime) -> str:
         "subset": [arguments.subset] if arguments.subset else [],
     }
     lines = [f"# {name}: {' '.join(str(path.resolve()) for path in given)}" for name, given in paths.items() if given]
+    lines += [f"# dialect: {dialect}"] if (dialect := str(read_dialect(arguments))) else []
     head = [f"# stage: {arguments.stage}", f"# precision: {runtime.precision}"]
     if arguments.stage == "fusion":
         head.append(f"# max-rois: {arguments.max_rois}")
@@ -172,7 +176,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
 def _run_stage(arguments: argparse.Namespace, recipe: Recipe, folder: RunFolder, runtime: Runtime) -> list[str]:
     from tinygan.training.prepare import TrainingInput
 
-    data = TrainingInput(arguments.data, tuple(arguments.proposals), arguments.extra_images)
+    data = TrainingInput(arguments.data, tuple(arguments.proposals), arguments.extra_images, read_dialect(arguments))
     if arguments.stage == "mse-init":
         from tinygan.training.mse_init import train_mse_init
 

@@ -159,7 +159,7 @@ class FaceDetector:
             return []
         proposals = self._first.propose([torch.from_numpy(np.array(one)).permute(2, 0, 1) for one in pictures])
         faces = []
-        for picture, judged in zip(pictures, self._second.rescore_many(pictures, proposals), strict=True):
+        for picture, judged in zip(pictures, self._second.rescore_unchecked(pictures, proposals), strict=True):
             found = best_inside(judged[judged.scores >= min_score], picture.width, picture.height, len(judged))
             faces.append(found.with_fields(outcome=outcomes(found)))
         return faces

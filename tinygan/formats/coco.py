@@ -6,36 +6,51 @@ Parsers are pure (text in, objects out); ``load_*`` functions read files.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from tinygan.boxes import xywh_to_xyxy, xyxy_to_xywh
+from tinygan.boxes import xyxy_to_xywh
 from tinygan.detections import BoolArray, Detections, FloatArray, GroundTruth
 from tinygan.errors import DataError
 from tinygan.files import decode, encode, read_bytes, write_atomically
+from tinygan.formats.categories import ADVICE, FACE, choose, keep_faces, listed
+from tinygan.formats.coco_json import (
+    ImageId,
+    Naming,
+    boxes_of,
+    load_naming,
+    look_up,
+    name_images,
+    naming_of,
+    numbers_of,
+    parse_json,
+    short,
+)
 from tinygan.formats.names import match_names
 from tinygan.formats.rows import GroupedRows, Rows
 from tinygan.formats.writing import check_sizes
 
-ImageId: TypeAlias = "int | str"
-FACE = "face"
+log = logging.getLogger(__name__)
 FACE_CATEGORY = 1
 _RESULT = "{'image_id', 'category_id', 'bbox': [x, y, w, h], 'score'} with finite numbers"
 _ANNOTATION = "{'image_id', 'category_id', 'bbox': [x, y, w, h]} with finite numbers"
-_GIVE_NAMES = "give the names with --names (a COCO annotation file, or any JSON with 'images')"
 
 
-def parse_results(text: str, source: str, names: Mapping[ImageId, str] | None = None) -> Mapping[str, Detections]:
+def parse_results(
+    text: str, source: str, names: Mapping[ImageId, str] | None = None, categories: Sequence[str] = ()
+) -> Mapping[str, Detections]:
     """Read COCO results.
 
     Args:
-        text: a JSON list of ``{image_id, category_id, bbox: [x, y, w, h], score}``, of one category.
+        text: a JSON list of ``{image_id, category_id, bbox: [x, y, w, h], score}``; an entry may have a
+            ``file_name`` (as Ultralytics writes) and a ``category_name`` (as SAHI writes).
         source: path for error messages.
         names: names of the images by id, see :func:`parse_names`. Without them ids have to be names.
+        categories: of several categories those that are faces; default: ``face``.
 
     Returns:
         ``{image name: detections}`` in file order; images without detections are not in it.
@@ -43,33 +58,60 @@ def parse_results(text: str, source: str, names: Mapping[ImageId, str] | None = 
     Raises:
         DataError: naming ``source:line`` of the first bad entry.
     """
-    entries = _parse_json(text, source)
+    return read_results(parse_json(text, source), text, source, Naming(names or {}), categories)
+
+
+def read_results(
+    entries: Any, text: str, source: str, naming: Naming, categories: Sequence[str] = ()
+) -> Mapping[str, Detections]:
+    """The same from parsed JSON; ``text`` is what it was parsed from, for the lines of messages."""
     if not isinstance(entries, list):
         raise DataError(
             f"{source}:1: expected COCO results, a list of {_RESULT}; got a single JSON value. "
             "Annotations (an object with 'images' and 'annotations') are no detections"
         )
+    return _read_scored(entries, source, naming, categories, lambda entry: f"{source}:{_line_of(text, entry)}")
+
+
+def read_scored_annotations(
+    content: Any, source: str, naming: Naming, categories: Sequence[str]
+) -> Mapping[str, Detections]:
+    """Detections as annotations with a ``score``, as FiftyOne exports them; ``naming`` goes before their own names."""
+    own = naming_of(content, source)
+    both = Naming({**own.images, **naming.images}, {**own.categories, **naming.categories})
+
+    def place(entry: int) -> str:
+        return f"{source}: annotations[{entry}]"
+
+    found = _read_scored(content["annotations"], source, both, categories, place)
+    return {**dict.fromkeys(own.images.values(), Detections.empty()), **found}
+
+
+def _read_scored(
+    entries: Sequence[Any], source: str, naming: Naming, wanted: Sequence[str], place: Callable[[int], str]
+) -> Mapping[str, Detections]:
     try:
-        boxes = _boxes([entry["bbox"] for entry in entries])
-        scores = _numbers([entry["score"] for entry in entries])
-        ids = [entry["image_id"] for entry in entries]
-        categories = {entry.get("category_id") for entry in entries}
+        boxes = boxes_of([entry["bbox"] for entry in entries])
+        scores = numbers_of([entry["score"] for entry in entries])
+        ids = [_image_of(entry, naming.images) for entry in entries]
+        categories = [entry.get("category_name") or entry.get("category_id") for entry in entries]
+        several = len(set(categories)) > 1
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
-        raise DataError(_explain(text, source, entries, _is_result, _RESULT)) from error
-    if len(categories) > 1:
-        other = next(n for n, entry in enumerate(entries) if entry.get("category_id") != entries[0].get("category_id"))
-        raise DataError(
-            f"{source}:{_line_of(text, other)}: entry {other + 1}: expected detections of faces alone, got categories "
-            f"{_some(categories)}; keep one of them"
-        )
-    images = _name_images(ids, names or {}, lambda entry: f"{source}:{_line_of(text, entry)}")
-    return GroupedRows(Rows(images, boxes, scores, {}))
+        bad = next((number for number, entry in enumerate(entries) if not _is_result(entry)), 0)
+        raise DataError(f"{place(bad)}: entry {bad + 1}: expected {_RESULT}, got {short(entries[bad])}") from error
+    images = name_images(ids, naming.images, place)
+    rows = Rows(images, boxes, scores, {})
+    if several:
+        other = next(number for number, category in enumerate(categories) if category != categories[0])
+        where = f"{place(other)}: entry {other + 1}"
+        rows = rows.kept(keep_faces(categories, wanted, where, naming.categories))
+    return GroupedRows(rows)
 
 
-def load_results(path: Path, names: Path | None = None) -> Mapping[str, Detections]:
-    """Read COCO results from disk; ``names`` is read by :func:`load_names`."""
-    by_id = None if names is None else load_names(names)
-    return parse_results(decode(read_bytes(path, "COCO results (JSON)"), str(path)), str(path), by_id)
+def load_results(path: Path, names: Path | None = None, categories: Sequence[str] = ()) -> Mapping[str, Detections]:
+    """Read COCO results from disk; ``names`` is read by :func:`load_naming`."""
+    text = decode(read_bytes(path, "COCO results (JSON)"), str(path))
+    return read_results(parse_json(text, str(path)), text, str(path), load_naming(names), categories)
 
 
 def format_results(detections: Mapping[str, Detections], ids: Mapping[str, ImageId] | None = None) -> str:
@@ -101,36 +143,37 @@ def save_results(path: Path, detections: Mapping[str, Detections], names: Path |
     """
     for name, found in detections.items():
         check_sizes(found, name, path)
-    ids = None if names is None else _ids_of(detections, load_names(names), names)
-    write_atomically(path, encode(format_results(detections, ids), path))
+    write_atomically(path, encode(format_results(detections, ids_of(detections, names)), path))
 
 
-def parse_names(text: str, source: str) -> dict[ImageId, str]:
-    """Read names of images: ``{"images": [{"id", "file_name"}, ...], ...}``, as in annotations, or that list alone.
-
-    Returns:
-        ``{image id: file name}``.
+def ids_of(images: Iterable[str], names: Path | None) -> dict[str, ImageId]:
+    """Ids of images: those of a names file, or their names.
 
     Raises:
-        DataError: if there is no such list, or it holds an id or a name twice.
+        DataError: if the file lacks an image.
     """
-    return _names_of(_parse_json(text, source), source)
+    images = list(images)
+    if names is None:
+        return {image: image for image in images}
+    id_of = {name: key for key, name in load_naming(names).images.items()}
+    ids = {image: id_of[name] for name, image in match_names(images, id_of, str(names)).items()}
+    missing = [image for image in images if image not in ids]
+    if missing:
+        raise DataError(f"{names}: 'images' lacks {len(missing)} of {len(images)} images, such as '{missing[0]}'")
+    return ids
 
 
-def load_names(path: Path) -> dict[ImageId, str]:
-    """Read names of images from disk; see :func:`parse_names`."""
-    return parse_names(decode(read_bytes(path, "a COCO annotation file (JSON)"), str(path)), str(path))
+def parse_annotations(text: str, source: str, categories: Sequence[str] = ()) -> dict[str, GroundTruth]:
+    """Read COCO annotations, also as Roboflow, CVAT, Label Studio and FiftyOne export them.
 
-
-def parse_annotations(text: str, source: str) -> dict[str, GroundTruth]:
-    """Read COCO annotations.
-
-    Faces are the category called ``face``, or all annotations where there is one category or none. Those
-    marked ``iscrowd`` or ``ignore`` are invalid.
+    Faces are the category called ``face``, or all annotations where there is one category or none; a category that
+    others name as their ``supercategory`` and that has no annotation is none. Those marked ``iscrowd`` or ``ignore``
+    are invalid. Annotations without a box are left out with a warning.
 
     Args:
         text: ``{"images": [{"id", "file_name"}], "annotations": [{"image_id", "bbox": [x, y, w, h], ...}]}``.
         source: path for error messages.
+        categories: names or ids of the categories that are faces.
 
     Returns:
         ``{file name: faces}`` of all images, in the order of ``images``.
@@ -138,124 +181,87 @@ def parse_annotations(text: str, source: str) -> dict[str, GroundTruth]:
     Raises:
         DataError: naming the file, and the line where the JSON cannot be read.
     """
-    content = _parse_json(text, source)
-    names = _names_of(content, source)
-    entries = content.get("annotations") if isinstance(content, dict) else None
-    if not isinstance(entries, list):
+    content = parse_json(text, source)
+    names = dict(naming_of(content, source).images)
+    given = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(given, list):
         raise DataError(f"{source}: expected COCO annotations, an object with the lists 'images' and 'annotations'")
-    bad = next((number for number, entry in enumerate(entries) if not _is_annotation(entry)), None)
+    entries = [entry for entry in given if not _has_no_box(entry)]
+    if len(entries) < len(given):
+        log.warning("%s: %d annotations without a box are left out", source, len(given) - len(entries))
+    bad = next(
+        (number for number, entry in enumerate(given) if not _has_no_box(entry) and not _is_annotation(entry)), None
+    )
     if bad is not None:
-        raise DataError(f"{source}: annotations[{bad}]: expected {_ANNOTATION}, got {_short(entries[bad])}")
-    category = _face_category(content, source)
-    faces = [entry for entry in entries if category is None or entry.get("category_id") == category]
-    images = _name_images([entry["image_id"] for entry in faces], names, lambda _: source)
+        raise DataError(f"{source}: annotations[{bad}]: expected {_ANNOTATION}, got {short(given[bad])}")
+    kept = _face_categories(content, entries, categories, source)
+    faces = [entry for entry in entries if kept is None or str(entry.get("category_id")) in kept]
+    images = name_images([entry["image_id"] for entry in faces], names, lambda _: source)
     rows_of: dict[str, list[int]] = {name: [] for name in names.values()}
     for row, image in enumerate(images):
         if image not in rows_of:
             raise DataError(f"{source}: 'images' lacks the image_id {image!r} of an annotation")
         rows_of[image].append(row)
-    boxes = _boxes([entry["bbox"] for entry in faces])
-    invalid = np.array([bool(entry.get("iscrowd")) or bool(entry.get("ignore")) for entry in faces], dtype=np.bool_)
+    boxes = boxes_of([entry["bbox"] for entry in faces])
+    invalid = np.array([_is_true(entry.get("iscrowd")) or _is_true(entry.get("ignore")) for entry in faces], np.bool_)
     return {name: _faces_at(boxes, invalid, rows) for name, rows in rows_of.items()}
 
 
-def load_annotations(path: Path) -> dict[str, GroundTruth]:
+def load_annotations(path: Path, categories: Sequence[str] = ()) -> dict[str, GroundTruth]:
     """Read COCO annotations from disk; see :func:`parse_annotations`."""
-    return parse_annotations(decode(read_bytes(path, "COCO annotations (JSON)"), str(path)), str(path))
+    return parse_annotations(decode(read_bytes(path, "COCO annotations (JSON)"), str(path)), str(path), categories)
 
 
 def _faces_at(boxes: FloatArray, invalid: BoolArray, rows: Sequence[int]) -> GroundTruth:
     return GroundTruth(boxes[rows], invalid[rows]) if rows else GroundTruth.empty()
 
 
-def _parse_json(text: str, source: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{source}:{error.lineno}: expected JSON: {error.msg} (column {error.colno})") from error
-    except (ValueError, RecursionError) as error:  # an integer of thousands of digits; brackets without end
-        raise DataError(f"{source}:1: expected JSON that can be read: {error}") from error
+def _image_of(entry: Mapping[str, Any], names: Mapping[ImageId, str]) -> object:
+    """The image of a result: its id, or its ``file_name`` where nothing names the id."""
+    key, file = entry.get("image_id"), entry.get("file_name")
+    if isinstance(file, str) and file and look_up(key, names) is None:
+        return file
+    return entry["image_id"]
 
 
-def _names_of(content: Any, source: str) -> dict[ImageId, str]:
-    images = content.get("images") if isinstance(content, dict) else content
-    if not isinstance(images, list):
-        raise DataError(f"{source}: expected JSON with the list 'images' of {{'id', 'file_name'}}")
-    names: dict[ImageId, str] = {}
-    for number, image in enumerate(images):
-        key, name = (image.get("id"), image.get("file_name")) if isinstance(image, dict) else (None, None)
-        if not isinstance(key, (int, str)) or isinstance(key, bool) or not isinstance(name, str) or not name:
-            raise DataError(f"{source}: images[{number}]: expected {{'id', 'file_name'}}, got {_short(image)}")
-        if key in names:
-            raise DataError(f"{source}: images[{number}]: id {key!r} is listed a second time")
-        names[key] = name
-    if len(set(names.values())) < len(names):
-        double = next(name for name in names.values() if list(names.values()).count(name) > 1)
-        raise DataError(f"{source}: file_name '{double}' stands at two ids; give each image a name of its own")
-    return names
-
-
-def _name_images(ids: Sequence[object], names: Mapping[ImageId, str], place: Any) -> list[str]:
-    """Names of the images; an id that is a string and not in ``names`` is a name itself."""
-    known = dict(names)
-    images = []
-    for number, key in enumerate(ids):
-        name = known.get(key) if isinstance(key, (int, str)) and not isinstance(key, bool) else None
-        if name is None:
-            if not isinstance(key, str) or not key:
-                reason = "which the names lack" if names else f"which is no name; {_GIVE_NAMES}"
-                raise DataError(f"{place(number)}: got image_id {_short(key)}, {reason}")
-            name = known[key] = key
-        images.append(name)
-    return images
-
-
-def _ids_of(images: Iterable[str], names: Mapping[ImageId, str], source: Path) -> dict[str, ImageId]:
-    images = list(images)
-    id_of = {name: key for key, name in names.items()}
-    ids = {image: id_of[name] for name, image in match_names(images, id_of, str(source)).items()}
-    missing = [image for image in images if image not in ids]
-    if missing:
-        raise DataError(f"{source}: 'images' lacks {len(missing)} of {len(images)} images, such as '{missing[0]}'")
-    return ids
-
-
-def _face_category(content: Mapping[str, Any], source: str) -> object:
-    """The id of the category ``face``; None where there is no choice."""
-    categories = content.get("categories")
-    if not isinstance(categories, list) or len(categories) < 2:
+def _face_categories(
+    content: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], wanted: Sequence[str], source: str
+) -> set[str] | None:
+    """The ids, as text, of the categories that are faces; ``None`` where there is no choice."""
+    given = content.get("categories")
+    categories = [one if isinstance(one, dict) else {"name": short(one)} for one in given or []]
+    used = {str(entry.get("category_id")) for entry in entries}
+    above = {str(one.get("supercategory")) for one in categories}
+    names: dict[object, str] = {
+        str(one.get("id")): str(one.get("name"))
+        for one in categories
+        if str(one.get("name")) not in above or str(one.get("id")) in used or len(categories) == 1
+    }
+    if wanted:
+        kept = choose(names, wanted, names)
+        if not kept:
+            raise DataError(f"{source}: no category {' or '.join(wanted)} among {listed(names, names)}")
+        return set(map(str, kept))
+    if len(names) < 2:
         return None
-    found = [c for c in categories if isinstance(c, dict) and str(c.get("name")).casefold() == FACE]
-    if len(found) != 1:
-        given = _some({str(c.get("name")) if isinstance(c, dict) else _short(c) for c in categories})
-        raise DataError(f"{source}: expected one category called '{FACE}' among several, got {given}")
-    category: object = found[0].get("id")
-    return category
+    kept = choose(names, [FACE], names)
+    if len(kept) != 1:
+        got = listed(names, names)
+        raise DataError(f"{source}: expected one category called '{FACE}' among several, got {got}; {ADVICE}")
+    return set(map(str, kept))
 
 
-def _boxes(rows: Sequence[Any]) -> FloatArray:
-    """float64 [N, 4], ``x1, y1, x2, y2``. Raises ValueError or TypeError if a row is not four finite numbers."""
-    if not set(map(type, rows)) <= {list} or not set(map(len, rows)) <= {4}:
-        raise ValueError("expected four numbers a box")
-    xywh = _numbers(list(chain.from_iterable(rows))).reshape(-1, 4)
-    with np.errstate(over="ignore"):
-        boxes = xywh_to_xyxy(xywh)
-    if not np.isfinite(boxes).all():
-        raise ValueError("expected finite numbers")
-    return boxes
+def _is_true(value: object) -> bool:
+    return bool(value) and str(value).strip().casefold() not in ("0", "false")
 
 
-def _numbers(values: Sequence[Any]) -> FloatArray:
-    """float64 [N]. Raises ValueError or OverflowError if a value is no finite number; true and "1" are none."""
-    array = np.array(values, dtype=np.float64) if set(map(type, values)) <= {int, float} else np.full(1, np.nan)
-    if not np.isfinite(array).all():
-        raise ValueError("expected finite numbers")
-    return array
+def _has_no_box(entry: Any) -> bool:
+    return isinstance(entry, dict) and "image_id" in entry and entry.get("bbox") in (None, [])
 
 
 def _is_result(entry: Any) -> bool:
     try:
-        return _is_annotation(entry) and _numbers([entry["score"]]).shape == (1,)
+        return _is_annotation(entry) and numbers_of([entry["score"]]).shape == (1,)
     except (KeyError, ValueError, OverflowError):
         return False
 
@@ -263,14 +269,9 @@ def _is_result(entry: Any) -> bool:
 def _is_annotation(entry: Any) -> bool:
     try:
         hashable = isinstance(entry.get("category_id"), (int, str, type(None)))
-        return _boxes([entry["bbox"]]).shape == (1, 4) and "image_id" in entry and hashable
+        return boxes_of([entry["bbox"]]).shape == (1, 4) and "image_id" in entry and hashable
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
         return False
-
-
-def _explain(text: str, source: str, entries: Sequence[object], is_good: Any, expected: str) -> str:
-    bad = next((number for number, entry in enumerate(entries) if not is_good(entry)), 0)
-    return f"{source}:{_line_of(text, bad)}: entry {bad + 1}: expected {expected}, got {_short(entries[bad])}"
 
 
 def _line_of(text: str, entry: int) -> int:
@@ -287,13 +288,3 @@ def _skip(text: str, at: int, characters: str) -> int:
     while at < len(text) and text[at] in characters:
         at += 1
     return at
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:120]}…"
-
-
-def _some(values: Iterable[object]) -> str:
-    listed = sorted(map(str, values))
-    return ", ".join(listed[:5]) + (", …" if len(listed) > 5 else "")

@@ -12,6 +12,7 @@ from tinygan.errors import DataError
 from tinygan.files import walk_files
 from tinygan.formats import wider
 from tinygan.formats.archives import read_archive
+from tinygan.formats.dialect import Order
 from tinygan.formats.names import stem
 
 
@@ -21,11 +22,17 @@ class DetectionFiles(Mapping[str, Detections]):
     Args:
         readers: ``{name: function that returns the file's bytes}``, in the official submission format.
         source: the folder or archive, for messages.
+        order: what the four numbers of a box are there.
+
+    Attributes:
+        left_out: files that cannot be read, as they need a picture that is not there.
     """
 
-    def __init__(self, readers: Mapping[str, Callable[[], bytes]], source: Path) -> None:
+    def __init__(self, readers: Mapping[str, Callable[[], bytes]], source: Path, order: Order = "xywh") -> None:
         self._readers = dict(readers)
         self.source = source
+        self.order = order
+        self.left_out: list[str] = []
 
     def __getitem__(self, name: str) -> Detections:
         text = self.text(name)
@@ -62,10 +69,11 @@ class ParsedDetections(DetectionFiles):
     Args:
         detections: ``{image name: detections}``.
         source: the file, for messages.
+        order: what the four numbers of a box are there.
     """
 
-    def __init__(self, detections: Mapping[str, Detections], source: Path) -> None:
-        super().__init__({}, source)
+    def __init__(self, detections: Mapping[str, Detections], source: Path, order: Order = "xywh") -> None:
+        super().__init__({}, source, order)
         self._detections = detections
 
     def __getitem__(self, name: str) -> Detections:

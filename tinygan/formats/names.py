@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -119,10 +120,11 @@ def output_names(names: Iterable[str], source: object = "images") -> dict[str, s
 
 
 def match_names(files: Iterable[str], images: Iterable[str], source: str = "files") -> dict[str, str]:
-    """Pair image names with file names.
+    r"""Pair image names with file names.
 
     A file belongs to the image with which it shares the longest path suffix (endings aside), and the
-    other way round.
+    other way round. Composed and decomposed letters (NFC, as most systems write them, and NFD, as macOS does) are the
+    same, and so are ``/`` and ``\\``.
 
     Args:
         files: relative paths of prediction files or names in a list.
@@ -163,8 +165,13 @@ def select_names(wanted: Iterable[str], images: Iterable[str], source: str) -> l
     return [image for image in images if image in matched]
 
 
+def _key(name: str) -> str:
+    """What is compared of a name."""
+    return unicodedata.normalize("NFC", stem(name.strip(" \t\r\n\ufeff")))
+
+
 def _base(name: str) -> str:
-    return stem(name).rpartition("/")[2]
+    return _key(name).rpartition("/")[2]
 
 
 def _best(name: str, candidates: list[str], source: str) -> str | None:
@@ -173,8 +180,10 @@ def _best(name: str, candidates: list[str], source: str) -> str | None:
     lengths = [_common_suffix(name, candidate) for candidate in candidates]
     longest = max(lengths)
     winners = [c for c, length in zip(candidates, lengths, strict=True) if length == longest]
-    for part in (str, stem, lambda path: PurePosixPath(path).name):  # a.png rather than a.JPG, either than e/a.png
+    for part in (str, stem, _file_name):  # a.png rather than a.JPG, either than e/a.png
         winners = [winner for winner in winners if part(winner) == part(name)] or winners
+    if len(set(map(_key, winners))) == 1:  # they differ in composed letters alone, if at all
+        winners = [winner for winner in winners if _file_stem(winner) == _file_stem(name)] or winners
     if len(winners) > 1:
         raise DataError(
             f"{source}: '{name}' fits {winners[0]!r} and {winners[1]!r} equally well; "
@@ -183,8 +192,16 @@ def _best(name: str, candidates: list[str], source: str) -> str | None:
     return winners[0]
 
 
+def _file_name(name: str) -> str:
+    return unicodedata.normalize("NFC", PurePosixPath(name).name)
+
+
+def _file_stem(name: str) -> str:
+    return stem(name).rpartition("/")[2]
+
+
 def _common_suffix(first: str, second: str) -> int:
-    pairs = zip(reversed(stem(first).split("/")), reversed(stem(second).split("/")), strict=False)
+    pairs = zip(reversed(_key(first).split("/")), reversed(_key(second).split("/")), strict=False)
     length = 0
     for left, right in pairs:
         if left != right:

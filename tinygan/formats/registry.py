@@ -1,4 +1,4 @@
-"""The table of detection formats, and finding out which one a path is in."""
+"""The tables of detection formats and of popular tools' dialects, and finding out which one a path is in."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ import numpy as np
 from tinygan.detections import Detections
 from tinygan.errors import ConfigError, DataError
 from tinygan.files import encode, write_atomically
-from tinygan.formats import coco, fddb, tabular
+from tinygan.formats import coco, fddb, sinks, tabular, yolo
 from tinygan.formats.archives import ARCHIVE_SUFFIXES, is_archive_name
+from tinygan.formats.dialect import AS_WRITTEN, Dialect, Notation
 from tinygan.formats.folders import DetectionFiles, ParsedDetections, read_wider
+from tinygan.formats.headers import DELIMITERS, is_header
+from tinygan.formats.json_boxes import load_json
+from tinygan.formats.notation import read_as
 from tinygan.formats.writing import check_sizes, write_wider
 
 HEAD_BYTES = 4096
@@ -27,18 +31,21 @@ class Format:
 
     Attributes:
         sniff: function of a path and its first bytes (none for a folder): whether the path is in this format.
-        read: function that reads a path; its second argument is a file of image names, for formats that need one.
-        write: function that writes a path atomically, replacing what is there; its third argument is that file of
-            names.
+        read: function that reads a path; its second argument says what the file leaves unsaid.
+        write: function that writes a path atomically, replacing what is there; its third argument is likewise.
         suffixes: endings of file names that choose this format.
+        relative: whether boxes are parts of a picture's size.
+        is_folder: whether a folder or an archive is written.
         keeps_fields: whether ``Detections.fields`` are written.
         keeps_empty: whether images without detections are written.
     """
 
     sniff: Callable[[Path, bytes], bool]
-    read: Callable[[Path, Path | None], DetectionFiles]
-    write: Callable[[Path, Mapping[str, Detections], Path | None], None]
-    suffixes: tuple[str, ...]
+    read: Callable[[Path, Dialect], DetectionFiles]
+    write: Callable[[Path, Mapping[str, Detections], Dialect], None]
+    suffixes: tuple[str, ...] = ()
+    relative: bool = False
+    is_folder: bool = False
     keeps_fields: bool = False
     keeps_empty: bool = True
 
@@ -49,20 +56,21 @@ def find_format(name: str) -> Format:
     Raises:
         ConfigError: if there is none, with the nearest name.
     """
-    if name not in FORMATS:
-        near = difflib.get_close_matches(name, FORMATS, n=1)
+    known = {**FORMATS, **DIALECTS}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"unknown format '{name}', expected one of {', '.join(FORMATS)}{hint}")
-    return FORMATS[name]
+        raise ConfigError(f"unknown format '{name}', expected one of {', '.join(known)}{hint}")
+    return known[name]
 
 
 def sniff_format(path: Path) -> Format:
     """The format a path is in: by its content, else by its name.
 
     Raises:
-        DataError: if it is none of :data:`FORMATS`.
+        DataError: if it is none of :data:`FORMATS` and :data:`DIALECTS`.
     """
-    return FORMATS[sniff_name(path)]
+    return find_format(sniff_name(path))
 
 
 def sniff_name(path: Path) -> str:
@@ -74,7 +82,7 @@ def sniff_name(path: Path) -> str:
                 head = file.read(HEAD_BYTES)
         except OSError as error:
             raise DataError(f"{path}: expected detections: {error.strerror}") from error
-    for name, known in FORMATS.items():
+    for name, known in (*DIALECTS.items(), *FORMATS.items()):
         if known.sniff(path, head):
             return name
     named = name_of_suffix(path)
@@ -107,8 +115,8 @@ def _is_fddb(path: Path, head: bytes) -> bool:
 
 
 def _is_csv(path: Path, head: bytes) -> bool:
-    header = head.decode("utf-8-sig", "replace").lstrip().split("\n")[0]
-    return {"image", "score"} <= {name.strip(' \r"').casefold() for name in header.split(",")}
+    header = head.decode("utf-8-sig", "replace").lstrip("\r\n ").split("\n")[0]
+    return any(is_header(header, delimiter) for delimiter in DELIMITERS)
 
 
 def _is_coco(path: Path, head: bytes) -> bool:
@@ -119,19 +127,28 @@ def _is_parquet(path: Path, head: bytes) -> bool:
     return head[:4] == b"PAR1"
 
 
-def _read_wider(path: Path, names: Path | None) -> DetectionFiles:
+def _is_yolo(path: Path, head: bytes) -> bool:
+    return path.is_dir() and yolo.is_yolo(path)
+
+
+def _never(path: Path, head: bytes) -> bool:
+    """Of dialects that are read as the format that they are a dialect of."""
+    return False
+
+
+def _read_wider(path: Path, dialect: Dialect) -> DetectionFiles:
     return read_wider(path)
 
 
-def _write_wider(path: Path, detections: Mapping[str, Detections], names: Path | None) -> None:
+def _write_wider(path: Path, detections: Mapping[str, Detections], dialect: Dialect) -> None:
     write_wider(path, detections)
 
 
-def _read_fddb(path: Path, names: Path | None) -> DetectionFiles:
+def _read_fddb(path: Path, dialect: Dialect) -> DetectionFiles:
     return ParsedDetections(fddb.load_fddb(path), path)
 
 
-def _write_fddb(path: Path, detections: Mapping[str, Detections], names: Path | None) -> None:
+def _write_fddb(path: Path, detections: Mapping[str, Detections], dialect: Dialect) -> None:
     for name, found in detections.items():
         if not name or name != name.strip() or any(ord(character) < 32 for character in name):
             raise DataError(f"{path}: cannot write image {name!a}; expected a name of one line")
@@ -141,49 +158,63 @@ def _write_fddb(path: Path, detections: Mapping[str, Detections], names: Path | 
     write_atomically(path, encode(fddb.format_fddb(detections), path))
 
 
-def _read_csv(path: Path, names: Path | None) -> DetectionFiles:
-    return ParsedDetections(tabular.load_csv(path), path)
+def _read_csv(path: Path, dialect: Dialect) -> DetectionFiles:
+    table = tabular.load_csv(path, dialect.categories)
+    return ParsedDetections(table, path, table.order)
 
 
-def _write_csv(path: Path, detections: Mapping[str, Detections], names: Path | None) -> None:
+def _write_csv(path: Path, detections: Mapping[str, Detections], dialect: Dialect) -> None:
     tabular.save_csv(path, detections)
 
 
-def _read_coco(path: Path, names: Path | None) -> DetectionFiles:
-    return ParsedDetections(coco.load_results(path, names), path)
+def _write_coco(path: Path, detections: Mapping[str, Detections], dialect: Dialect) -> None:
+    coco.save_results(path, detections, dialect.names)
 
 
-def _read_parquet(path: Path, names: Path | None) -> DetectionFiles:
-    return ParsedDetections(tabular.load_parquet(path), path)
+def _read_parquet(path: Path, dialect: Dialect) -> DetectionFiles:
+    table = tabular.load_parquet(path, dialect.categories)
+    return ParsedDetections(table, path, table.order)
 
 
-def _write_parquet(path: Path, detections: Mapping[str, Detections], names: Path | None) -> None:
+def _write_parquet(path: Path, detections: Mapping[str, Detections], dialect: Dialect) -> None:
     tabular.save_parquet(path, detections)
 
 
 FORMATS: dict[str, Format] = {
-    "wider": Format(sniff=_is_wider, read=_read_wider, write=_write_wider, suffixes=ARCHIVE_SUFFIXES),
+    "wider": Format(
+        sniff=_is_wider, read=_read_wider, write=_write_wider, suffixes=ARCHIVE_SUFFIXES, is_folder=True
+    ),
     "parquet": Format(
         sniff=_is_parquet, read=_read_parquet, write=_write_parquet, suffixes=(".parquet", ".pq"), keeps_fields=True
     ),
     "coco": Format(
-        sniff=_is_coco, read=_read_coco, write=coco.save_results, suffixes=(".json",), keeps_empty=False
+        sniff=_is_coco, read=load_json, write=_write_coco, suffixes=(".json",), keeps_empty=False
     ),
     "csv": Format(sniff=_is_csv, read=_read_csv, write=_write_csv, suffixes=(".csv",), keeps_fields=True),
     "fddb": Format(sniff=_is_fddb, read=_read_fddb, write=_write_fddb, suffixes=(".txt",)),
 }  # fmt: skip
 """By name; sniffed in this order: what begins with a mark of its own first, loose text last."""
 
+DIALECTS: dict[str, Format] = {
+    "yolo": Format(sniff=_is_yolo, read=yolo.read_yolo, write=yolo.save_yolo, relative=True, is_folder=True),
+    "sahi": Format(sniff=_never, read=load_json, write=sinks.save_sahi, keeps_empty=False),
+    "supervision": Format(sniff=_never, read=_read_csv, write=sinks.save_supervision_csv, keeps_empty=False),
+    "supervision-json": Format(sniff=_never, read=load_json, write=sinks.save_supervision_json, keeps_empty=False),
+    "pandas": Format(sniff=_never, read=_read_csv, write=sinks.save_pandas, keeps_empty=False),
+    "detect": Format(sniff=_never, read=load_json, write=sinks.save_detect, keeps_fields=True),
+}
+"""How popular tools write the same: those that are never sniffed are read as CSV or JSON whatever they are called."""
 
-def open_detections(path: Path, format: str | None = None, names: Path | None = None) -> DetectionFiles:
+
+def open_detections(path: Path, format: str | None = None, dialect: Dialect = AS_WRITTEN) -> DetectionFiles:
     """Detections of many images in any known format.
 
     Args:
         path: a folder or an archive with one ``.txt`` per image at any depth (official submission
-            format), or one file for all images.
-        format: a name in :data:`tinygan.formats.registry.FORMATS`; found out from the content or the
-            file's name if not given.
-        names: for COCO results, a JSON file whose ``images`` turn image ids into names.
+            format, or YOLO's), or one file for all images.
+        format: a name in :data:`FORMATS` or :data:`DIALECTS`; found out from the content or the file's name if not
+            given.
+        dialect: what the path leaves unsaid: what a box's numbers are, names behind ids, which categories are faces.
 
     Raises:
         DataError: if the path is absent, is of no known format, is malformed or holds no image.
@@ -193,7 +224,8 @@ def open_detections(path: Path, format: str | None = None, names: Path | None = 
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; expected detections")
     chosen = find_format(format) if format is not None else sniff_format(path)
-    files = chosen.read(path, names)
+    files = chosen.read(path, dialect)
     if not files:
         raise DataError(f"{path}: expected detections, found none")
-    return files
+    notation = dialect.boxes or (Notation(relative=True) if chosen.relative else None)
+    return files if notation is None else read_as(files, notation, dialect)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinygan.detections import Detections, FloatArray
+from tinygan.detections import BoolArray, Detections, FloatArray
 from tinygan.errors import DataError
+from tinygan.formats.dialect import Order
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,7 @@ class Rows:
         scores: float64 [N].
         fields: further columns of N rows each.
         empty: images that are listed without a box.
+        order: what the four numbers of a box are in the file.
     """
 
     images: Sequence[str]
@@ -30,6 +32,17 @@ class Rows:
     scores: FloatArray
     fields: Mapping[str, npt.NDArray[Any]]
     empty: Sequence[str] = ()
+    order: Order = "xywh"
+
+    def kept(self, keep: BoolArray) -> Rows:
+        """Those rows that ``keep``, bool [N], says; images that lose all of theirs are listed without a box."""
+        if keep.all():
+            return self
+        images = [image for image, stays in zip(self.images, keep.tolist(), strict=True) if stays]
+        fields = {name: column[keep] for name, column in self.fields.items()}
+        boxed = set(images)
+        empty = [image for image in dict.fromkeys([*self.images, *self.empty]) if image not in boxed]
+        return Rows(images, self.boxes[keep], self.scores[keep], fields, empty, self.order)
 
 
 class GroupedRows(Mapping[str, Detections]):
@@ -42,6 +55,7 @@ class GroupedRows(Mapping[str, Detections]):
         for name in rows.empty:
             places.setdefault(name, len(places))
         counts = np.bincount(image_of_row, minlength=len(places))
+        self.order = rows.order
         self._places = places
         self._ends = np.cumsum(counts).tolist()
         self._starts = (np.cumsum(counts) - counts).tolist()

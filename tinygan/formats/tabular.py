@@ -1,9 +1,9 @@
 """Tables of detections, one box per row: CSV and Parquet (extra ``parquet``).
 
-Columns are ``image, x1, y1, x2, y2, score`` (read as well: ``image, x, y, w, h, score``) in any order.
-Further columns of numbers become ``Detections.fields``; a field of several columns is stored as
-``landmarks[0][0], landmarks[0][1], ...``. An image without detections is a row in which all cells but
-``image`` are empty. Numbers read back exactly.
+Columns are ``image, x1, y1, x2, y2, score`` in any order; read as well are the names that other tools give them (see
+:mod:`tinygan.formats.headers`), with ``,``, ``;`` or tabs between them. Further columns of numbers become
+``Detections.fields``; a field of several columns is stored as ``landmarks[0][0], landmarks[0][1], ...``. An image
+without detections is a row in which all cells but ``image`` are empty. Numbers read back exactly.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ import io
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tinygan.boxes import xywh_to_xyxy
 from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError, MissingDependency
 from tinygan.files import decode, encode, read_bytes, write_atomically
+from tinygan.formats.categories import FACE, choose, keep_faces
+from tinygan.formats.dialect import Order
+from tinygan.formats.headers import CORNERS, IMAGE, SCORE, WRITTEN, Header, find_delimiter, find_header
+from tinygan.formats.notation import to_corners
 from tinygan.formats.rows import GroupedRows, Rows, ungroup
 
 if TYPE_CHECKING:
@@ -31,42 +34,60 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-IMAGE, SCORE = "image", "score"
-CORNERS = ("x1", "y1", "x2", "y2")
-SIZES = ("x", "y", "w", "h")
-WRITTEN = (IMAGE, *CORNERS, SCORE)
-_EXPECTED = f"a header '{','.join(WRITTEN)}' or '{','.join((IMAGE, *SIZES, SCORE))}'"
 _CHUNK = 50_000  # rows read or written at a time
 _ELEMENT = re.compile(r"(.+?)((?:\[\d{1,4}\])+)")
 
 
-def parse_csv(lines: Iterable[str], source: str) -> Mapping[str, Detections]:
+def parse_csv(lines: Iterable[str], source: str, categories: Sequence[str] = ()) -> GroupedRows:
     """Read a CSV table.
 
     Args:
         lines: the header and one line per box, with their line ends. Columns that hold anything but numbers
             are left out with a warning; those without a name, silently.
         source: path for error messages.
-
-    Returns:
-        ``{image name: detections}``, both in file order.
+        categories: of several categories those that are faces; default: ``face``.
 
     Raises:
         DataError: naming ``source:line`` of the first bad line.
     """
-    reader = csv.reader(lines, strict=True)
+    lines = iter(lines)
+    before = []
+    for line in lines:
+        before.append(line)
+        if line.strip():
+            break
+    delimiter = find_delimiter(before[-1]) if before else ","
+    reader = csv.reader(chain(before, lines), strict=True, delimiter=delimiter)
     header = next(_records(reader, source), (1, []))[1]
-    table = _Columns(header, source)
+    table = _Columns(find_header(header, f"{source}:1"), len(header), source, decimal_commas=delimiter == ";")
     records = _records(reader, source)
     while chunk := list(islice(records, _CHUNK)):
         table.add(chunk)
-    return GroupedRows(table.rows())
+    return table.read(categories)
 
 
-def load_csv(path: Path) -> Mapping[str, Detections]:
+def parse_records(entries: Sequence[Mapping[str, Any]], source: str, categories: Sequence[str] = ()) -> GroupedRows:
+    """Read a table that is a JSON list of objects, one per box, as of supervision's JSON sink.
+
+    Args:
+        entries: columns by name.
+        source: path for error messages.
+        categories: of several categories those that are faces; default: ``face``.
+
+    Raises:
+        DataError: naming the first bad entry, from 1 on.
+    """
+    names = list(dict.fromkeys(name for entry in entries for name in entry))
+    table = _Columns(find_header(names, source), len(names), f"{source}: entry ")
+    rows = ([_cell(entry.get(name)) for name in names] for entry in entries)
+    table.add(list(enumerate(rows, 1)))
+    return table.read(categories)
+
+
+def load_csv(path: Path, categories: Sequence[str] = ()) -> GroupedRows:
     """Read a CSV table from disk; see :func:`parse_csv`."""
     text = decode(read_bytes(path, "a CSV table of detections"), str(path))
-    return parse_csv(_lines(text), str(path))
+    return parse_csv(_lines(text), str(path), categories)
 
 
 def format_csv(detections: Mapping[str, Detections]) -> str:
@@ -93,8 +114,8 @@ def save_csv(path: Path, detections: Mapping[str, Detections]) -> None:
     write_atomically(path, encode(format_csv(detections), path))
 
 
-def load_parquet(path: Path) -> Mapping[str, Detections]:
-    """Read a Parquet table; columns as in CSV, empty cells are nulls.
+def load_parquet(path: Path, categories: Sequence[str] = ()) -> GroupedRows:
+    """Read a Parquet table; columns and categories as in CSV, empty cells are nulls.
 
     Raises:
         DataError: if the file is absent, damaged, or lacks a column.
@@ -107,7 +128,7 @@ def load_parquet(path: Path) -> Mapping[str, Detections]:
     try:
         table = pq.ParquetFile(io.BytesIO(content)).read()
         table.validate(full=True)
-        return _from_arrow(table, str(path))
+        return _from_arrow(table, str(path), categories)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"{path}: expected a readable Parquet table of detections: {reason}") from error
@@ -132,49 +153,60 @@ def save_parquet(path: Path, detections: Mapping[str, Detections]) -> None:
 class _Columns:
     """Columns of a CSV table, filled by chunks of lines."""
 
-    def __init__(self, header: Sequence[str], source: str) -> None:
-        self.source = source
-        self.width = len(header)
-        self.at, self.further = _find_columns(header, f"{source}:1")
+    def __init__(self, header: Header, width: int, source: str, decimal_commas: bool = False) -> None:
+        self.header, self.width = header, width
+        self.source, self.decimal_commas = source, decimal_commas
         self.images: list[str] = []
         self.empty: list[str] = []
+        self.categories: list[str] = []
         self.values: list[FloatArray] = []
-        self.fields: dict[str, list[FloatArray]] = {name: [] for name in self.further}
+        self.fields: dict[str, list[FloatArray]] = {name: [] for name in header.further}
 
     def add(self, records: list[tuple[int, list[str]]]) -> None:
         """Add lines, each with its number."""
         for number, record in records:
             if len(record) != self.width:
                 raise DataError(
-                    f"{self.source}:{number}: expected {self.width} cells as in the header, got {len(record)}"
+                    f"{self._place(number)}: expected {self.width} cells as in the header, got {len(record)}"
                 )
         records = self._without_empty(records)
         if not records:
             return
         numbers, rows = zip(*records, strict=True)
         cells = list(zip(*rows, strict=True))
-        images = cells[self.at[IMAGE]]
+        images = cells[self.header.image]
         if "" in images:
-            raise DataError(f"{self.source}:{numbers[images.index('')]}: expected the name of an image, got ''")
+            raise DataError(f"{self._place(numbers[images.index('')])}: expected the name of an image, got ''")
         self.images += images
+        if self.header.category is not None:
+            self.categories += cells[self.header.category]
         self.values.append(self._boxes(numbers, cells))
         for name, column in list(self.fields.items()):
             try:
-                column.append(_floats([cell or "nan" for cell in cells[self.further[name]]]))
+                column.append(self._floats([cell or "nan" for cell in cells[self.header.further[name]]]))
             except ValueError as error:
                 log.warning("%s: column '%s' is left out, as it does not hold numbers alone: %s", self.source, name,
                             error)  # fmt: skip
                 del self.fields[name]
 
-    def rows(self) -> Rows:
-        """What was added."""
+    def read(self, categories: Sequence[str]) -> GroupedRows:
+        """What was added; of several categories those wanted, or called ``face``."""
         values = np.concatenate([np.zeros((0, 5)), *self.values])
         fields = {name: np.concatenate([np.zeros(0), *column]) for name, column in self.fields.items()}
-        return Rows(self.images, values[:, :4], values[:, 4], _unflatten(fields), self.empty)
+        rows = Rows(self.images, values[:, :4], values[:, 4], _unflatten(fields), self.empty, self.header.order)
+        return _faces_of(rows, self.header, self.categories, categories, self.source)
+
+    def _place(self, number: int) -> str:
+        return f"{self.source}{number}" if self.source.endswith(" ") else f"{self.source}:{number}"
+
+    def _floats(self, cells: Sequence[str]) -> FloatArray:
+        if self.decimal_commas:
+            cells = [cell.replace(",", ".") for cell in cells]
+        return np.fromiter(map(float, cells), np.float64, len(cells))
 
     def _without_empty(self, records: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
         """The records that hold a box; the images of the others are noted."""
-        score, image = self.at[SCORE], self.at[IMAGE]
+        score, image = self.header.score, self.header.image
         if all(record[score] for _, record in records):
             return records
         kept = []
@@ -187,54 +219,45 @@ class _Columns:
 
     def _boxes(self, numbers: Sequence[int], cells: Sequence[Sequence[str]]) -> FloatArray:
         """float64 [N, 5], ``x1, y1, x2, y2, score``."""
-        names = [name for name in self.at if name != IMAGE]
+        columns = [cells[at] for at in self.header.numbers]
         try:
-            values = np.stack([_floats(cells[self.at[name]]) for name in names], axis=1)
-            bad = ~np.isfinite(_to_corners(values, names)).all(axis=1)
+            values = np.stack([self._floats(column) for column in columns], axis=1)
+            bad = ~np.isfinite(_to_corners(values, self.header.order)).all(axis=1)
         except ValueError:
-            bad = np.array([not _is_box(row, names) for row in zip(*(cells[self.at[n]] for n in names), strict=True)])
+            bad = np.array([not self._is_box(row) for row in zip(*columns, strict=True)])
         if bad.any():
             at = int(bad.argmax())
-            got = ",".join(cells[self.at[name]][at] for name in names)
+            got = ",".join(column[at] for column in columns)
             raise DataError(
-                f"{self.source}:{numbers[at]}: expected finite numbers in {','.join(names)}; got '{got[:200]}'"
+                f"{self._place(numbers[at])}: expected finite numbers in {','.join(self.header.names)}; "
+                f"got '{got[:200]}'"
             )
-        return _to_corners(values, names)
+        return _to_corners(values, self.header.order)
+
+    def _is_box(self, cells: Sequence[str]) -> bool:
+        try:
+            return bool(np.isfinite(_to_corners(self._floats(cells)[None], self.header.order)).all())
+        except ValueError:
+            return False
 
 
-def _find_columns(header: Sequence[str], place: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Places of the columns of the box, in the order image, box, score, and of the further ones."""
-    cleaned = [name.strip() for name in header]
-    known = [name.casefold() if name.casefold() in (*WRITTEN, *SIZES) else name for name in cleaned]
-    doubles = sorted({name for name in known if name and known.count(name) > 1})
-    if doubles:
-        raise DataError(f"{place}: column '{doubles[0]}' stands twice in the header")
-    box = CORNERS if set(CORNERS) <= set(known) else SIZES
-    names = (IMAGE, *box, SCORE)
-    missing = [name for name in names if name not in known]
-    if missing:
-        raise DataError(f"{place}: expected {_EXPECTED}; got '{','.join(cleaned)[:200]}'")
-    at = {name: known.index(name) for name in names}
-    return at, {cleaned[place]: place for place, name in enumerate(known) if name and name not in at}
+def _faces_of(rows: Rows, header: Header, of_rows: Sequence[object], wanted: Sequence[str], source: str) -> GroupedRows:
+    """The rows that are faces, where a column says what each is."""
+    if header.category is None or not len(of_rows):
+        return GroupedRows(rows)
+    if not header.is_category and not choose(set(of_rows), [*wanted, FACE]):
+        return GroupedRows(rows)
+    return GroupedRows(rows.kept(keep_faces(of_rows, wanted, source)))
 
 
-def _to_corners(values: FloatArray, names: Sequence[str]) -> FloatArray:
-    """Five columns with corners, from columns called ``names``."""
-    if tuple(names[:4]) == CORNERS:
-        return values
+def _to_corners(values: FloatArray, order: Order) -> FloatArray:
+    """Five columns with corners, from columns in this order."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.concatenate([xywh_to_xyxy(values[:, :4]), values[:, 4:]], axis=1)
+        return np.concatenate([to_corners(values[:, :4], order), values[:, 4:]], axis=1)
 
 
-def _is_box(cells: Sequence[str], names: Sequence[str]) -> bool:
-    try:
-        return bool(np.isfinite(_to_corners(_floats(cells)[None], names)).all())
-    except ValueError:
-        return False
-
-
-def _floats(cells: Sequence[str]) -> FloatArray:
-    return np.fromiter(map(float, cells), np.float64, len(cells))
+def _cell(value: object) -> str:
+    return "" if value is None else value if isinstance(value, str) else repr(value)
 
 
 def _records(reader: Any, source: str) -> Iterator[tuple[int, list[str]]]:
@@ -312,35 +335,35 @@ def _import_pyarrow(path: Path) -> Any:
     return pyarrow
 
 
-def _from_arrow(table: pa.Table, source: str) -> Mapping[str, Detections]:
-    at, further = _find_columns(table.column_names, source)
-    images = table.column(at[IMAGE]).to_pylist()
-    names = [name for name in at if name != IMAGE]
-    raw = np.stack([_arrow_floats(table.column(at[name])) for name in names], axis=1)
+def _from_arrow(table: pa.Table, source: str, categories: Sequence[str]) -> GroupedRows:
+    header = find_header(table.column_names, source)
+    images = table.column(header.image).to_pylist()
+    raw = np.stack([_arrow_floats(table.column(at)) for at in header.numbers], axis=1)
     fields = {}
-    for name, place in further.items():
+    for name, place in header.further.items():
         if name.startswith("__index_level_"):
             continue
         try:
             fields[name] = _arrow_floats(table.column(place))
         except ValueError:
             log.warning("%s: column '%s' is left out, as it does not hold numbers", source, name)
-    nulls = [np.asarray(table.column(at[name]).is_null()) for name in names]
-    empty = np.logical_and.reduce(nulls)
-    bad = ~np.isfinite(_to_corners(raw, names)).all(axis=1) & ~empty
+    empty = np.logical_and.reduce([np.asarray(table.column(at).is_null()) for at in header.numbers])
+    bad = ~np.isfinite(_to_corners(raw, header.order)).all(axis=1) & ~empty
     bad |= np.array([not isinstance(image, str) or not image for image in images], dtype=np.bool_)
     if bad.any():
         at_row = int(bad.argmax())
         raise DataError(
-            f"{source}: row {at_row + 1}: expected an image's name and finite numbers in {','.join(names)}; "
+            f"{source}: row {at_row + 1}: expected an image's name and finite numbers in {','.join(header.names)}; "
             f"got {images[at_row]!r}, {raw[at_row].tolist()}"
         )
     kept = np.flatnonzero(~empty)
-    values = _to_corners(raw, names)[kept]
+    values = _to_corners(raw, header.order)[kept]
     boxed = images if len(kept) == len(images) else [images[row] for row in kept]
     alone = [images[row] for row in np.flatnonzero(empty)]
     fields = _unflatten({name: column[kept] for name, column in fields.items()})
-    return GroupedRows(Rows(boxed, values[:, :4], values[:, 4], fields, alone))
+    rows = Rows(boxed, values[:, :4], values[:, 4], fields, alone, header.order)
+    of_all = [] if header.category is None else table.column(header.category).to_pylist()
+    return _faces_of(rows, header, [of_all[row] for row in kept] if of_all else [], categories, source)
 
 
 def _arrow_floats(column: pa.ChunkedArray) -> FloatArray:

@@ -6,6 +6,7 @@ NumPy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ GROUND_TRUTHS = (
 _ELLIPSES = "*ellipseList.txt"
 
 
-def load_faces(path: Path, images: Path | None = None) -> dict[str, GroundTruth]:
+def load_faces(path: Path, images: Path | None = None, categories: Sequence[str] = ()) -> dict[str, GroundTruth]:
     """Read the annotated faces of every image.
 
     Args:
@@ -29,6 +30,7 @@ def load_faces(path: Path, images: Path | None = None) -> dict[str, GroundTruth]
             of YOLO's ``.txt``; or a file: COCO annotations (``.json``), RetinaFace's ``label.txt``, a
             ``*_bbx_gt.txt`` or one ``*ellipseList.txt``.
         images: the folder of the images; YOLO's annotations need it, as they count in parts of an image's size.
+        categories: names of the categories that are faces, where annotations have any; default: ``face``.
 
     Returns:
         ``{image name: faces}``; FDDB's ellipses as their bounding rectangles.
@@ -36,14 +38,15 @@ def load_faces(path: Path, images: Path | None = None) -> dict[str, GroundTruth]
     Raises:
         DataError: if the path is absent, of no known format, malformed or empty.
     """
-    faces = _load_folder(path, images) if path.is_dir() else _load_file(path)
+    faces = _load_folder(path, images, categories) if path.is_dir() else _load_file(path, categories)
     if not faces:
         raise DataError(f"{path}: the file is empty; expected {GROUND_TRUTHS}")
     return faces
 
 
-def _load_folder(path: Path, images: Path | None) -> dict[str, GroundTruth]:
+def _load_folder(path: Path, images: Path | None, categories: Sequence[str]) -> dict[str, GroundTruth]:
     from tinygan.formats import fddb, voc, yolo
+    from tinygan.formats.categories import FACE
     from tinygan.formats.wider_mat import MAT_FILES, load_mat_faces
 
     if (path / MAT_FILES[0]).is_file():
@@ -51,19 +54,19 @@ def _load_folder(path: Path, images: Path | None) -> dict[str, GroundTruth]:
     if any(path.rglob(_ELLIPSES)):
         return fddb.load_folds(path).faces
     if any(path.rglob("*.xml")):
-        return voc.load_voc(path)
+        return voc.load_voc(path, categories or (FACE,))
     if not any(path.rglob("*.txt")):
         raise DataError(f"{path}: expected {GROUND_TRUTHS}; found no such file in this folder")
     if images is None:
         raise DataError(f"{path}: YOLO annotations hold parts of an image's size; give the images' folder (--images)")
-    return yolo.load_yolo(path, images)
+    return yolo.load_yolo(path, images, categories=categories)
 
 
-def _load_file(path: Path) -> dict[str, GroundTruth]:
+def _load_file(path: Path, categories: Sequence[str]) -> dict[str, GroundTruth]:
     from tinygan.formats import coco, fddb, retinaface, wider
 
     if path.suffix.lower() == ".json":
-        return coco.load_annotations(path)
+        return coco.load_annotations(path, categories)
     if path.match(_ELLIPSES):
         return fddb.load_folds(path).faces
     is_labels = wider.read_text(path, GROUND_TRUTHS).lstrip().startswith("#")

@@ -6,7 +6,9 @@ Parsers are pure (text in, objects out); ``load_*`` functions read files. VOC co
 
 from __future__ import annotations
 
+import logging
 import math
+import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +19,10 @@ import numpy as np
 from tinygan.detections import GroundTruth
 from tinygan.errors import DataError
 from tinygan.files import read_bytes
+from tinygan.formats.categories import ADVICE, FACE
+from tinygan.formats.names import stem
 
-FACE = "face"
+log = logging.getLogger(__name__)
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -50,11 +54,15 @@ def parse_voc(content: bytes, source: str, classes: Collection[str] | None = (FA
     """
     file_name, objects = _read_objects(content, source)
     wanted = None if classes is None else {name.casefold() for name in classes}
+    others = [found.name for found in objects if wanted is not None and found.name.casefold() not in wanted]
     kept = [found for found in objects if wanted is None or found.name.casefold() in wanted]
+    if bare := [found for found in kept if not any(key.startswith("bndbox") for key in found.texts)]:
+        log.warning("%s: %d objects without a box are left out", source, len(bare))
+        kept = [found for found in kept if found not in bare]
     boxes = [_box(found, source) for found in kept]
     invalid = [_is_true(found.texts.get("difficult", "0")) for found in kept]
     faces = GroundTruth(np.array(boxes).reshape(-1, 4), np.array(invalid, dtype=np.bool_))
-    return VocImage(file_name, faces, [found.name for found in objects if found not in kept])
+    return VocImage(file_name, faces, others)
 
 
 def load_voc(folder: Path, classes: Collection[str] | None = (FACE,)) -> dict[str, GroundTruth]:
@@ -62,7 +70,8 @@ def load_voc(folder: Path, classes: Collection[str] | None = (FACE,)) -> dict[st
 
     Returns:
         ``{image name: faces}``; a name is the annotation's folder, relative to ``folder``, and its
-        ``filename`` (the XML's own name where it has none).
+        ``filename``; the XML's own name where it has none or another one, as annotation tools keep that of a
+        picture that was renamed.
 
     Raises:
         DataError: if the folder holds no ``.xml``, one is malformed, two are of one image, or all objects
@@ -76,15 +85,22 @@ def load_voc(folder: Path, classes: Collection[str] | None = (FACE,)) -> dict[st
     others: set[str] = set()
     for path in paths:
         image = parse_voc(read_bytes(path, "a Pascal VOC annotation"), str(path), classes)
-        name = path.relative_to(folder).with_name(Path(image.file_name).name or path.stem).as_posix()
+        name = path.relative_to(folder).with_name(_image_name(image.file_name, path.stem)).as_posix()
         if name in faces:
             raise DataError(f"{path}: image '{name}' is annotated in another file too; correct 'filename' in one")
         faces[name] = image.faces
         others.update(image.others)
     if others and not any(map(len, faces.values())):
         listed = ", ".join(sorted(others)[:5])
-        raise DataError(f"{folder}: expected objects of class {', '.join(classes or ())}, got only {listed}")
+        raise DataError(f"{folder}: expected objects of class {', '.join(classes or ())}, got only {listed}; {ADVICE}")
     return faces
+
+
+def _image_name(file_name: str, own: str) -> str:
+    """What ``filename`` says without folders if it is the name of the XML, else the latter."""
+    base = file_name.replace("\\", "/").rpartition("/")[2]
+    same = unicodedata.normalize("NFC", stem(base)) == unicodedata.normalize("NFC", own)
+    return base if base and (same or base == own) else own
 
 
 @dataclass(eq=False)
@@ -148,6 +164,7 @@ def _box(found: _Object, source: str) -> list[float]:
     if not all(map(math.isfinite, (xmin, ymin, xmax, ymax))):
         got = {key: text.strip()[:40] for key, text in found.texts.items() if key.startswith("bndbox/")}
         raise DataError(f"{source}:{found.line}: expected finite numbers bndbox/{{{','.join(_CORNERS)}}}; got {got}")
+    (xmin, xmax), (ymin, ymax) = sorted((xmin, xmax)), sorted((ymin, ymax))  # some tools keep the way it was drawn
     return [xmin - 1, ymin - 1, xmax, ymax]
 
 

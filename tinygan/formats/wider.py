@@ -151,7 +151,7 @@ def load_split(root: Path, split: Split) -> WiderSplit:
 def read_text(path: Path, expected: str) -> str:
     """Text of a file; a :class:`DataError` that says what was expected where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise DataError(f"{path}: expected {expected}: {reason}") from error

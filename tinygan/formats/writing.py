@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -35,11 +35,27 @@ def write_wider(path: Path, detections: Mapping[str, Detections]) -> None:
         DataError: if two images would share a file, a name would lie outside the folder, or the folder to
             replace holds anything but ``.txt``.
     """
-    files = _files_of(detections, path)
-    contents = (
-        (f"{file}.txt", encode(wider.format_detections(file, _writable(detections[name], name, path)), path))
-        for file, name in files.items()
-    )
+
+    def text_of(file: str, name: str) -> str:
+        check_sizes(detections[name], name, path)
+        return wider.format_detections(file, detections[name])
+
+    write_texts(path, detections, text_of)
+
+
+def write_texts(path: Path, names: Iterable[str], text_of: Callable[[str, str], str]) -> None:
+    """Write one ``.txt`` per image into an archive, if the name asks for one, else into a folder.
+
+    Args:
+        path: replaced if it exists, and never seen half written.
+        names: of the images.
+        text_of: ``text_of(file, name)``, an image's text; ``file`` is its place in the folder, without ``.txt``.
+
+    Raises:
+        DataError: in the cases of :func:`write_wider`.
+    """
+    files = _files_of(names, path)
+    contents = ((f"{file}.txt", encode(text_of(file, name), path)) for file, name in files.items())
     if is_archive_name(path):
         write_archive(path, contents)
     else:
@@ -184,11 +200,6 @@ def check_sizes(detections: Detections, name: str, path: Path) -> None:
     with np.errstate(over="ignore"):
         if not np.isfinite(detections.boxes[:, 2:] - detections.boxes[:, :2]).all():
             raise DataError(f"{path}: a box of image '{name}' is too large to be written as x y w h")
-
-
-def _writable(detections: Detections, name: str, path: Path) -> Detections:
-    check_sizes(detections, name, path)
-    return detections
 
 
 def _files_of(names: Iterable[str], path: Path) -> dict[str, str]:

@@ -1,27 +1,44 @@
-"""YOLO's text annotations: one file per image, boxes as parts of the image's size.
+"""YOLO's text: one file per image, boxes as parts of the image's size; annotations, and detections with confidences.
 
 Parsers are pure (text in, objects out); ``load_*`` functions read files.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import yaml
 
-from tinygan.detections import GroundTruth
+from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import DataError
 from tinygan.files import decode, read_bytes
-from tinygan.formats.names import list_images, match_names
+from tinygan.formats.archives import read_archive
+from tinygan.formats.categories import ADVICE, FACE, choose, keep_faces, listed
+from tinygan.formats.dialect import Dialect
+from tinygan.formats.folders import ParsedDetections
+from tinygan.formats.names import list_images, match_names, stem
+from tinygan.formats.notation import from_corners, to_corners
+from tinygan.formats.rows import GroupedRows, Rows
+from tinygan.formats.sizes import Size, find_pictures, read_size
+from tinygan.formats.writing import write_texts
 
+log = logging.getLogger(__name__)
 CLASS_LIST = "classes.txt"
+_SETTINGS = ("data.yaml", "dataset.yaml", "data.yml")  # of a data set, with the names of its classes
+_SNIFFED = 50  # files of a folder that are looked into
+# Where a detection's confidence is, by the length of its row: none, after the box, before a track's number, after five
+# landmarks of two or three numbers.
+_CONFIDENCE = {5: None, 6: 5, 7: 5, 16: 15, 21: 20}
+_FOUND = "'class cx cy w h confidence', a whole number and five parts in [0, 1]"
 _TOLERANCE = 0.01  # boxes that reach over the border a little
 _ROW = "'class cx cy w h', a whole number and four parts of the image's size in [0, 1]"
 
 
-def parse_yolo(text: str, source: str, size_px: tuple[int, int], classes: Collection[int] | None = None) -> GroundTruth:
+def parse_yolo(text: str, source: str, size_px: Size, classes: Collection[int] | None = None) -> GroundTruth:
     """Read one image's annotation.
 
     Args:
@@ -49,23 +66,26 @@ def parse_yolo(text: str, source: str, size_px: tuple[int, int], classes: Collec
     return GroundTruth(corners, np.zeros(len(corners), dtype=np.bool_))
 
 
-def load_yolo(labels: Path, images: Path, classes: Collection[int] | None = None) -> dict[str, GroundTruth]:
+def load_yolo(
+    labels: Path, images: Path, classes: Collection[int] | None = None, categories: Sequence[str] = ()
+) -> dict[str, GroundTruth]:
     """Read every ``.txt`` of a folder and below; of the images, the headers alone are read.
 
-    A label file belongs to the image with the longest common path suffix. The stored size counts, whatever
-    the EXIF orientation says. ``classes.txt`` is passed over.
+    A label file belongs to the image with the longest common path suffix. The size is that of the upright picture.
+    ``classes.txt`` or ``data.yaml`` name the classes.
 
     Args:
         labels: folder of the annotations.
         images: folder of the images.
-        classes: the classes that are faces; None takes every box.
+        classes: the classes that are faces; None takes those of ``categories``.
+        categories: names or numbers of the classes that are faces; default: ``face``, or the only one.
 
     Returns:
         ``{image name below images: faces}`` of all images; those without a file have no face.
 
     Raises:
-        DataError: if a folder is absent or empty, a line is malformed, a file has no image, or an image
-            cannot be read.
+        DataError: if a folder is absent or empty, a line is malformed, a file has no image, an image cannot be read,
+            or it is unclear which of several classes are faces.
     """
     files = [p.relative_to(labels).as_posix() for p in sorted(labels.rglob("*.txt")) if p.name != CLASS_LIST]
     if not files:
@@ -76,28 +96,151 @@ def load_yolo(labels: Path, images: Path, classes: Collection[int] | None = None
     strays = sorted(set(files) - set(matched.values()))
     if strays:
         raise DataError(f"{labels / strays[0]}: expected an image of that name below {images}, as boxes need its size")
+    texts = {name: decode(read_bytes(labels / file, "a YOLO annotation"), str(labels / file))
+             for name, file in matched.items()}  # fmt: skip
+    if classes is None:
+        classes = _face_classes(texts.values(), labels, categories)
     return {
-        name: _load_file(labels / matched[name], images / name, classes) if name in matched else GroundTruth.empty()
+        name: parse_yolo(texts[name], str(labels / matched[name]), read_size(images / name), classes)
+        if name in matched
+        else GroundTruth.empty()
         for name in names
     }
 
 
-def _load_file(label: Path, image: Path, classes: Collection[int] | None) -> GroundTruth:
-    text = decode(read_bytes(label, "a YOLO annotation"), str(label))
-    return parse_yolo(text, str(label), _size_px(image), classes)
+def load_class_names(labels: Path) -> dict[object, str]:
+    """Names of the classes by number: from ``classes.txt`` or ``data.yaml`` in a folder, or up to two above it."""
+    for folder in (labels, *list(labels.absolute().parents)[:2]):
+        if (folder / CLASS_LIST).is_file():
+            lines = decode(read_bytes(folder / CLASS_LIST, "class names"), str(folder / CLASS_LIST)).splitlines()
+            return {number: line.strip() for number, line in enumerate(lines) if line.strip()}
+        for name in _SETTINGS:
+            if (folder / name).is_file():
+                return _names_of_settings(folder / name)
+    return {}
 
 
-def _size_px(path: Path) -> tuple[int, int]:
-    from PIL import Image
+def is_yolo(folder: Path) -> bool:
+    """Whether the texts of a folder hold rows of parts of a size rather than names and counts."""
+    for file in islice(folder.rglob("*.txt"), _SNIFFED):
+        with file.open(encoding="utf-8-sig", errors="replace") as lines:
+            head = [line.split() for line in islice(lines, 2)]
+        if len(head) > 1 and len(head[1]) == 1 and head[1][0].isdigit():
+            return False
+        if head and file.name != CLASS_LIST and _is_found(head[0]) and max(map(float, head[0][1:5])) <= 1.5:
+            return True
+    return False
 
+
+def read_yolo(path: Path, dialect: Dialect) -> ParsedDetections:
+    """Detections, as Ultralytics writes them with ``save_txt`` and ``save_conf``; their boxes stay parts of a size.
+
+    Pictures without a file have no detection. Rows without a confidence get the score 1, with a warning.
+
+    Args:
+        path: a folder or an archive with one ``.txt`` per image.
+        dialect: the categories that are faces, and the pictures' folder.
+
+    Raises:
+        DataError: if there is no ``.txt``, a line is malformed, or it is unclear which of several classes are faces.
+    """
+    texts = _read_texts(path)
+    images: list[str] = []
+    rows: list[list[float]] = []
+    scores: list[float] = []
+    for name, content in texts.items():
+        place = f"{path}/{name}.txt"
+        for number, line in enumerate(decode(content, place).split("\n"), start=1):
+            words = line.split()
+            if words and not _is_found(words):
+                raise DataError(f"{place}:{number}: expected {_FOUND}; got '{line.strip()[:200]}'")
+            if words:
+                at = _CONFIDENCE[len(words)]
+                images.append(name)
+                rows.append([float(word) for word in words[:5]])
+                scores.append(1.0 if at is None else float(words[at]))
+    if rows and all(score == 1 for score in scores):
+        log.warning("%s: no box has a confidence (save_conf); all get the score 1", path)
+    values = np.array(rows).reshape(-1, 5)
+    boxed = set(images)
+    empty = [name for name in texts if name not in boxed]
+    if dialect.images is not None:
+        on_disk = list_images(dialect.images)
+        matched = match_names(texts, on_disk, str(path))
+        empty += [name for name in on_disk if name not in matched]
+    found = Rows(images, to_corners(values[:, 1:], "cxcywh"), np.array(scores), {}, empty)
+    names = load_class_names(path)
+    kept = keep_faces(values[:, 0].astype(int).tolist(), dialect.categories, str(path), names)
+    return ParsedDetections(GroupedRows(found.kept(kept)), path, "cxcywh")
+
+
+def save_yolo(path: Path, detections: Mapping[str, Detections], dialect: Dialect) -> None:
+    """Write detections as Ultralytics does with ``save_txt`` and ``save_conf``, all of class 0.
+
+    Raises:
+        DataError: if there is no folder of pictures, it lacks one, or a file cannot be named after an image.
+    """
+    if dialect.images is None:
+        raise DataError(f"{path}: YOLO's boxes are parts of a picture's size; give the pictures (--images DIR)")
+    pictures = find_pictures(detections, dialect.images, str(path))
+    lacking = [name for name in detections if name not in pictures]
+    if lacking:
+        raise DataError(f"{path}: expected a picture of '{lacking[0]}' below {dialect.images}, as boxes need its size")
+
+    def text_of(file: str, name: str) -> str:
+        found = detections[name].sorted()
+        parts = from_corners(found.boxes, "cxcywh") / np.tile(read_size(pictures[name]), 2)
+        rows = zip(parts.tolist(), found.scores.tolist(), strict=True)
+        return "".join(f"0 {' '.join(map(repr, box))} {score!r}\n" for box, score in rows)
+
+    write_texts(path, detections, text_of)
+
+
+def _read_texts(path: Path) -> dict[str, bytes]:
+    """Content of every ``.txt`` but the list of classes, by its name without the ending."""
+    if path.is_dir():
+        files = [p for p in sorted(path.rglob("*.txt")) if p.is_file()]
+        contents = {p.relative_to(path).as_posix(): read_bytes(p, "YOLO detections") for p in files}
+    else:
+        contents = read_archive(path)
+    texts = {stem(name): content for name, content in contents.items() if Path(name).name != CLASS_LIST}
+    if not texts:
+        raise DataError(f"{path}: expected one .txt per image (YOLO), found none")
+    return texts
+
+
+def _is_found(words: Sequence[str]) -> bool:
+    """Whether a row is a detection, or an annotation."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:  # reads the header only
-                width, height = image.size
-                return width, height
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: expected an image whose size can be read: {' '.join(str(error).split())}") from error
+        numbers = np.array(words, np.float64)
+    except ValueError:
+        return False
+    whole = len(words) in _CONFIDENCE and bool(np.isfinite(numbers).all()) and numbers[0].is_integer()
+    return whole and bool(numbers[0] >= 0)
+
+
+def _face_classes(texts: Collection[str], labels: Path, wanted: Sequence[str]) -> set[int] | None:
+    """The classes that are faces, of those in use; ``None`` takes every box."""
+    used = {int(line.split()[0]) for text in texts for line in text.split("\n") if line.strip() and line[:1].isdigit()}
+    names = load_class_names(labels)
+    if wanted:
+        kept = choose({*used, *names}, wanted, names)
+        if not kept:
+            raise DataError(f"{labels}: no class {' or '.join(wanted)} among {listed({*used, *names}, names)}")
+    elif len(used) < 2:
+        return None
+    elif not (kept := choose(used, [FACE], names)):
+        raise DataError(f"{labels}: expected faces alone, got classes {listed(used, names)}; {ADVICE}")
+    return {number for number in kept if isinstance(number, int)}
+
+
+def _names_of_settings(path: Path) -> dict[object, str]:
+    try:
+        names = yaml.safe_load(read_bytes(path, "class names")).get("names", {})
+    except (yaml.YAMLError, AttributeError) as error:
+        raise DataError(f"{path}: expected YAML with the 'names' of classes") from error
+    pairs = names.items() if isinstance(names, dict) else enumerate(names)
+    return {key: str(name) for key, name in pairs}
 
 
 def _parse_row(line: str, place: str) -> list[float]:

@@ -24,6 +24,7 @@ from scipy.special import expit, log_expit, logit
 
 from tinygan.detections import FloatArray
 from tinygan.errors import DataError
+from tinygan.formats.plausible import explain_scores
 
 EPSILON = 1e-6
 MIN_PROPOSALS = 500
@@ -110,11 +111,8 @@ def score_logit(scores: FloatArray) -> FloatArray:
     Raises:
         DataError: if scores lie outside [0, 1], e.g. because they are logits.
     """
-    if len(scores) and (scores.min() < 0 or scores.max() > 1):
-        raise DataError(
-            f"detector scores must lie in [0, 1], got {scores.min():g} to {scores.max():g}; "
-            "map them there first, e.g. by a sigmoid"
-        )
+    if problem := explain_scores(scores):
+        raise DataError(problem)
     clipped: FloatArray = logit(np.clip(scores, EPSILON, 1 - EPSILON))
     return clipped
 

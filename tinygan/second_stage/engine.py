@@ -6,20 +6,24 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from tinygan.checkpoint import Checkpoint
 from tinygan.config import build_config, to_tree
-from tinygan.detections import Detections
+from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.files import fingerprint, write_atomically
+from tinygan.formats.dialect import AS_WRITTEN, Dialect
 from tinygan.formats.folders import DetectionFiles
 from tinygan.formats.images import ImageFile, Orientation
 from tinygan.formats.names import find_images, match_names, output_names
+from tinygan.formats.plausible import BoxCheck, explain_scores
 from tinygan.formats.registry import open_detections
 from tinygan.formats.spool import Spool
 from tinygan.formats.wider import load_subset
@@ -54,6 +58,7 @@ class Report:
         missing: images with proposals that are not on disk; their proposals were kept.
         unreadable: images that could not be decoded; their proposals were kept.
         without_proposals: images on disk for which there is no proposal file.
+        sizeless: proposal files left out, as their boxes are parts of an image's size and the image is not on disk.
         unusable: why files among the proposals were not read: empty ones, and strays that hold no proposals.
         unread: pictures of kinds that are not read.
         proposals: boxes read.
@@ -71,6 +76,7 @@ class Report:
     missing: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     without_proposals: list[str] = field(default_factory=list)
+    sizeless: list[str] = field(default_factory=list)
     unusable: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     proposals: int = 0
@@ -90,6 +96,7 @@ class Report:
             *(f"{name}: not on disk, proposals kept" for name in self.missing),
             *(f"{problem}; proposals kept" for problem in self.unreadable),
             *(f"{name}: no proposal file" for name in self.without_proposals),
+            *(f"{name}: not on disk, and its boxes are parts of its size" for name in self.sizeless),
             *self.unusable,
         ]
 
@@ -131,14 +138,17 @@ def plan_rescoring(
     config: RescoreConfig,
     subset: Path | None = None,
     orientation: Orientation = "upright",
+    dialect: Dialect = AS_WRITTEN,
 ) -> Plan:
     """Match proposal files to images and read every one, before anything is computed or written.
+
+    Warns if the boxes do not look like what they are taken for.
 
     Raises:
         DataError: if a path is absent, a proposal file is malformed or its scores unfit for fusion, or
             names are ambiguous.
     """
-    files = open_detections(proposals)
+    files = open_detections(proposals, dialect=replace(dialect, images=images, orientation=orientation))
     on_disk, unread = find_images(images)
     if subset is None:
         file_of = match_names(files, on_disk, str(proposals))
@@ -158,7 +168,7 @@ def plan_rescoring(
             f"{proposals}: none of its {len(files)} files belongs to an image below {images}; "
             "proposals are matched to images by event folder and name"
         )
-    parsed, unusable = _read_proposals(files, file_of, image_of, config)
+    parsed, unusable = _read_proposals(files, file_of, image_of, config, orientation)
     output_names(parsed, proposals)  # no two of one file
     without = sorted(set(image_of) - set(file_of))
     return Plan(files, file_of, image_of, parsed, without, unusable, unread, orientation)
@@ -180,7 +190,12 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
         DataError: if pictures or proposals of images that are done changed since.
     """
     started = time.monotonic()
-    report = Report(without_proposals=plan.without_proposals, unusable=plan.unusable, unread=plan.unread)
+    report = Report(
+        without_proposals=plan.without_proposals,
+        sizeless=plan.files.left_out,
+        unusable=plan.unusable,
+        unread=plan.unread,
+    )
     inputs = _fingerprints(plan)
     finished = writer.done(inputs)
     todo: list[str] = []
@@ -217,6 +232,7 @@ def run_settings(
     proposals: Path,
     precision: str,
     orientation: Orientation = "upright",
+    dialect: Dialect = AS_WRITTEN,
 ) -> dict[str, object]:
     """What decides a run's result, as JSON types."""
     digest = hashlib.sha256()
@@ -224,6 +240,7 @@ def run_settings(
         digest.update(weights.tensors[name].contiguous().numpy().tobytes())
     settings = {key: value for key, value in to_tree(config).items() if key in SETTINGS}
     where = {"proposals": str(proposals.resolve()), "precision": precision, "orientation": orientation}
+    where |= {"dialect": str(dialect)} if str(dialect) else {}
     return {"weights": digest.hexdigest(), **settings, **where}
 
 
@@ -305,13 +322,17 @@ def _fingerprints(plan: Plan) -> dict[str, Fingerprint]:
 
 
 def _read_proposals(
-    files: DetectionFiles, file_of: Mapping[str, str], image_of: Mapping[str, Path], config: RescoreConfig
+    files: DetectionFiles,
+    file_of: Mapping[str, str],
+    image_of: Mapping[str, Path],
+    config: RescoreConfig,
+    orientation: Orientation,
 ) -> tuple[Spool, list[str]]:
     """The proposals of all images by falling score, each file parsed once and its scores checked.
 
     Also says which files hold none: empty ones, and strays such as a README, which belong to no image.
     """
-    proposals, unusable = Spool(), []
+    proposals, unusable, check = Spool(), [], BoxCheck(image_of, file_of, orientation)
     for name, file in file_of.items():
         try:
             detections = files[file]
@@ -325,11 +346,23 @@ def _read_proposals(
             try:
                 score_logit(detections.scores)
             except DataError as error:
-                raise DataError(f"{files.describe(file)}: {error}") from error
+                problem = explain_scores(_all_scores(files, file_of.values()))
+                raise DataError(f"{files.describe(file)}: {problem}") from error
         proposals.add(name, detections.sorted())
+        check.add(name, detections)
     if not proposals:
         raise DataError(unusable[0])
+    check.warn(files)
     return proposals, unusable
+
+
+def _all_scores(files: DetectionFiles, names: Iterable[str]) -> FloatArray:
+    """Scores of all files that can be read: percents are told from logits by many of them."""
+    scores = [np.zeros(0)]
+    for name in names:
+        with suppress(DataError):
+            scores.append(files[name].scores)
+    return np.concatenate(scores)
 
 
 def _keep(plan: Plan, name: str, writer: DetectionWriter, report: Report) -> None:

@@ -18,6 +18,8 @@ from tinygan.data.cutting import cut_stack
 from tinygan.detections import ByteArray, Detections, FloatArray, IntArray, to_numpy
 from tinygan.errors import DataError
 from tinygan.formats.images import Orientation, Picture, to_picture
+from tinygan.formats.plausible import Sample, refuse_boxes
+from tinygan.formats.sizes import read_size
 from tinygan.runtime import Device, Runtime, RuntimeOptions, device_name
 from tinygan.second_stage.calibration import Calibration
 from tinygan.second_stage.fusion import Fusion, stored_fusion
@@ -100,7 +102,7 @@ class SecondStage:
             those in which the judge sees the same face the one that the detector is surest of stays.
 
         Raises:
-            DataError: if the image cannot be read, or shapes or scores are unfit.
+            DataError: if the image cannot be read, shapes or scores are unfit, or most boxes are no corners in pixels.
         """
         return self.rescore_many([image], [_detections(boxes, scores)])[0]
 
@@ -114,6 +116,11 @@ class SecondStage:
         Returns:
             Of each, as of :meth:`rescore`.
         """
+        _check(images, detections, self._orientation)
+        return self.rescore_unchecked(images, detections)
+
+    def rescore_unchecked(self, images: Sequence[Picture], detections: Sequence[Detections]) -> list[Detections]:
+        """As :meth:`rescore_many`, of boxes that may be odd, such as one face that reaches far beyond its picture."""
         judged = self._judged(images, detections)
         return [found.sorted() for found in rescore_judged(judged, self._config, self._calibration)]
 
@@ -127,7 +134,9 @@ class SecondStage:
         Returns:
             Whether there were enough; if not, the calibration stays as it was.
         """
-        found = calibrate_detector(self._judged(list(images), list(detections)), self._config.fusion)
+        images, detections = list(images), list(detections)
+        _check(images, detections, self._orientation)
+        found = calibrate_detector(self._judged(images, detections), self._config.fusion)
         self._calibration = found or self._calibration
         return found is not None
 
@@ -148,10 +157,7 @@ class SecondStage:
         return Enlarged(rows, lr, self._judge.super_resolve(lr)[1])
 
     def _judged(self, images: Sequence[Picture], detections: Sequence[Detections]) -> list[Judged]:
-        if len(images) != len(detections):
-            raise DataError(
-                f"expected detections of every image, got {len(images)} images and {len(detections)} of them"
-            )
+        _check_count(images, detections)
         requests = (
             Request(
                 str(number),
@@ -168,6 +174,29 @@ class SecondStage:
         return judged
 
 
+def _check(images: Sequence[Picture], detections: Sequence[Detections], orientation: Orientation) -> None:
+    """Refuse boxes unless most lie in their pictures; of files, the headers alone are read."""
+    _check_count(images, detections)
+    sizes = [_size(image, orientation) for image in images]
+    given = zip(detections, sizes, strict=True)
+    refuse_boxes([Sample(found.boxes, found.scores, size) for found, size in given if size is not None])
+
+
+def _size(image: Picture, orientation: Orientation) -> tuple[int, int] | None:
+    """Width and height; of what cannot be read none, as that is said when it is decoded."""
+    try:
+        if isinstance(image, str | Path):
+            return read_size(Path(image), orientation)
+        return to_picture(image, orientation).size
+    except DataError:
+        return None
+
+
+def _check_count(images: Sequence[Picture], detections: Sequence[Detections]) -> None:
+    if len(images) != len(detections):
+        raise DataError(f"expected detections of every image, got {len(images)} images and {len(detections)} of them")
+
+
 def _detections(boxes: npt.ArrayLike | Detections, scores: npt.ArrayLike | None) -> Detections:
     if isinstance(boxes, Detections):
         if scores is not None:
@@ -177,6 +206,8 @@ def _detections(boxes: npt.ArrayLike | Detections, scores: npt.ArrayLike | None)
         raise DataError("boxes need scores, one in [0, 1] for each")
     try:
         array = to_numpy(boxes)
+        if array.ndim == 2 and len(array) == 4 != array.shape[1]:
+            raise DataError(f"expected boxes [N, 4], got {list(array.shape)}: they look transposed, pass boxes.T")
         return Detections(array[None] if array.shape == (4,) else array, to_numpy(scores))
     except (TypeError, ValueError) as error:
         raise DataError(f"expected boxes [N, 4] and N finite scores: {error}") from error

@@ -113,7 +113,9 @@ def train_fusion(
             of_detector = load_judged(kept)
         else:
             looks = recipe.fusion_search.looks
-            of_detector = judge_proposals(judge, path, split, names, batch_size, max_rois, unreadable, looks)
+            of_detector = judge_proposals(
+                judge, path, split, names, batch_size, max_rois, unreadable, looks, data.dialect
+            )
             if runtime.is_main:
                 save_judged(kept, of_detector)
         if of_detector:

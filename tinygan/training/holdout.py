@@ -11,12 +11,14 @@ import numpy as np
 from tqdm import tqdm
 
 from tinygan.detections import Detections
+from tinygan.errors import DataError
 from tinygan.files import write_atomically
-from tinygan.formats.registry import open_detections
+from tinygan.formats.dialect import AS_WRITTEN, Dialect
+from tinygan.formats.plausible import explain_scores
 from tinygan.formats.wider import WiderSplit
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
-from tinygan.training.prepare import match_proposals
+from tinygan.training.prepare import read_proposals
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ def judge_proposals(
     max_rois: int,
     unreadable: list[str],
     looks: int = 1,
+    dialect: Dialect = AS_WRITTEN,
 ) -> dict[str, Judged]:
     """One detector's best proposals in these images, judged.
 
@@ -44,8 +47,14 @@ def judge_proposals(
         max_rois: proposals judged per image.
         unreadable: gets a line for every image that could not be read.
         looks: how often the judge looks at a box.
+        dialect: what the proposals leave unsaid.
+
+    Raises:
+        DataError: if their scores lie outside [0, 1].
     """
-    proposals = match_proposals(open_detections(path), split)
+    proposals = read_proposals(path, split, dialect)
+    if problem := explain_scores(np.concatenate([np.zeros(0), *(found.scores for found in proposals.values())])):
+        raise DataError(f"{path}: {problem}")
     best = {name: proposals[name].sorted()[:max_rois] for name in names if name in proposals}
     requests = (Request(name, split.images / name, detections) for name, detections in best.items())
     judged = {}

@@ -30,9 +30,11 @@ from tinygan.data.rois import Rois, choose_rois, shift_rois, split_holdout
 from tinygan.data.store import Layout, Rows, Unreadable, open_store
 from tinygan.detections import Detections
 from tinygan.errors import DataError
+from tinygan.formats.dialect import AS_WRITTEN, Dialect
 from tinygan.formats.folders import DetectionFiles
 from tinygan.formats.images import read_image
 from tinygan.formats.names import list_images, match_names
+from tinygan.formats.plausible import BoxCheck
 from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import WiderSplit, load_split
 from tinygan.models.generator import AnyGenerator
@@ -56,11 +58,13 @@ class TrainingInput:
         root: folder with WIDER FACE as it is downloaded.
         proposals: folders or files with proposals, one per detector.
         extra_images: folder of pictures of one centred face each, such as LFW (stage ``mse-init``).
+        dialect: what the proposals leave unsaid.
     """
 
     root: Path
     proposals: Sequence[Path] = ()
     extra_images: Path | None = None
+    dialect: Dialect = AS_WRITTEN
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,7 @@ def _prepare(
         runtime.barrier()
     split = load_split(data.root, "train")
     training_names, holdout_names = split_holdout(split.faces, recipe.rois.holdout)
-    proposals = [match_proposals(open_detections(path), split) for path in data.proposals]
+    proposals = [read_proposals(path, split, data.dialect) for path in data.proposals]
 
     def rois(name: str, shift: float) -> Rois:
         return image_rois(name, split, proposals, recipe, shift)
@@ -184,6 +188,21 @@ def _prepare(
     if runtime.is_main:
         runtime.barrier()
     return Prepared(training, holdout, training_names, holdout_names, [*skipped, *skipped_too])
+
+
+def read_proposals(path: Path, split: WiderSplit, dialect: Dialect = AS_WRITTEN) -> dict[str, Detections]:
+    """A detector's proposals by image name; warns if their boxes do not look like what they are taken for.
+
+    Raises:
+        DataError: if they are absent or malformed, or belong to no image of the split.
+    """
+    files = open_detections(path, dialect=replace(dialect, images=split.images))
+    found = match_proposals(files, split)
+    check = BoxCheck({name: split.images / name for name in found}, found)
+    for name, detections in found.items():
+        check.add(name, detections)
+    check.warn(files)
+    return found
 
 
 def match_proposals(files: DetectionFiles, split: WiderSplit) -> dict[str, Detections]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from tinygan.cli.common import add_example, positive_int
 from tinygan.cli.evaluate.files import (
+    add_images_option,
     add_input_options,
     add_report_options,
-    add_yolo_option,
     check_outputs,
     describe_inputs,
     read_inputs,
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(body=run)
     add_example(parser, EXAMPLE)
     add_input_options(parser, f"{GROUND_TRUTHS}; faces marked invalid are ignored")
-    add_yolo_option(parser)
+    add_images_option(parser)
     parser.add_argument(
         "--max-detections",
         type=positive_int,
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_outputs(arguments)
     from tinygan.evaluate.coco import evaluate_coco
 
-    faces = load_faces(arguments.ground_truth, arguments.images)
+    faces = load_faces(arguments.ground_truth, arguments.images, arguments.category)
     inputs = read_inputs(arguments, list(faces))
     results = {
         role: evaluate_coco(source.detections, faces, inputs.names, arguments.max_detections)

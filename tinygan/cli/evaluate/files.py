@@ -7,11 +7,20 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinygan.cli.common import DETECTIONS, DONE, SOME_SKIPPED, SUBSET
+from tinygan.cli.common import (
+    DETECTIONS,
+    DONE,
+    FORMATS,
+    SOME_SKIPPED,
+    SUBSET,
+    add_dialect_options,
+    read_dialect,
+    tell_left_out,
+)
 from tinygan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -33,12 +42,14 @@ class Source:
         detections: ``{image: detections}``.
         missing: evaluated images without a file.
         unused: number of files (or images in a file) that belong to no evaluated image.
+        files: what was read.
     """
 
     path: Path
     detections: dict[str, Detections]
     missing: list[str]
     unused: int
+    files: DetectionFiles
 
     def described(self) -> dict[str, object]:
         """For the JSON report."""
@@ -78,20 +89,17 @@ def add_input_options(parser: argparse.ArgumentParser, ground_truth: str) -> Non
         "--from",
         dest="format",
         metavar="FORMAT",
-        help="format of --detections: wider, fddb, coco, csv or parquet (default: found out)",
+        help=f"format of --detections, {FORMATS} (default: found out)",
     )
-    add(
-        "--names",
-        type=Path,
-        metavar="COCO.json",
-        help="COCO annotations whose images give names to the image ids of COCO results",
-    )
+    add_dialect_options(parser, "detections", " of detections and annotations")
     add("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
 
 
-def add_yolo_option(parser: argparse.ArgumentParser) -> None:
-    """``--images``, which YOLO annotations need."""
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, which YOLO annotations need")
+def add_images_option(parser: argparse.ArgumentParser) -> None:
+    """``--images``, where boxes are parts of an image's size."""
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of the images, for YOLO text and --boxes relative"
+    )
 
 
 def add_report_options(parser: argparse.ArgumentParser, plot: str | None) -> None:
@@ -165,6 +173,7 @@ def warn(inputs: Inputs) -> int:
         )
         code = SOME_SKIPPED
     for source in inputs.sources.values():
+        code = max(code, tell_left_out(source.files))
         if source.unused:
             print(f"{source.path}: {source.unused} files belong to no image of this evaluation", file=sys.stderr)
         if source.missing:
@@ -180,11 +189,11 @@ def warn(inputs: Inputs) -> int:
 def _open(path: Path, arguments: argparse.Namespace) -> DetectionFiles:
     from tinygan.formats.registry import open_detections
 
-    names, truth = arguments.names, arguments.ground_truth
-    if names is None and truth.suffix.lower() == ".json":
-        names = truth  # COCO annotations name their images
+    dialect, truth = read_dialect(arguments), arguments.ground_truth
+    if dialect.names is None and truth.suffix.lower() == ".json":
+        dialect = replace(dialect, names=truth)  # COCO annotations name their images
     # The baseline may be of another format: it is always found out.
-    return open_detections(path, arguments.format if path == arguments.detections else None, names)
+    return open_detections(path, arguments.format if path == arguments.detections else None, dialect)
 
 
 def _read_source(files: DetectionFiles, images: Sequence[str], names: Sequence[str]) -> Source:
@@ -200,7 +209,7 @@ def _read_source(files: DetectionFiles, images: Sequence[str], names: Sequence[s
             f"{len(names)} images (such as '{names[0]}'); check --detections, --ground-truth and --subset"
         )
     missing = [name for name in names if name not in found]
-    return Source(files.source, found, missing, len(files) - len(found))
+    return Source(files.source, found, missing, len(files) - len(found), files)
 
 
 def _select(subset: Path | None, images: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -14,9 +14,9 @@ from tinygan.cli.evaluate.files import (
     RESAMPLES,
     SEED,
     Inputs,
+    add_images_option,
     add_input_options,
     add_report_options,
-    add_yolo_option,
     check_outputs,
     describe_difference,
     describe_inputs,
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(body=run)
     add_example(parser, EXAMPLE)
     add_input_options(parser, f"{GROUND_TRUTHS}; faces marked invalid or difficult are ignored")
-    add_yolo_option(parser)
+    add_images_option(parser)
     parser.add_argument(
         "--mafa",
         action="store_true",
@@ -58,12 +58,12 @@ def run(arguments: argparse.Namespace) -> int:
     check_outputs(arguments)
     from tinygan.evaluate.voc import compare_voc, evaluate_voc, mafa_truth, voc_truth
 
-    if arguments.mafa and arguments.images is not None:
-        raise ConfigError("--images is for YOLO labels, and --mafa reads XML; leave one of them out")
+    if arguments.mafa and arguments.category:
+        raise ConfigError(f"--mafa counts the classes '{UNMASKED}' and '{MASKED}'; leave --category out")
     if arguments.mafa:
         truth = mafa_truth(_read_mafa(arguments.ground_truth))
     else:
-        truth = voc_truth(load_faces(arguments.ground_truth, arguments.images))
+        truth = voc_truth(load_faces(arguments.ground_truth, arguments.images, arguments.category))
     inputs = read_inputs(arguments, truth.names)
     results = {role: evaluate_voc(source.detections, truth, inputs.names) for role, source in inputs.sources.items()}
     result, baseline = results["detections"], results.get("baseline")

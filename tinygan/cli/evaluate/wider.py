@@ -15,9 +15,9 @@ from tinygan.cli.evaluate.files import (
     RESAMPLES,
     SEED,
     Inputs,
+    add_images_option,
     add_input_options,
     add_report_options,
-    add_yolo_option,
     check_outputs,
     describe_difference,
     describe_inputs,
@@ -49,10 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_example(parser, EXAMPLE)
     add_input_options(
         parser,
-        "folder with wider_{face,easy,medium,hard}_val.mat; or, with one subset (all), a *_bbx_gt.txt or YOLO "
-        "annotations (a folder of .txt, with --images)",
+        "folder with wider_{face,easy,medium,hard}_val.mat; or, with one subset (all), a *_bbx_gt.txt, COCO "
+        "annotations (.json), a folder of Pascal VOC XML or of YOLO annotations (with --images)",
     )
-    add_yolo_option(parser)
+    add_images_option(parser)
     parser.add_argument(
         "--details",
         action="store_true",
@@ -98,14 +98,25 @@ def _load_truth(arguments: argparse.Namespace) -> EvaluationTruth:
     from tinygan.formats.truths import load_faces
     from tinygan.formats.wider_mat import MAT_FILES
 
-    path = arguments.ground_truth
-    if arguments.images is None:
-        return load_evaluation_truth(path)
-    if not path.is_dir() or (path / MAT_FILES[0]).is_file():
+    path, images = arguments.ground_truth, arguments.images
+    is_parts = path.is_dir() and not (path / MAT_FILES[0]).is_file() and images is not None
+    is_tool = path.suffix.lower() == ".json" or (path.is_dir() and any(path.rglob("*.xml")))
+    if images is not None and not is_parts and not _has_relative_boxes(arguments):
         raise ConfigError(f"--images is for YOLO annotations, a folder of .txt, which {path} is not; leave it out")
+    if not is_parts and not is_tool:
+        return load_evaluation_truth(path)
     if arguments.details:
-        raise ConfigError("--details needs attributes such as blur and pose, which YOLO annotations lack; leave it out")
-    return truth_of_faces(load_faces(path, arguments.images))
+        raise ConfigError(f"--details needs attributes such as blur and pose, which {path} lacks; leave it out")
+    return truth_of_faces(load_faces(path, images, arguments.category))
+
+
+def _has_relative_boxes(arguments: argparse.Namespace) -> bool:
+    """Whether detections need the pictures' sizes."""
+    from tinygan.formats.registry import sniff_name
+
+    paths = [path for path in (arguments.detections, arguments.baseline) if path is not None and path.exists()]
+    relative = arguments.boxes is not None and arguments.boxes.relative
+    return relative or arguments.format == "yolo" or any(sniff_name(path) == "yolo" for path in paths)
 
 
 def _load_published(folder: Path | None, truth: EvaluationTruth) -> Published:

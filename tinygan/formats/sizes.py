@@ -1,0 +1,72 @@
+"""Sizes of pictures, from their headers alone."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinygan.errors import DataError
+from tinygan.formats.names import list_images, match_names
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from tinygan.formats.images import Orientation
+
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # of EXIF: width and height change places
+
+Size = tuple[int, int]
+
+
+def read_size(path: Path, orientation: Orientation = "upright") -> Size:
+    """Width and height in pixels; of the file, the header alone is read.
+
+    Args:
+        path: a picture.
+        orientation: ``upright``, as viewers show it, or ``stored``, whatever the EXIF orientation.
+
+    Raises:
+        DataError: if the file is absent or no picture.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large pictures and damaged EXIF blocks
+            with Image.open(path) as image:
+                width, height = image.size
+                turned = orientation == "upright" and _is_turned(image)
+                return (height, width) if turned else (width, height)
+    except UnidentifiedImageError as error:  # a kind that needs a plugin, or no picture
+        return _decoded_size(path, orientation, error)
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: expected an image whose size can be read: {' '.join(str(error).split())}") from error
+
+
+def find_pictures(names: Iterable[str], folder: Path, source: str) -> dict[str, Path]:
+    """``{name: picture}`` of those names that have one below a folder.
+
+    Raises:
+        DataError: if the folder holds no picture, or names are ambiguous.
+    """
+    return {name: folder / file for file, name in match_names(names, list_images(folder), source).items()}
+
+
+def _decoded_size(path: Path, orientation: Orientation, reason: Exception) -> Size:
+    from tinygan.formats.images import read_image
+
+    try:
+        return read_image(path, orientation).size
+    except DataError:
+        text = " ".join(str(reason).split())
+        raise DataError(f"{path}: expected an image whose size can be read: {text}") from reason
+
+
+def _is_turned(image: Image.Image) -> bool:
+    try:
+        return image.getexif().get(_ORIENTATION) in _TURNED
+    except Exception:  # Pillow raises many kinds; a damaged EXIF block costs the orientation at most
+        return False

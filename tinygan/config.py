@@ -108,13 +108,14 @@ def explain(config: Any) -> str:
 
 
 def attribute_docs(schema: type[Any]) -> dict[str, str]:
-    """What the section ``Attributes:`` of a class's docstring says of each attribute, as plain text on one line.
+    """What the sections ``Attributes:`` of a class and its bases say of each attribute, as plain text on one line.
 
     ``None`` becomes ``null``, as YAML has it.
     """
     docs: dict[str, str] = {}
     name, inside = "", False
-    for line in inspect.cleandoc(schema.__doc__ or "").splitlines():
+    texts = [inspect.cleandoc(one.__doc__ or "") for one in reversed(schema.__mro__) if dataclasses.is_dataclass(one)]
+    for line in "\n".join(texts).splitlines():
         if line and not line.startswith(" "):
             inside = line == "Attributes:"
         elif inside and (start := re.match(r" {4}(\w+): (.+)", line)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from proposals.detector import PyramidDetector
 from proposals.losses import detection_losses, weighted_sum
 from proposals.matching import Targets
-from proposals.retinaface import RetinaFace, RetinaFaceNetwork
+from proposals.retinaface import RetinaFaceNetwork
 from proposals.train.pictures import PictureBatch
 from proposals.train.recipe import OptimiserConfig, ProposerRecipe
 from tinygan.detections import Detections, GroundTruth
@@ -128,7 +128,7 @@ class DetectorStage:
             self._runtime.average_buffers(network)
 
     def _propose(self, names: Sequence[str]) -> dict[str, Detections]:
-        detector = RetinaFace(deepcopy(self.result), self._recipe.network, self._runtime)
+        detector = PyramidDetector(self.result, self._recipe.network, self._runtime)
         found = {}
         for name in names:
             try:

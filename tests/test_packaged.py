@@ -16,7 +16,7 @@ def test_lite_fits_its_limits_and_knows_its_fusion():
     assert giga_flops(file)["total"] <= 1.5
     weights = load_checkpoint(file, ("fused",))
     fusion = stored_fusion(weights)
-    assert fusion is not None and fusion.fitted and fusion.judge > 0 and fusion.evidence is not None
+    assert fusion is not None and fusion.fitted and fusion.judge > 0 and fusion.curve is not None
     assert len(weights.trained_on) > 100  # so that fusion refuses the images it was trained on
     assert (file.parent / "README.md").is_file()  # the model card
 

@@ -15,7 +15,8 @@ from tinygan.boxes import longer_side
 from tinygan.data.rois import FACE, NON_FACE, RoiConfig, label_boxes
 from tinygan.detections import FloatArray
 from tinygan.files import write_atomically
-from tinygan.training.fusion import ByImage, Truths
+from tinygan.training.fusion import Truths
+from tinygan.training.holdout import ByImage
 from tinygan.training.samples import roc_area
 
 BINS_PX = (0.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0, np.inf)

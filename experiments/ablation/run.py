@@ -31,15 +31,14 @@ from tinygan.formats.wider import load_split
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.judge import Judge
 from tinygan.training.fusion import (
-    ByImage,
     Truths,
     calibration_of,
     fit_fusion,
     holdout_names,
-    judge_proposals,
     rescored,
 )
 from tinygan.training.gan import fit_gan
+from tinygan.training.holdout import ByImage, judge_proposals
 from tinygan.training.judge import train_judge
 from tinygan.training.mse_init import train_mse_init
 from tinygan.training.prepare import Prepared, TrainingInput, prepare_patches

@@ -17,7 +17,7 @@ from tinygan.cli.rescore import main
 from tinygan.formats import wider
 from tinygan.formats.registry import open_detections
 from tinygan.second_stage import judging
-from tinygan.second_stage.calibration import Calibration, Evidence, ScoreMap
+from tinygan.second_stage.calibration import Calibration, RankCurve, ScoreMap
 from tinygan.second_stage.fusion import Fusion
 
 IDENTITY = ["--set", "fusion.judge=0", "--set", "fusion.size=0"]
@@ -103,8 +103,8 @@ def test_archive_in_and_out_agrees_with_folders(data, checkpoint, tmp_path):
 
 def test_the_view_is_found_once_and_a_resumed_run_keeps_it(data, checkpoint, tmp_path, monkeypatch, capsys):
     fused = load_checkpoint(checkpoint, ("fused",))
-    evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
-    fusion = Fusion(detector=0.8, judge=0.6, fitted=True, evidence=evidence)
+    curve = RankCurve(knots=(-3.0, 0.0, 3.0), values=(-5.0, 0.0, 5.0))
+    fusion = Fusion(detector=0.8, judge=0.6, fitted=True, curve=curve)
     mapped = tmp_path / "mapped.safetensors"
     save_checkpoint(mapped, replace(fused, fusion=fusion.to_facts()))
     monkeypatch.setattr("tinygan.second_stage.calibration.MIN_PROPOSALS", 20)
@@ -129,9 +129,9 @@ def test_the_view_is_found_once_and_a_resumed_run_keeps_it(data, checkpoint, tmp
 
 def test_few_proposals_take_the_usual_view(data, checkpoint, tmp_path, capsys):
     fused = load_checkpoint(checkpoint, ("fused",))
-    evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
-    usual = Calibration(score_map=ScoreMap(knots=(0.0, 1.0), values=(0.0, 2.0)))
-    fusion = Fusion(judge=0.0, fitted=True, evidence=evidence, usual_calibration=usual)
+    curve = RankCurve(knots=(-3.0, 0.0, 3.0), values=(-5.0, 0.0, 5.0))
+    usual = Calibration(score_map=ScoreMap(knots=(-20.0, 20.0), values=(-40.0, 40.0)))
+    fusion = Fusion(judge=0.0, fitted=True, curve=curve, usual_calibration=usual)
     mapped = tmp_path / "mapped.safetensors"
     save_checkpoint(mapped, replace(fused, fusion=fusion.to_facts()))
     assert main(typed(data, mapped, tmp_path / "out")) == 0
@@ -142,9 +142,9 @@ def test_few_proposals_take_the_usual_view(data, checkpoint, tmp_path, capsys):
 
 def test_unjudged_boxes_keep_the_mapped_score(data, checkpoint, tmp_path):
     fused = load_checkpoint(checkpoint, ("fused",))
-    evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
+    curve = RankCurve(knots=(-3.0, 0.0, 3.0), values=(-5.0, 0.0, 5.0))
     usual = Calibration(expected=(0.5, 0.25, 0.0, 0.0, 0.0, 0.0))
-    fusion = Fusion(judge=0.7, fitted=True, evidence=evidence, usual_calibration=usual)
+    fusion = Fusion(judge=0.7, fitted=True, curve=curve, usual_calibration=usual)
     viewed = tmp_path / "viewed.safetensors"
     save_checkpoint(viewed, replace(fused, fusion=fusion.to_facts()))
     assert main(typed(data, viewed, tmp_path / "out", "--max-rois", "10")) == 0

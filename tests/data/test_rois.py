@@ -112,3 +112,17 @@ def test_shifted_regions_are_labelled_anew():
     assert 50 < len(shifted.boxes) <= 100  # those on background stay as they are
     assert {FACE, NON_FACE} == set(shifted.labels.tolist())
     assert np.array_equal(shifted.labels, label_boxes(shifted.boxes, TRUTH, config))
+
+
+def test_regions_beyond_the_quota_of_an_image_are_drawn_at_random():
+    corners = np.arange(40)[:, None] * 30.0 + 300
+    detections = Detections(np.concatenate([corners, corners, corners + 20, corners + 20], axis=1), np.full(40, 0.5))
+    few, all_of_them = (
+        choose_rois([detections], TRUTH, (2000, 2000), RoiConfig(regions_per_image=count), np.random.default_rng(0))
+        for count in (15, None)
+    )
+    assert len(few.boxes) == len(few.labels) == len(few.scores) == len(few.targets) == 15 < len(all_of_them.boxes)
+    whole = {tuple(box) for box in all_of_them.boxes}
+    assert all(tuple(box) in whole for box in few.boxes)
+    with pytest.raises(ValueError, match="regions_per_image must be at least 1"):
+        RoiConfig(regions_per_image=0)

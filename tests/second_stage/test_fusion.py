@@ -3,16 +3,16 @@ import pytest
 from scipy.special import expit, logit
 
 from tinygan.errors import ConfigError
-from tinygan.second_stage.calibration import Calibration, Evidence, ScoreMap
+from tinygan.second_stage.calibration import Calibration, RankCurve, ScoreMap
 from tinygan.second_stage.fusion import (
     Fusion,
     FusionConfig,
+    best_of_face,
     calibrate,
-    calibrate_detector,
     fuse,
     impute_face_logits,
-    merge_same_face,
     move_boxes,
+    same_face,
     search_weights,
 )
 
@@ -42,7 +42,7 @@ def test_weight_zero_with_fitted_detector_weight_keeps_the_rank():
 
 
 def test_view_brings_scores_to_one_scale_and_only_surprise_counts():
-    doubled = ScoreMap(knots=(0.0, 1.0), values=(0.0, 2.0))
+    doubled = ScoreMap(knots=(-20.0, 20.0), values=(-40.0, 40.0))
     calibration = Calibration(score_map=doubled, expected=(0.5, 0.0, 1.0, 0.0, 0.0, 0.0))
     fused = fuse("logit", Fusion(judge=0.5), SCORES, FACES, SIDES, calibration)
     size = np.array([1.0, 0.0, -1.0])
@@ -81,15 +81,15 @@ def test_calibration_keeps_ranks_and_says_shares():
     assert (found.judge, found.judge_by_size, found.size) == pytest.approx((0.4, -0.1, 0.2), abs=0.05)
 
 
-def test_view_needs_evidence_and_facts_come_back():
-    evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
-    assert calibrate_detector(Fusion(), SCORES, FACES, SIDES) is None
-    assert calibrate_detector(Fusion(evidence=evidence), SCORES, FACES, SIDES) is None  # too few
-    columns = np.linspace(0.01, 0.99, 600), np.linspace(-3, 3, 600), np.linspace(8, 64, 600)
-    calibration = calibrate_detector(Fusion(evidence=evidence), *columns)
-    assert calibration is not None
-    kept = Fusion(evidence=evidence, usual_calibration=calibration, fitted=True)
-    assert Fusion.from_facts(kept.to_facts()) == kept
+def test_facts_come_back_and_those_of_an_earlier_version_too(caplog):
+    usual = Calibration(score_map=ScoreMap(knots=(-20.0, 20.0), values=(-40.0, 40.0)))
+    kept = Fusion(curve=RankCurve(knots=(-1.0, 1.0), values=(-2.0, 2.0)), usual_calibration=usual, fitted=True)
+    assert Fusion.from_facts(kept.to_facts()) == kept and not caplog.text
+    facts = kept.to_facts()
+    del facts["curve"]
+    earlier = {**facts, "usual_view": facts.pop("usual_calibration"), "evidence": {"judge": 1.0}}
+    assert Fusion.from_facts(earlier) == Fusion(usual_calibration=usual, fitted=True)
+    assert "fit stage fusion again" in caplog.text
 
 
 def test_imputed_logits_follow_the_judged_ones():
@@ -101,7 +101,7 @@ def test_imputed_logits_follow_the_judged_ones():
     assert falling[0] == falling[1]  # never a reward for a lower score
 
 
-def test_with_a_view_unjudged_boxes_bring_no_surprise():
+def test_with_a_calibration_unjudged_boxes_bring_no_surprise():
     calibration = Calibration(expected=(1.0, 0.5, 0.0, 0.0, 0.0, 0.0))
     imputed = impute_face_logits(SCORES, SIDES, SCORES[:1], FACES[:1], calibration)
     assert imputed == pytest.approx(1 + 0.5 * logit(SCORES))
@@ -109,8 +109,8 @@ def test_with_a_view_unjudged_boxes_bring_no_surprise():
 
 
 def test_facts_that_lack_a_key_are_an_error():
-    with pytest.raises(ConfigError, match="missing 3 required"):
-        Fusion.from_facts({"evidence": {"judge": 1.0}})
+    with pytest.raises(ConfigError, match="missing 1 required"):
+        Fusion.from_facts({"curve": {"knots": [1.0]}})
 
 
 def test_large_boxes_move_less():
@@ -130,8 +130,9 @@ def test_boxes_on_either_side_of_a_face_are_one_by_the_face_that_the_judge_sees(
     scores, sureness = np.array([0.6, 0.7, 0.2, 0.1]), np.array([0.9, 0.5, 0.3, 0.3])
 
     def stay(merge_iou, leads=None):
-        positions, best = merge_same_face(Fusion(merge_iou=merge_iou), boxes, found, scores, sureness, leads)
-        return positions.tolist(), best.tolist()
+        stays = same_face(boxes, found, sureness, merge_iou, leads)
+        positions = np.flatnonzero(stays == np.arange(4))
+        return positions.tolist(), best_of_face(scores, stays)[positions].tolist()
 
     assert stay(0.5) == ([0, 2], [0.7, 0.2])  # the detector is surest of the first, its twin has the better score
     assert stay(None) == ([0, 1, 2, 3], scores.tolist())

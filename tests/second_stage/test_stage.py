@@ -17,7 +17,7 @@ from tinygan.cli.rescore import main
 from tinygan.detections import Detections
 from tinygan.errors import CheckpointError, DataError
 from tinygan.formats.registry import open_detections
-from tinygan.second_stage.calibration import Evidence
+from tinygan.second_stage.calibration import RankCurve
 from tinygan.second_stage.fusion import Fusion
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,8 +52,8 @@ def test_agrees_with_the_command(stage, checkpoint, tiny_wider, tmp_path):
 
 def test_learns_how_to_read_a_detector(checkpoint, tiny_wider, tmp_path, monkeypatch):
     fused = load_checkpoint(checkpoint, ("fused",))
-    evidence = Evidence(judge=1.0, judge_by_size=0.0, sizes=(0.0,), offsets=(0.0,))
-    fusion = Fusion(judge=0.6, fitted=True, evidence=evidence).to_facts()
+    curve = RankCurve(knots=(-3.0, 0.0, 3.0), values=(-5.0, 0.0, 5.0))
+    fusion = Fusion(judge=0.6, fitted=True, curve=curve).to_facts()
     save_checkpoint(tmp_path / "mapped.safetensors", replace(fused, fusion=fusion))
     stage = tinygan.SecondStage(tmp_path / "mapped.safetensors", device="cpu")
     proposals = open_detections(tiny_wider.proposals / "val")

@@ -10,12 +10,13 @@ from tinygan.boxes import longer_side
 from tinygan.data.rois import RoiConfig
 from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import DataError
-from tinygan.evaluate.truth import truth_of_faces
+from tinygan.evaluate.truth import truth_by_height, truth_of_faces
 from tinygan.evaluate.wider import evaluate_wider
-from tinygan.second_stage.fusion import Fusion, FusionConfig, calibrate_detector, fuse
+from tinygan.second_stage.fusion import Fusion, FusionConfig, fuse
 from tinygan.second_stage.judging import Judged
-from tinygan.second_stage.rescoring import judged_columns
+from tinygan.second_stage.rescoring import calibrate_detector, judged_columns
 from tinygan.training.fusion import (
+    _Trials,
     calibration_of,
     fit_fusion,
     fitted_gains,
@@ -48,7 +49,7 @@ def judged_images(knows: float, seed: int, top: float = 1.0, count: int = 60) ->
 
 def gain(fusion: Fusion, judged: dict[str, Judged]) -> float:
     truth = truth_of_faces({name: TRUTHS[name] for name in judged})
-    calibration = calibrate_detector(fusion, *judged_columns(judged.values()))
+    calibration = calibrate_detector(judged.values(), fusion)
     after = {
         name: Detections(one.proposals.boxes, fuse("logit", fusion, *judged_columns([one]), calibration))
         for name, one in judged.items()
@@ -74,7 +75,7 @@ def test_final_scores_are_shares_of_faces():
     judged = judged_images(1.0, 0)
     fusion = fit_fusion([judged], TRUTHS, RoiConfig(), FusionConfig())
     scores, face_logits, sides = judged_columns(judged.values())
-    fused = fuse("logit", fusion, scores, face_logits, sides, calibrate_detector(fusion, scores, face_logits, sides))
+    fused = fuse("logit", fusion, scores, face_logits, sides, calibrate_detector(judged.values(), fusion))
     assert fused.mean() == pytest.approx(1 / 3, abs=0.01)
 
 
@@ -130,3 +131,45 @@ def test_error_counts_by_its_share():
     """Two points at 0.92 are a quarter of its error and weigh more than eight at 0.5, a sixth of its."""
     assert mean_log_error([0.94, 0.5]) < mean_log_error([0.92, 0.58]) < mean_log_error([0.92, 0.5])
     assert np.isfinite(mean_log_error([1.0, 0.0])) and mean_log_error([0.0]) == 0
+
+
+def test_what_is_searched_is_what_a_user_gets():
+    """The fast evaluation inside the search equals the protocol on what rescoring returns."""
+    judged = loose(judged_images(1.0, 0, count=12), 0.3)
+    config = FusionConfig(heights_px=(0.0, 24.0))
+    basis = fit_fusion([judged], TRUTHS, RoiConfig(), config)
+    truth = truth_by_height({name: TRUTHS[name] for name in judged}, config.heights_px)
+    calibration = calibration_of(judged, basis)
+    trials = _Trials(judged, TRUTHS, calibration, config)
+    for changes in ({}, {"judge": 0.2}, {"move": 0.25, "merge_iou": 0.3}, {"merge_iou": None}):
+        fusion = replace(basis, **changes)
+        found = rescored(judged, fusion, calibration)
+        results = [evaluate_wider(found, truth, iou_threshold=iou).subsets for iou in config.ious]
+        expected = [result[subset].ap_exact for subset in truth.subsets for result in results]
+        assert trials.average_precisions(fusion) == pytest.approx(expected, abs=1e-12)
+
+
+def repeated(judged: dict[str, Judged], times: int) -> dict[str, Judged]:
+    """Every proposal so many times, the further ones a little aside and of low scores; the judge sees through it."""
+    made = {}
+    for name, one in judged.items():
+        boxes, scores, logits = [one.proposals.boxes], [one.proposals.scores], [one.face_logits]
+        for at in range(1, times):
+            side = longer_side(one.proposals.boxes)[:, None]
+            boxes.append(one.proposals.boxes + 0.03 * at * side)
+            scores.append(0.02 + 0.03 * one.proposals.scores)
+            logits.append(one.face_logits)
+        every = Detections(np.concatenate(boxes), np.concatenate(scores))
+        order = np.argsort(-every.scores, kind="stable")
+        found = np.tile(one.proposals.boxes, (times, 1))[order]
+        made[name] = Judged(name, every[order], np.concatenate(logits)[order], found)
+    return made
+
+
+def test_a_detector_that_repeats_every_face_is_read_as_if_it_did_not():
+    fusion = fit_fusion([judged_images(1.0, 0), judged_images(1.0, 1)], TRUTHS, RoiConfig(), FusionConfig())
+    once = judged_images(1.0, 2)
+    once = {name: replace(one, boxes=one.proposals.boxes) for name, one in once.items()}
+    plain, flooded = (calibrate_detector(images.values(), fusion) for images in (once, repeated(once, 6)))
+    scores = np.linspace(0.1, 0.95, 9)
+    assert flooded.score_map.log_odds(scores) == pytest.approx(plain.score_map.log_odds(scores), abs=0.3)

@@ -139,6 +139,8 @@ def _origin(arguments: argparse.Namespace, runtime: Runtime) -> str:
     }
     lines = [f"# {name}: {' '.join(str(path.resolve()) for path in given)}" for name, given in paths.items() if given]
     head = [f"# stage: {arguments.stage}", f"# precision: {runtime.precision}"]
+    if arguments.stage == "fusion":
+        head.append(f"# max-rois: {arguments.max_rois}")
     return "\n".join([*head, *lines]) + "\n"
 
 

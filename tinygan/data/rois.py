@@ -28,6 +28,7 @@ class RoiConfig:
         backgrounds_per_image: boxes drawn at random, away from faces.
         unlabelled_score: non-faces that a detector scores this or higher are left out: most of them are faces that
             the annotators left out, or pictures of faces. ``None``: all are kept.
+        regions_per_image: largest number kept per image of all detectors together, drawn at random; ``None``: all.
         min_face_px: faces whose longer side is smaller are ignored.
         holdout: share of the training images kept out of training, by hash of the name.
     """
@@ -40,6 +41,7 @@ class RoiConfig:
     jitters_per_face: int = 1
     backgrounds_per_image: int = 4
     unlabelled_score: float | None = None
+    regions_per_image: int | None = None
     min_face_px: float = 6.0
     holdout: float = 0.15
 
@@ -48,6 +50,8 @@ class RoiConfig:
             raise ValueError(
                 f"expected 0 < negative_iou <= positive_iou <= 1, got {self.negative_iou} and {self.positive_iou}"
             )
+        if self.regions_per_image is not None and self.regions_per_image < 1:
+            raise ValueError(f"regions_per_image must be at least 1, or null for all; got {self.regions_per_image}")
         if not 0 <= self.holdout < 1:
             raise ValueError(f"holdout must lie in [0, 1), got {self.holdout}")
 
@@ -136,8 +140,11 @@ def choose_rois(
         boxes.append(candidates[keep])
         labels.append(np.full(keep.sum(), label, dtype=np.int64))
         scores.append(np.full(keep.sum(), float(label)))
-    chosen = np.concatenate(boxes)
-    return Rois(chosen, np.concatenate(labels), np.concatenate(scores), nearest_faces(chosen, truth, config))
+    chosen, kinds, scored = np.concatenate(boxes), np.concatenate(labels), np.concatenate(scores)
+    if config.regions_per_image is not None and len(chosen) > config.regions_per_image:
+        rows = np.sort(rng.permutation(len(chosen))[: config.regions_per_image])
+        chosen, kinds, scored = chosen[rows], kinds[rows], scored[rows]
+    return Rois(chosen, kinds, scored, nearest_faces(chosen, truth, config))
 
 
 def shift_rois(rois: Rois, truth: GroundTruth, config: RoiConfig, spread: float, rng: np.random.Generator) -> Rois:

@@ -40,6 +40,12 @@ class Claims:
     high: float
     boxes: int
 
+    def with_scores(self, scores: FloatArray) -> Claims:
+        """The same detections with other scores, float64 [N], which need not fall."""
+        order = np.argsort(-scores, kind="stable")
+        low, high = (float(scores.min()), float(scores.max())) if len(scores) else (np.inf, -np.inf)
+        return Claims(scores[order], self.faces[order], self.overlaps[order], self.images[order], low, high, self.boxes)
+
 
 def claim_faces(
     detections: Mapping[str, Detections], faces: Mapping[str, FloatArray], names: Sequence[str], extra_px: float = 0.0

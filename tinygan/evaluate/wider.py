@@ -104,12 +104,17 @@ def evaluate_wider(
     unknown = [name for name in chosen if name not in truth.faces]
     if unknown or len(set(chosen)) != len(chosen):
         raise ValueError(f"names must be distinct images of the ground truth; unknown: {unknown[:3]}")
-    claims = claim_faces(detections, truth.faces, chosen, _EXTRA_PX)
+    claims = claim_wider_faces(detections, truth, chosen)
     subsets = {}
     for subset, members in truth.subsets.items():
         outcomes = score_claims(claims, [members[name] for name in chosen], iou_threshold)
         subsets[subset] = SubsetResult(outcomes, exact_curve(outcomes), binned_curve(outcomes, claims.low, claims.high))
     return WiderResult(chosen, claims, subsets)
+
+
+def claim_wider_faces(detections: Mapping[str, Detections], truth: EvaluationTruth, names: Sequence[str]) -> Claims:
+    """The face that each detection claims by this protocol; see :func:`tinygan.evaluate.claims.claim_faces`."""
+    return claim_faces(detections, truth.faces, names, _EXTRA_PX)
 
 
 def compare_wider(

@@ -1,14 +1,12 @@
-"""How a detector's proposals look to the judge: one scale for all detectors' scores, and what to expect of them.
+"""Score calibration without labels: what an unknown detector's scores mean, and what face logits to expect.
 
-RetinaFace gives a sure face 0.999, YOLO 0.92, so weights fitted on one do not suit the other. The map of an
-unknown detector is found without labels: the judge's logits of the very proposals that are to be rescored say how
-many of a score's proposals are faces. With P(s) the share of faces at score s, and L(c) the likelihood ratio of
-face logit c (how much likelier a face than a non-face is to get it; fitted on labelled hold-out proposals of
-other detectors), the proposals' likelihood is
-
-    prod_i  P(s_i) L(c_i) + 1 - P(s_i)
-
-which is maximised over monotone piecewise-linear log-odds of P. Labels are the special case L = 0 or infinity.
+RetinaFace gives a sure face 0.999, YOLO 0.92, and 0.05 may be one face in ten proposals or one in a thousand, so
+weights fitted on one detector's scores do not suit another's. What detectors have in common is how precision falls with
+*rank*: of as many best proposals as there are faces most are faces, of twenty times as many hardly any of the last. So
+a score is read by its rank among all proposals of the detector, divided by the number of faces that the judge sees in
+them; a :class:`RankCurve`, fitted on labelled hold-out proposals of other detectors, gives the log-odds of a face at
+that rank. Any scale of scores, any floor, and a flood of low scores come out right, and proposals that repeat a face
+are left out before.
 
 A calibration also holds the face logit that a proposal of a given score and size is *expected* to get, a regression
 over the same proposals. What fusion adds to the detector's score is the surprise, the logit minus this expectation: it
@@ -18,20 +16,22 @@ alone. (The face logit itself lifts small boxes, and easy faces pay for it.)
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit, log_expit, logit
 
-from tinygan.detections import FloatArray, IntArray
+from tinygan.detections import FloatArray
 from tinygan.errors import DataError
 
 EPSILON = 1e-6
 MIN_PROPOSALS = 500
-_SEGMENTS, _SMOOTHNESS = 5, 0.01
-_RISE = (0.05, 15.0)  # of the log-odds over a segment
-_CERTAIN = 30.0
+RANK_KNOTS = (-4.5, -3.5, -2.5, -1.5, -0.75, -0.25, 0.0, 0.25, 0.75, 1.5, 3.0, 5.0)
+SCORE_KNOTS = 5  # segments of the map that is fitted on scores themselves
+MAP_KNOTS = 64  # of a map that is read off a rank curve, at most
+_SMOOTHNESS = 0.001
+_RISE = (0.02, 15.0)  # of the log-odds over a segment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,8 @@ class ScoreMap:
     """A monotone piecewise-linear map in logit space.
 
     Attributes:
-        knots: logits of scores, rising; beyond the first and last the map goes on straight.
+        knots: logits of scores, rising; beyond the first and last the map rises by the outer segment's slope, or by 1
+            if that is steeper.
         values: log-odds of a face at the knots, rising.
     """
 
@@ -56,9 +57,9 @@ class ScoreMap:
         """Log-odds of a face, float64 [N], of a detector's scores, float64 [N] in [0, 1]."""
         knots, values = np.array(self.knots), np.array(self.values)
         logits = score_logit(scores)
-        segment = np.clip(np.searchsorted(knots, logits) - 1, 0, len(knots) - 2)
-        slope = (np.diff(values) / np.diff(knots))[segment]
-        mapped: FloatArray = values[segment] + slope * (logits - knots[segment])
+        slopes = np.minimum((np.diff(values) / np.diff(knots))[[0, -1]], 1.0)
+        below, above = np.minimum(logits - knots[0], 0.0), np.maximum(logits - knots[-1], 0.0)
+        mapped: FloatArray = np.interp(logits, knots, values) + slopes[0] * below + slopes[1] * above
         return mapped
 
 
@@ -67,7 +68,7 @@ IDENTITY = ScoreMap(knots=(-1.0, 1.0), values=(-1.0, 1.0))
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How one detector's proposals look to the judge.
+    """How one detector's proposals are read.
 
     Attributes:
         score_map: from scores to log-odds of a face.
@@ -88,26 +89,16 @@ PLAIN = Calibration()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What a face logit is worth: its log likelihood ratio, faces over non-faces, at a given size.
+class RankCurve:
+    """How often proposals of usual detectors are faces, by rank.
 
     Attributes:
-        judge: weight of the face logit c.
-        judge_by_size: weight of c x size feature.
-        sizes: size features, rising.
-        offsets: the constant at each of them.
+        knots: -log(rank / number of faces that the judge sees), rising: the last are the best proposals.
+        values: log-odds of a face at the knots, rising.
     """
 
-    judge: float
-    judge_by_size: float
-    sizes: tuple[float, ...]
-    offsets: tuple[float, ...]
-
-    def log_ratio(self, face_logits: FloatArray, size: FloatArray) -> FloatArray:
-        """log p(c | face, size) / p(c | non-face, size), float64 [N]."""
-        slope = self.judge + self.judge_by_size * size
-        ratio: FloatArray = slope * face_logits + np.interp(size, self.sizes, self.offsets)
-        return ratio
+    knots: tuple[float, ...]
+    values: tuple[float, ...]
 
 
 def score_logit(scores: FloatArray) -> FloatArray:
@@ -135,103 +126,147 @@ def size_feature(sides_px: FloatArray) -> FloatArray:
 
 
 def fit_calibration(
-    scores: FloatArray, face_logits: FloatArray, size: FloatArray, evidence: Evidence
+    scores: FloatArray, face_logits: FloatArray, size: FloatArray, curve: RankCurve
 ) -> Calibration | None:
     """The calibration of one detector, from judged proposals without labels.
 
     Args:
-        scores: float64 [N], in [0, 1].
+        scores: float64 [N], in [0, 1], of proposals of which no two are of the same face.
         face_logits: float64 [N].
         size: float64 [N], see :func:`size_feature`.
-        evidence: what a face logit is worth.
+        curve: how often usual proposals are faces.
 
     Returns:
         The calibration; ``None`` for fewer than 500 proposals or a single score, from which none can be found.
     """
-    score_map = fit_score_map(scores, evidence.log_ratio(face_logits, size))
-    if score_map is None:
+    levels = np.unique(score_logit(scores))
+    if len(scores) < MIN_PROPOSALS or len(levels) < 2 or levels[-1] - levels[0] < 1e-3:
         return None
-    features = _expectation_features(score_map.log_odds(scores), size)
-    weights = np.linalg.lstsq(features, face_logits, rcond=None)[0]
-    return Calibration(score_map=score_map, expected=tuple(weights.tolist()))
+    ranks = rank_feature(scores, face_logits)
+    score_map = _read_off(score_logit(scores), np.interp(ranks, curve.knots, curve.values))
+    return Calibration(score_map=score_map, expected=fit_expectation(score_map, scores, face_logits, size))
 
 
-def fit_score_map(scores: FloatArray, log_ratios: FloatArray) -> ScoreMap | None:
-    """The map of one detector, by maximum likelihood (see the module's head).
+def fit_usual_calibration(detectors: Sequence[tuple[FloatArray, FloatArray, FloatArray, FloatArray]]) -> Calibration:
+    """The calibration of detectors in general, from labelled proposals, for too few proposals to find their own.
 
     Args:
-        scores: float64 [N], in [0, 1].
-        log_ratios: float64 [N], the judge's :meth:`Evidence.log_ratio`; for labels see :func:`certain`.
+        detectors: scores, face logits, size features and labels (0 or 1) of each detector's proposals, float64 [N].
+    """
+    scores, face_logits, size, is_face = (np.concatenate(column) for column in zip(*detectors, strict=True))
+    weights = _equal_weights([len(one[0]) for one in detectors])
+    logits = score_logit(scores)
+    low, high = np.quantile(logits, [0.02, 0.995])
+    knots = np.linspace(low, max(high, low + 1.0), SCORE_KNOTS + 1)
+    values = fit_monotone(logits, is_face, weights, knots)
+    score_map = ScoreMap(knots=tuple(knots.tolist()), values=tuple(values.tolist()))
+    return Calibration(score_map=score_map, expected=fit_expectation(score_map, scores, face_logits, size, weights))
+
+
+def fit_rank_curve(detectors: Sequence[tuple[FloatArray, FloatArray, FloatArray]]) -> RankCurve:
+    """How often proposals are faces by rank, from labelled proposals; every detector counts the same.
+
+    Args:
+        detectors: scores, face logits and labels (0 or 1, NaN for ignored) of each detector's proposals, float64 [N],
+            no two of the same face.
+    """
+    ranks, labels = [], []
+    for scores, face_logits, is_face in detectors:
+        counts = np.isfinite(is_face)
+        ranks.append(rank_feature(scores, face_logits)[counts])
+        labels.append(is_face[counts])
+    weights = _equal_weights([len(one) for one in labels])
+    values = fit_monotone(np.concatenate(ranks), np.concatenate(labels), weights, np.array(RANK_KNOTS))
+    return RankCurve(knots=RANK_KNOTS, values=tuple(values.tolist()))
+
+
+def rank_feature(scores: FloatArray, face_logits: FloatArray) -> FloatArray:
+    """-log(rank / number of faces that the judge sees), float64 [N]; equal scores share the mean of their ranks.
+
+    Args:
+        scores: float64 [N].
+        face_logits: float64 [N].
+    """
+    falling = np.sort(-scores)
+    first = np.searchsorted(falling, -scores, side="left") + 1
+    last = np.searchsorted(falling, -scores, side="right")
+    faces = max(1, int((face_logits > 0).sum()))
+    feature: FloatArray = -np.log((first + last) / 2 / faces)
+    return feature
+
+
+def fit_expectation(
+    score_map: ScoreMap,
+    scores: FloatArray,
+    face_logits: FloatArray,
+    size: FloatArray,
+    weights: FloatArray | None = None,
+) -> tuple[float, ...]:
+    """Weights of the expected face logit (see :class:`Calibration`), by least squares.
+
+    Args:
+        score_map: of the detector.
+        scores: float64 [N].
+        face_logits: float64 [N].
+        size: float64 [N].
+        weights: float64 [N], of the proposals; default: all the same.
+    """
+    root = np.ones(len(scores)) if weights is None else np.sqrt(weights)
+    features = _expectation_features(score_map.log_odds(scores), size)
+    found = np.linalg.lstsq(features * root[:, None], face_logits * root, rcond=None)[0]
+    return tuple(found.tolist())
+
+
+def fit_monotone(positions: FloatArray, is_face: FloatArray, weights: FloatArray, knots: FloatArray) -> FloatArray:
+    """Log-odds at the knots of a rising piecewise-linear function, by logistic regression.
+
+    Args:
+        positions: float64 [N].
+        is_face: float64 [N], 0 or 1.
+        weights: float64 [N], which sum up to 1.
+        knots: float64 [K], rising; beyond the outer ones the function goes straight on.
 
     Returns:
-        The map; ``None`` for fewer than 500 proposals or a single score, from which none can be found.
+        float64 [K], strictly rising.
     """
-    logits = score_logit(scores)
-    if len(logits) < MIN_PROPOSALS:
-        return None
-    low, high = np.quantile(logits, [0.02, 0.995])
-    if high - low < 1e-3:
-        return None
-    knots = np.linspace(low, high, _SEGMENTS + 1)
-    from scipy.optimize import minimize  # takes longer to import than all else that rescoring needs of SciPy
+    from scipy.optimize import minimize  # only where something is fitted: importing it takes long
 
-    features = _segment_features(logits, knots)
+    features = _segment_features(positions, knots)
 
-    def cost(weights: FloatArray) -> tuple[float, FloatArray]:
-        odds = features @ weights
-        likelihood = np.logaddexp(log_expit(-odds), log_expit(odds) + log_ratios).mean()
-        bends = np.diff(weights[1:])
-        gradient = -features.T @ (expit(odds + log_ratios) - expit(odds)) / len(odds)
+    def cost(weighted: FloatArray) -> tuple[float, FloatArray]:
+        odds, bends = features @ weighted, np.diff(weighted[1:])
+        loss = -(weights * (is_face * log_expit(odds) + (1 - is_face) * log_expit(-odds))).sum()
+        gradient = features.T @ (weights * (expit(odds) - is_face))
         gradient[2:] += 2 * _SMOOTHNESS * bends
         gradient[1:-1] -= 2 * _SMOOTHNESS * bends
-        return float(_SMOOTHNESS * (bends**2).sum() - likelihood), gradient
+        return float(loss + _SMOOTHNESS * (bends**2).sum()), gradient
 
-    start = np.concatenate([[-1.0], np.ones(_SEGMENTS)])
-    found = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=[(None, None), *[_RISE] * _SEGMENTS]).x
-    values = found[0] + np.concatenate([[0.0], np.cumsum(found[1:])])
-    return ScoreMap(knots=tuple(knots.tolist()), values=tuple(values.tolist()))
-
-
-def certain(is_face: FloatArray) -> FloatArray:
-    """Labels as log likelihood ratios: so large that nothing else matters."""
-    return np.where(is_face > 0.5, _CERTAIN, -_CERTAIN)
+    start = np.concatenate([[-5.0], np.ones(len(knots) - 1)])
+    bounds = [(None, None), *[_RISE] * (len(knots) - 1)]
+    found = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    values: FloatArray = found[0] + np.concatenate([[0.0], np.cumsum(found[1:])])
+    return values
 
 
-def fit_evidence(face_logits: FloatArray, size: FloatArray, is_face: FloatArray, detector: IntArray) -> Evidence:
-    """Likelihood ratios of the judge's logits, from labelled proposals.
+def _read_off(logits: FloatArray, log_odds: FloatArray) -> ScoreMap:
+    """The map that goes through these points, thinned out to :data:`MAP_KNOTS` evenly spread over the log-odds."""
+    knots, rows = np.unique(logits, return_index=True)
+    values = log_odds[rows]
+    wanted = np.linspace(values[0], values[-1], MAP_KNOTS)
+    chosen = np.unique(np.searchsorted(values, wanted).clip(0, len(values) - 1))
+    kept = [int(chosen[0])]
+    for at in chosen[1:]:
+        if values[at] > values[kept[-1]] + 1e-9 and knots[at] > knots[kept[-1]] + 1e-9:
+            kept.append(int(at))
+    if len(kept) < 2:
+        return ScoreMap(knots=(knots[0], knots[-1]), values=(values[0], values[0] + 1e-3))
+    return ScoreMap(knots=tuple(knots[kept].tolist()), values=tuple(values[kept].tolist()))
 
-    A logistic regression of the label on c and c x size, with a constant and a size weight for every detector, as
-    their shares of faces differ; then the constants that make ``E[ratio] = 1`` over the non-faces of a size.
 
-    Args:
-        face_logits: float64 [N].
-        size: float64 [N], see :func:`size_feature`.
-        is_face: float64 [N], 0 or 1.
-        detector: int [N], the detector of each proposal.
-    """
-    from scipy.optimize import minimize
-
-    own = [(detector == number).astype(np.float64) for number in np.unique(detector)]
-    columns = [face_logits, face_logits * size, *own, *(mask * size for mask in own)]
-    features = np.stack(columns, axis=1)
-    weight = sum(mask / max(mask.sum(), 1.0) for mask in own) / len(own)
-
-    def cost(weights: FloatArray) -> tuple[float, FloatArray]:
-        odds = features @ weights
-        loss = -(weight * (is_face * log_expit(odds) + (1 - is_face) * log_expit(-odds))).sum()
-        gradient = features.T @ (weight * (expit(odds) - is_face))
-        return float(loss + 1e-4 * (weights**2).sum()), gradient + 2e-4 * weights
-
-    found = minimize(cost, np.zeros(features.shape[1]), jac=True, method="L-BFGS-B").x
-    ratio = found[0] * face_logits + found[1] * face_logits * size
-    others = is_face < 0.5
-    edges = np.unique(np.quantile(size[others], np.linspace(0, 1, 9)))
-    sizes, offsets = [], []
-    for low, high in itertools.pairwise(edges if len(edges) > 1 else np.repeat(edges, 2)):
-        members = others & (size >= low) & (size <= high)
-        sizes.append(float(size[members].mean()))
-        offsets.append(float(-np.log(np.mean(np.exp(ratio[members])))))
-    return Evidence(judge=float(found[0]), judge_by_size=float(found[1]), sizes=tuple(sizes), offsets=tuple(offsets))
+def _equal_weights(counts: Sequence[int]) -> FloatArray:
+    """Weights with which every detector counts the same, float64 [sum of counts]; they sum up to 1."""
+    weights: FloatArray = np.repeat([1.0 / max(count, 1) / len(counts) for count in counts], counts)
+    return weights
 
 
 def _expectation_features(log_odds: FloatArray, size: FloatArray) -> FloatArray:
@@ -239,9 +274,9 @@ def _expectation_features(log_odds: FloatArray, size: FloatArray) -> FloatArray:
     return np.stack([ones, log_odds, size, log_odds * size, log_odds**2, size**2], axis=1)
 
 
-def _segment_features(logits: FloatArray, knots: FloatArray) -> FloatArray:
-    """A constant, and the share of each segment below each logit; the outer ones are open: float64 [N, K]."""
+def _segment_features(positions: FloatArray, knots: FloatArray) -> FloatArray:
+    """A constant, and the share of each segment below each position; the outer ones are open: float64 [N, K]."""
     low = np.concatenate([[-np.inf], knots[1:-1]])
     high = np.concatenate([knots[1:-1], [np.inf]])
-    reach = (np.clip(logits[:, None], low, high) - knots[:-1]) / np.diff(knots)
-    return np.concatenate([np.ones((len(logits), 1)), reach], axis=1)
+    reach = (np.clip(positions[:, None], low, high) - knots[:-1]) / np.diff(knots)
+    return np.concatenate([np.ones((len(positions), 1)), reach], axis=1)

@@ -24,12 +24,9 @@ from tinygan.formats.spool import Spool
 from tinygan.formats.wider import load_subset
 from tinygan.formats.writing import DetectionWriter
 from tinygan.second_stage.calibration import Calibration, score_logit
-from tinygan.second_stage.fusion import (
-    calibrate_detector,
-)
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
-from tinygan.second_stage.rescoring import RescoreConfig, judged_columns, rescore_judged
+from tinygan.second_stage.rescoring import RescoreConfig, calibrate_detector, rescore_judged
 
 log = logging.getLogger(__name__)
 CALIBRATION_FILE = "calibration.json"
@@ -192,7 +189,7 @@ def _find_calibration(
     plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWriter, report: Report
 ) -> tuple[Calibration | None, dict[str, Judged]]:
     """The calibration, and the judged images it was found from; a resumed run keeps the one it began with."""
-    if config.method != "logit" or config.calibration == "none" or config.fusion.evidence is None:
+    if config.method != "logit" or config.calibration == "none" or config.fusion.curve is None:
         return None, {}
     file = writer.folder / CALIBRATION_FILE
     known: dict[str, Judged] = {}
@@ -200,9 +197,9 @@ def _find_calibration(
         saved = json.loads(file.read_text())
     else:
         known = {one.name: one for one in _judge(plan, _sample(plan, config), judge, config, "reading scores")}
-        scores, face_logits, sides_px = judged_columns(known.values())
-        found = calibrate_detector(config.fusion, scores, face_logits, sides_px)
-        saved = {"proposals": len(scores), "calibration": None if found is None else to_tree(found)}
+        found = calibrate_detector(known.values(), config.fusion)
+        count = sum(len(one.best) for one in known.values())
+        saved = {"proposals": count, "calibration": None if found is None else to_tree(found)}
         write_atomically(file, json.dumps(saved).encode())
     calibration = None if saved["calibration"] is None else build_config(Calibration, saved["calibration"])
     report.calibration = "usual" if calibration is None else f"found from {saved['proposals']} proposals"

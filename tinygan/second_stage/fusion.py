@@ -7,6 +7,7 @@ proposal of this score and size usually gets, gains it for both. Hence ``logit``
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,8 +22,7 @@ from tinygan.second_stage.calibration import (
     IDENTITY,
     PLAIN,
     Calibration,
-    Evidence,
-    fit_calibration,
+    RankCurve,
     score_logit,
     size_feature,
 )
@@ -30,6 +30,7 @@ from tinygan.second_stage.calibration import (
 if TYPE_CHECKING:
     from tinygan.checkpoint import Checkpoint
 
+log = logging.getLogger(__name__)
 Method = Literal["replace", "product", "logit"]
 METHODS: tuple[Method, ...] = ("replace", "product", "logit")
 
@@ -57,7 +58,7 @@ class FusionConfig:
     heights_px: tuple[float, ...] = (0.0, 0.0, 24.0, 48.0)
     ious: tuple[float, ...] = (0.5, 0.7)
     sure: float = 2.0
-    judge: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
+    judge: tuple[float, ...] = (0.0, 0.15, 0.25, 0.35, 0.5, 0.75, 1.0)
     judge_by_size: tuple[float, ...] = (0.0, -0.1, -0.2, -0.3, -0.4)
     size: tuple[float, ...] = (0.0, 0.1)
     move: tuple[float, ...] = (0.0, 0.5, 0.75, 1.0)
@@ -102,8 +103,8 @@ class Fusion:
         merge_iou: overlap of the faces the judge sees in two boxes from which one box alone stays; ``None``: all stay.
         looks: how often the judge looks; from the second time on, at where it found the face the time before.
         fitted: whether the weights were fitted on labelled proposals.
-        evidence: what a face logit is worth, by which an unknown detector's calibration is found; ``None``:
-            no calibration.
+        curve: how often proposals are faces by rank, by which an unknown detector's calibration is found; ``None``: it
+            is not, and the usual one is taken.
         usual_calibration: the calibration of all detectors together that the fit saw, for proposals too few to find
             their own.
     """
@@ -120,7 +121,7 @@ class Fusion:
     merge_iou: float | None = None
     looks: int = 1
     fitted: bool = False
-    evidence: Evidence | None = None
+    curve: RankCurve | None = None
     usual_calibration: Calibration = PLAIN
 
     def to_facts(self) -> dict[str, Any]:
@@ -129,8 +130,12 @@ class Fusion:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Fusion:
-        """Read back from a checkpoint."""
+        """Read back from a checkpoint, also of an earlier version, whose way to read unknown detectors is gone."""
         renamed = {{"usual_view": "usual_calibration"}.get(key, key): value for key, value in facts.items()}
+        if renamed.pop("evidence", None) is not None:
+            log.warning(
+                "the fusion is of an earlier version: it reads all detectors' scores alike; fit stage fusion again"
+            )
         return build_config(cls, renamed)
 
     def __post_init__(self) -> None:
@@ -218,38 +223,45 @@ def move_boxes(fusion: Fusion, boxes: FloatArray, found: FloatArray) -> FloatArr
     return interpolate(boxes, found, fusion.move * fading, fusion.resize * fading)
 
 
-def merge_same_face(
-    fusion: Fusion,
+def same_face(
     boxes: FloatArray,
     found: FloatArray,
-    scores: FloatArray,
     sureness: FloatArray,
+    merge_iou: float | None,
     leads: BoolArray | None = None,
-) -> tuple[IntArray, FloatArray]:
-    """Which boxes stay, and with which scores, when those that tell of the same face become one.
+) -> IntArray:
+    """Which box stays for each one, when the boxes that tell of the same face become one.
 
     Faces are told apart by where the judge sees them: boxes shifted to either side of one face may hardly overlap, but
     the judge finds the same face in both. It cannot say which of them is drawn better, as it sees them all from the
-    middle; the detector can. So the one that the detector is surest of stays, with the best of their final scores.
+    middle; the detector can. So the one that the detector is surest of stays.
 
     Args:
-        fusion: holds ``merge_iou``.
         boxes: float64 [N, 4], as they will be written.
         found: float64 [N, 4], where the judge found the faces; NaN: at ``boxes``.
-        scores: float64 [N], final.
         sureness: float64 [N], the detector's scores.
+        merge_iou: overlap from which two faces are one; ``None``: all boxes stay.
         leads: bool [N], boxes beside which others may go; default: all.
 
     Returns:
-        Positions of the boxes that stay, int64 [K], in their order; their scores, float64 [K].
+        int64 [N], the position of the box that stays for each; its own if it stays itself.
     """
-    if fusion.merge_iou is None:
-        return np.arange(len(boxes)), scores
+    if merge_iou is None:
+        return np.arange(len(boxes))
     faces = np.where(np.isfinite(found).all(axis=1, keepdims=True), found, boxes)
-    face = greedy_groups(faces, scores, fusion.merge_iou, leads)
-    surest_first = np.lexsort((-scores, -sureness, face))
-    stay = np.sort(surest_first[np.unique(face[surest_first], return_index=True)[1]])
-    return stay, scores[face[stay]]
+    return greedy_groups(faces, sureness, merge_iou, leads)
+
+
+def best_of_face(scores: FloatArray, stays: IntArray) -> FloatArray:
+    """The best score among the boxes of each face, float64 [N], at the boxes that stay; the others keep theirs.
+
+    Args:
+        scores: float64 [N], final.
+        stays: int64 [N], of :func:`same_face`.
+    """
+    best: FloatArray = scores.copy()
+    np.maximum.at(best, stays, scores)
+    return best
 
 
 def search_weights(quality: Callable[[Fusion], float], start: Fusion, config: FusionConfig) -> Fusion:
@@ -298,25 +310,6 @@ def calibrate(fusion: Fusion, logits: FloatArray, is_face: FloatArray) -> Fusion
         size=stretch * fusion.size,
         bias=bias,
     )
-
-
-def calibrate_detector(
-    fusion: Fusion, scores: FloatArray, face_logits: FloatArray, sides_px: FloatArray
-) -> Calibration | None:
-    """The calibration of one detector, from judged proposals.
-
-    Args:
-        fusion: holds what face logits are worth.
-        scores: float64 [N], in [0, 1].
-        face_logits: float64 [N].
-        sides_px: float64 [N], longer side of each box.
-
-    Returns:
-        The calibration; ``None`` if the fusion has no evidence or there are too few proposals to find one.
-    """
-    if fusion.evidence is None:
-        return None
-    return fit_calibration(scores, face_logits, size_feature(sides_px), fusion.evidence)
 
 
 def impute_face_logits(

@@ -6,23 +6,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from tinygan.boxes import longer_side
-from tinygan.detections import Detections, FloatArray
-from tinygan.second_stage.calibration import PLAIN, Calibration
+from tinygan.detections import Detections, FloatArray, IntArray
+from tinygan.second_stage.calibration import PLAIN, Calibration, fit_calibration, size_feature
 from tinygan.second_stage.fusion import (
     Fusion,
     Method,
+    best_of_face,
     fuse,
     impute_face_logits,
-    merge_same_face,
     move_boxes,
+    same_face,
 )
 from tinygan.second_stage.judging import Judged
+
+SAME_FACE_IOU = 0.55  # of the faces that the judge sees in two proposals, for a calibration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,19 @@ class RescoreConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
+class Placement(NamedTuple):
+    """Where the boxes of one image go, whatever their scores.
+
+    Attributes:
+        boxes: float64 [N, 4], moved.
+        stays: int64 [N], the position of the box that stays for each, see
+            :func:`tinygan.second_stage.fusion.same_face`.
+    """
+
+    boxes: FloatArray
+    stays: IntArray
+
+
 def rescore_judged(
     judged: Sequence[Judged], config: RescoreConfig, calibration: Calibration | None = None
 ) -> list[Detections]:
@@ -81,17 +97,67 @@ def rescore_judged(
     calibration = PLAIN if config.calibration == "none" else calibration or config.fusion.usual_calibration
     everywhere = calibration if config.method == "logit" else None
     face_logits = [_with_imputed(one, everywhere) for one in judged]
-    proposals = [one.proposals for one in judged]
-    scores = fuse(
+    scores = fuse_judged(judged, face_logits, config, calibration)
+    parts = np.split(scores, np.cumsum([len(one.proposals) for one in judged]))
+    return [_finished(*of_image, config) for of_image in zip(judged, face_logits, parts, strict=False)]
+
+
+def fuse_judged(
+    judged: Sequence[Judged], face_logits: Sequence[FloatArray], config: RescoreConfig, calibration: Calibration
+) -> FloatArray:
+    """Final scores of all proposals of these images, one after the other, before boxes of one face become one.
+
+    Args:
+        judged: images, of one detector.
+        face_logits: float64 [N] of all proposals of each image.
+        config: how.
+        calibration: the detector's.
+    """
+    return fuse(
         config.method,
         config.fusion,
-        np.concatenate([np.zeros(0), *(one.scores for one in proposals)]),
+        np.concatenate([np.zeros(0), *(one.proposals.scores for one in judged)]),
         np.concatenate([np.zeros(0), *face_logits]),
-        np.concatenate([np.zeros(0), *(longer_side(one.boxes) for one in proposals)]),
+        np.concatenate([np.zeros(0), *(longer_side(one.proposals.boxes) for one in judged)]),
         calibration,
     )
-    parts = np.split(scores, np.cumsum([len(one) for one in proposals]))
-    return [_placed(*of_image, config) for of_image in zip(judged, face_logits, parts, strict=False)]
+
+
+def place(judged: Judged, fusion: Fusion) -> Placement:
+    """Move the boxes of one image to where the judge found the faces, and choose which stay."""
+    boxes = judged.proposals.boxes
+    found = np.full((len(boxes), 4), np.nan)
+    found[: len(judged.boxes)] = judged.boxes
+    moved = move_boxes(fusion, boxes, found)
+    leads = np.arange(len(boxes)) < len(judged.boxes)
+    return Placement(moved, same_face(moved, found, judged.proposals.scores, fusion.merge_iou, leads))
+
+
+def calibrate_detector(judged: Iterable[Judged], fusion: Fusion) -> Calibration | None:
+    """The calibration of one detector, found in its judged proposals without labels.
+
+    Args:
+        judged: images, of one detector.
+        fusion: holds how often usual proposals are faces by rank.
+
+    Returns:
+        The calibration; ``None`` if the fusion has no rank curve or there are too few proposals to find one.
+    """
+    if fusion.curve is None:
+        return None
+    scores, face_logits, sides_px = judged_columns([one_per_face(one) for one in judged])
+    return fit_calibration(scores, face_logits, size_feature(sides_px), fusion.curve)
+
+
+def one_per_face(judged: Judged) -> Judged:
+    """The judged proposals without those that repeat a face: what a calibration is found from.
+
+    A detector that proposes every face ten times, or floods its surroundings, would else seem to be right about low
+    scores: the judge finds the face in all of these proposals.
+    """
+    best = judged.best
+    stays = same_face(best.boxes, judged.boxes, best.scores, SAME_FACE_IOU) == np.arange(len(best))
+    return Judged(judged.name, best[stays], judged.face_logits[stays], judged.boxes[stays])
 
 
 def judged_columns(judged: Iterable[Judged]) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -111,7 +177,7 @@ def _with_imputed(judged: Judged, calibration: Calibration | None) -> FloatArray
     return np.concatenate([judged.face_logits, imputed])
 
 
-def _placed(judged: Judged, face_logits: FloatArray, scores: FloatArray, config: RescoreConfig) -> Detections:
+def _finished(judged: Judged, face_logits: FloatArray, scores: FloatArray, config: RescoreConfig) -> Detections:
     """The boxes of one image where they belong, one per face."""
     proposals = judged.proposals
     columns = {
@@ -122,9 +188,6 @@ def _placed(judged: Judged, face_logits: FloatArray, scores: FloatArray, config:
     }
     if not config.move_boxes:
         return Detections(proposals.boxes, scores, columns)
-    found = np.full((len(proposals), 4), np.nan)
-    found[: len(judged.boxes)] = judged.boxes
-    moved = Detections(move_boxes(config.fusion, proposals.boxes, found), scores, columns)
-    leads = np.arange(len(moved)) < len(judged.boxes)
-    stay, best = merge_same_face(config.fusion, moved.boxes, found, scores, proposals.scores, leads)
-    return replace(moved[stay], scores=best)
+    placed = place(judged, config.fusion)
+    staying = np.flatnonzero(placed.stays == np.arange(len(proposals)))
+    return Detections(placed.boxes, best_of_face(scores, placed.stays), columns)[staying]

@@ -21,10 +21,10 @@ from tinygan.errors import DataError
 from tinygan.formats.images import read_image
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.calibration import Calibration
-from tinygan.second_stage.fusion import Fusion, calibrate_detector, stored_fusion
+from tinygan.second_stage.fusion import Fusion, stored_fusion
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
-from tinygan.second_stage.rescoring import RescoreConfig, judged_columns, rescore_judged
+from tinygan.second_stage.rescoring import RescoreConfig, calibrate_detector, rescore_judged
 
 Picture: TypeAlias = "Path | str | Image.Image | npt.NDArray[np.uint8]"
 
@@ -124,8 +124,7 @@ class SecondStage:
         Returns:
             Whether there were enough; if not, the calibration stays as it was.
         """
-        columns = judged_columns(self._judged(list(images), list(detections)))
-        found = calibrate_detector(self._config.fusion, *columns)
+        found = calibrate_detector(self._judged(list(images), list(detections)), self._config.fusion)
         self._calibration = found or self._calibration
         return found is not None
 

@@ -18,35 +18,43 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from tinygan.boxes import iou
 from tinygan.checkpoint import WEIGHTS_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from tinygan.config import to_tree
 from tinygan.data.rois import RoiConfig
-from tinygan.detections import BoolArray, Detections, FloatArray, GroundTruth
+from tinygan.detections import BoolArray, Detections, FloatArray, GroundTruth, IntArray
 from tinygan.errors import DataError
+from tinygan.evaluate.claims import Claims, score_claims
+from tinygan.evaluate.curves import average_precision, exact_curve
 from tinygan.evaluate.truth import truth_by_height
-from tinygan.evaluate.wider import evaluate_wider
+from tinygan.evaluate.wider import claim_wider_faces, evaluate_wider
 from tinygan.files import write_atomically
 from tinygan.formats.names import select_names
-from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import WiderSplit, load_split, load_subset
 from tinygan.runtime import Runtime
-from tinygan.second_stage.calibration import PLAIN, Calibration, fit_evidence, size_feature
+from tinygan.second_stage.calibration import Calibration, fit_rank_curve, fit_usual_calibration, size_feature
 from tinygan.second_stage.fusion import (
     Fusion,
     FusionConfig,
+    best_of_face,
     calibrate,
-    calibrate_detector,
     fused_logits,
     move_boxes,
     search_weights,
 )
 from tinygan.second_stage.judge import Judge
-from tinygan.second_stage.judging import Judged, Request, judge_images
-from tinygan.second_stage.rescoring import RescoreConfig, judged_columns, rescore_judged
-from tinygan.training.prepare import TrainingInput, match_proposals
+from tinygan.second_stage.rescoring import (
+    RescoreConfig,
+    calibrate_detector,
+    fuse_judged,
+    judged_columns,
+    one_per_face,
+    place,
+    rescore_judged,
+)
+from tinygan.training.holdout import ByImage, judge_proposals, load_judged, save_judged
+from tinygan.training.prepare import TrainingInput
 from tinygan.training.recipe import Recipe
 from tinygan.training.run import FINISHED_FILE, FUSION_FILE, RunFolder
 
@@ -54,7 +62,6 @@ log = logging.getLogger(__name__)
 LEAST_ERROR = 1e-3
 
 
-ByImage = Mapping[str, Judged]  # one detector's judged proposals by image name
 Truths = Mapping[str, GroundTruth]  # the faces of every image
 
 
@@ -100,10 +107,15 @@ def train_fusion(
     judge = Judge.from_weights(weights, runtime)
     unreadable: list[str] = []
     judged: dict[str, ByImage] = {}
-    for path in data.proposals:
-        of_detector = judge_proposals(
-            judge, path, split, names, batch_size, max_rois, unreadable, looks=recipe.fusion_search.looks
-        )
+    for number, path in enumerate(data.proposals):
+        kept = folder.judged(number)
+        if kept.is_file():
+            of_detector = load_judged(kept)
+        else:
+            looks = recipe.fusion_search.looks
+            of_detector = judge_proposals(judge, path, split, names, batch_size, max_rois, unreadable, looks)
+            if runtime.is_main:
+                save_judged(kept, of_detector)
         if of_detector:
             judged[str(path)] = of_detector
             log.info(
@@ -123,8 +135,9 @@ def train_fusion(
 def fit_fusion(detectors: Sequence[ByImage], truths: Truths, labels: RoiConfig, config: FusionConfig) -> Fusion:
     """Fit fusion on judged proposals of one detector or more, each of which counts the same.
 
-    What a face logit is worth is fitted on the labels; every detector's calibration then without them, as an unknown
-    detector's will be; the weights for the least :func:`mean_log_error`; last, the final scores are calibrated.
+    How precision falls with rank is fitted on the labels; every detector's calibration then without them, as an unknown
+    detector's will be; the weights for the least :func:`mean_log_error`; last, the final scores are made shares of
+    faces.
 
     Args:
         detectors: ``{image name: judged proposals}`` of each detector.
@@ -138,43 +151,118 @@ def fit_fusion(detectors: Sequence[ByImage], truths: Truths, labels: RoiConfig, 
     if not any(np.isfinite(judged.boxes).any() for one in detectors for judged in one.values()):
         stay = (0.0,)  # a judge without the third head
         config = replace(config, move=stay, resize=stay, fade=stay, merge_iou=(None,))
-    columns = [judged_columns(one.values()) for one in detectors]
     moving = Fusion(
         move=_middle(config.move), resize=_middle(config.resize), fade=_middle(config.fade), looks=config.looks
     )
-    is_face, counts = zip(*(_labels_of(one, truths, labels, moving) for one in detectors), strict=True)
-    pooled = [np.concatenate(column) for column in zip(*columns, strict=True)]
-    kept = np.concatenate(counts)
-    faces = int(np.concatenate(is_face)[kept].sum())
-    if not 0 < faces < kept.sum():
+    labelled = [_one_per_face(one, truths, labels, moving) for one in detectors]
+    is_face = np.concatenate([one.is_face[np.isfinite(one.is_face)] for one in labelled])
+    if not 0 < is_face.sum() < len(is_face):
         raise DataError(
-            f"fusion needs both faces and non-faces among the hold-out proposals, got {faces} faces in "
-            f"{int(kept.sum())} proposals; give more images"
+            f"fusion needs both faces and non-faces among the hold-out proposals, got {int(is_face.sum())} faces in "
+            f"{len(is_face)} proposals; give more images"
         )
-    detector = np.repeat(np.arange(len(columns)), [len(column[0]) for column in columns])
-    evidence = fit_evidence(
-        pooled[1][kept], size_feature(pooled[2][kept]), np.concatenate(is_face)[kept], detector[kept]
-    )
-    basis = replace(moving, judge=0.75, sure=config.sure, fitted=True, evidence=evidence)
-    usual = calibrate_detector(basis, *pooled) or PLAIN
-    calibrations = [calibrate_detector(basis, *column) or usual for column in columns]
-    counted = [truth_by_height({name: truths[name] for name in one}, config.heights_px) for one in detectors]
+    curve = fit_rank_curve([(one.scores, one.face_logits, one.is_face) for one in labelled])
+    usual = fit_usual_calibration([one.counted() for one in labelled])
+    basis = replace(moving, judge=0.5, sure=config.sure, fitted=True, curve=curve, usual_calibration=usual)
+    trials = [_Trials(one, truths, calibration_of(one, basis), config) for one in detectors]
 
     def quality(trial: Fusion) -> float:
-        aps = []
-        for one, calibration, truth in zip(detectors, calibrations, counted, strict=True):
-            detections = rescored(one, trial, calibration)
-            for iou_threshold in config.ious:
-                result = evaluate_wider(detections, truth, iou_threshold=iou_threshold)
-                aps += [subset.ap_exact for subset in result.subsets.values() if subset.faces]
-        return -mean_log_error(aps)
+        return -mean_log_error([ap for one in trials for ap in one.average_precisions(trial)])
 
     best = search_weights(quality, basis, config)
-    logits = [
-        fused_logits(best, *column, calibration) for column, calibration in zip(columns, calibrations, strict=True)
-    ]
-    calibrated = calibrate(best, np.concatenate(logits)[kept], np.concatenate(is_face)[kept])
-    return replace(calibrated, usual_calibration=usual)
+    logits = np.concatenate(
+        [
+            fused_logits(best, one.scores, one.face_logits, one.sides_px, trial.calibration)[np.isfinite(one.is_face)]
+            for one, trial in zip(labelled, trials, strict=True)
+        ]
+    )
+    return calibrate(best, logits, is_face)
+
+
+class _Labelled(NamedTuple):
+    """Judged proposals of one detector, no two of one face; float64 [N] each.
+
+    Attributes:
+        scores: the detector's.
+        face_logits: the judge's.
+        sides_px: longer sides.
+        is_face: 1 where the box, moved, is a face, 0 where it is none, NaN where it is an ignored one.
+    """
+
+    scores: FloatArray
+    face_logits: FloatArray
+    sides_px: FloatArray
+    is_face: FloatArray
+
+    def counted(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Scores, face logits, size features and labels of those that are not ignored."""
+        counts = np.isfinite(self.is_face)
+        size = size_feature(self.sides_px)
+        return self.scores[counts], self.face_logits[counts], size[counts], self.is_face[counts]
+
+
+def _one_per_face(judged: ByImage, truths: Truths, labels: RoiConfig, fusion: Fusion) -> _Labelled:
+    """Judged proposals, one per face, with the labels of the boxes where this fusion moves them."""
+    distinct = {name: one_per_face(one) for name, one in judged.items()}
+    is_face = [np.zeros(0)]
+    for name, one in distinct.items():
+        moved = move_boxes(fusion, one.proposals.boxes, one.boxes)
+        face, counts = label_for_fusion(moved, truths[name], labels)
+        is_face.append(np.where(counts, face, np.nan))
+    return _Labelled(*judged_columns(distinct.values()), np.concatenate(is_face))
+
+
+class _Trials:
+    """One detector's judged proposals under many fusions.
+
+    Where boxes go does not depend on scores, so boxes, and the faces they claim, are found once for all fusions that
+    move and merge them alike. The steps are those of :func:`tinygan.second_stage.rescoring.rescore_judged`; a test
+    compares the two.
+
+    Args:
+        judged: by image.
+        truths: the faces of these images.
+        calibration: the detector's.
+        config: heights of the faces that count, and the IoUs of a hit.
+    """
+
+    def __init__(self, judged: ByImage, truths: Truths, calibration: Calibration, config: FusionConfig) -> None:
+        self.calibration = calibration
+        self._judged, self._config = judged, config
+        self._truth = truth_by_height({name: truths[name] for name in judged}, config.heights_px)
+        self._face_logits = [one.face_logits for one in judged.values()]
+        self._placed: tuple[object, IntArray, Claims] | None = None
+
+    def average_precisions(self, fusion: Fusion) -> list[float]:
+        """Exact AP at every height and IoU at which there is a face to find."""
+        stays, claims = self._place(fusion)
+        config = RescoreConfig(fusion=fusion)
+        scores = fuse_judged(list(self._judged.values()), self._face_logits, config, self.calibration)
+        best = best_of_face(scores, stays)[stays == np.arange(len(stays))]
+        claims = claims.with_scores(best)
+        found = []
+        for members in self._truth.subsets.values():
+            for iou_threshold in self._config.ious:
+                outcomes = score_claims(claims, [members[name] for name in self._judged], iou_threshold)
+                if outcomes.positives:
+                    found.append(average_precision(exact_curve(outcomes)))
+        return found
+
+    def _place(self, fusion: Fusion) -> tuple[IntArray, Claims]:
+        """For each proposal the one that stays, int64 [N], and the faces that those claim, in their order."""
+        key = (fusion.move, fusion.resize, fusion.fade, fusion.merge_iou)
+        if self._placed is None or self._placed[0] != key:
+            stays, detections, first = [np.zeros(0, np.int64)], {}, 0
+            for name, one in self._judged.items():
+                placed = place(one, fusion)
+                rows = np.flatnonzero(placed.stays == np.arange(len(placed.stays)))
+                stays.append(placed.stays + first)
+                falling = -np.arange(first, first + len(rows), dtype=np.float64)  # so that claims keep this order
+                detections[name] = Detections(placed.boxes[rows], falling)
+                first += len(placed.stays)
+            claims = claim_wider_faces(detections, self._truth, list(self._judged))
+            self._placed = key, np.concatenate(stays), claims
+        return self._placed[1], self._placed[2]
 
 
 def mean_log_error(aps: Sequence[float]) -> float:
@@ -194,13 +282,6 @@ def count_proposals(judged: ByImage) -> int:
     return sum(len(one.best) for one in judged.values())
 
 
-def _labels_of(judged: ByImage, truths: Truths, labels: RoiConfig, fusion: Fusion) -> tuple[FloatArray, BoolArray]:
-    """Labels of the boxes where this fusion moves them."""
-    moved = [(move_boxes(fusion, one.best.boxes, one.boxes), truths[name]) for name, one in judged.items()]
-    found = [label_for_fusion(boxes, truth, labels) for boxes, truth in moved]
-    return np.concatenate([is_face for is_face, _ in found]), np.concatenate([counts for _, counts in found])
-
-
 def _middle(values: Sequence[float]) -> float:
     """Where a search begins."""
     return sorted(values)[len(values) // 2]
@@ -208,7 +289,7 @@ def _middle(values: Sequence[float]) -> float:
 
 def calibration_of(judged: ByImage, fusion: Fusion) -> Calibration:
     """The calibration of one detector, found in these proposals; of too few, the fusion's usual one."""
-    return calibrate_detector(fusion, *judged_columns(judged.values())) or fusion.usual_calibration
+    return calibrate_detector(judged.values(), fusion) or fusion.usual_calibration
 
 
 def rescored(judged: ByImage, fusion: Fusion, calibration: Calibration) -> dict[str, Detections]:
@@ -259,45 +340,6 @@ def label_for_fusion(boxes: FloatArray, truth: GroundTruth, config: RoiConfig) -
     hit = overlaps.max(axis=1) >= config.positive_iou
     usable = np.append(truth.usable, True)[best]
     return (hit & usable).astype(np.float64), ~(hit & ~usable)
-
-
-def judge_proposals(
-    judge: Judge,
-    path: Path,
-    split: WiderSplit,
-    names: Sequence[str],
-    batch_size: int,
-    max_rois: int,
-    unreadable: list[str],
-    looks: int = 1,
-) -> dict[str, Judged]:
-    """One detector's best proposals in these images, judged.
-
-    Args:
-        judge: the networks.
-        path: the detector's proposals.
-        split: images and faces.
-        names: images to judge; those without proposals are left out.
-        batch_size: patches in one forward pass.
-        max_rois: proposals judged of an image.
-        unreadable: gets a line for every image that could not be read.
-        looks: how often the judge looks at a box.
-    """
-    proposals = match_proposals(open_detections(path), split)
-    best = {name: proposals[name].sorted()[:max_rois] for name in names if name in proposals}
-    requests = (Request(name, split.images / name, detections) for name, detections in best.items())
-    judged = {}
-    for one in tqdm(
-        judge_images(judge, requests, batch_size, looks=looks),
-        total=len(best), desc="judging hold-out", unit="image", disable=None,
-    ):  # fmt: skip
-        if one.error is not None:
-            log.warning("skipped: %s", one.error)
-            if one.error not in unreadable:  # another detector's proposals may have met it
-                unreadable.append(one.error)
-            continue
-        judged[one.name] = one
-    return judged
 
 
 def fitted_gains(

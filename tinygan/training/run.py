@@ -24,6 +24,7 @@ HOLDOUT_FILE = "holdout.txt"  # names of the images that were kept out
 FUSION_FILE = "fusion.json"  # stage fusion: what was fitted, and its gains on the hold-out
 FILES = (CONFIG_FILE, METRICS_FILE, CURVES_FILE, STATE_FILE, FINISHED_FILE, HOLDOUT_FILE, FUSION_FILE, WEIGHTS_FILE)
 SAMPLES_FOLDER, SAMPLE_FILES = "samples", "epoch_[0-9]*.png"  # a picture an epoch
+JUDGED_FOLDER, JUDGED_FILES = "judged", "detector_[0-9]*.npz"  # stage fusion: what the judge says of the hold-out
 PATCHES_FOLDER = "patches"  # scratch, gone when the stage is through
 
 
@@ -83,7 +84,7 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise DataError(f"{path}: expected a folder for the run, but this is a file")
         config = path / CONFIG_FILE
-        started = any((path / name).exists() for name in (METRICS_FILE, STATE_FILE, FINISHED_FILE))
+        started = any((path / name).exists() for name in (METRICS_FILE, STATE_FILE, FINISHED_FILE, JUDGED_FOLDER))
         if overwrite and (started or config.exists()):  # else no run was ever here, and a holdout.txt is somebody's
             self._clear()
         elif started and not resume:
@@ -105,6 +106,11 @@ class RunFolder:
     def sample(self, epoch: int) -> Path:
         """The picture drawn after an epoch, counted from 1."""
         return self.path / SAMPLES_FOLDER / f"epoch_{epoch:03d}.png"
+
+    def judged(self, detector: int) -> Path:
+        """Judged hold-out proposals of a detector, counted from 0."""
+        (self.path / JUDGED_FOLDER).mkdir(exist_ok=True)
+        return self.path / JUDGED_FOLDER / f"detector_{detector:02d}.npz"
 
     @property
     def finished(self) -> bool:
@@ -133,8 +139,9 @@ class RunFolder:
             file.write(json.dumps(row) + "\n")
 
     def _clear(self) -> None:
-        samples = self.path / SAMPLES_FOLDER
-        remove_written([*(self.path / name for name in FILES), *samples.glob(SAMPLE_FILES)], self.path)
+        drawn, judged = self.path / SAMPLES_FOLDER, self.path / JUDGED_FOLDER
+        written = [*drawn.glob(SAMPLE_FILES), *judged.glob(JUDGED_FILES)]
+        remove_written([*(self.path / name for name in FILES), *written], self.path)
         shutil.rmtree(self.patches, ignore_errors=True)
 
 

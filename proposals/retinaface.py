@@ -166,4 +166,6 @@ def _hint(tensors: dict[str, Tensor], config: RetinaFaceConfig) -> str:
     return "; expected layers body, fpn, ssh1-3, ClassHead, BboxHead, LandmarkHead (a .pth of PyTorch RetinaFace)"
 
 
-ENTRY = Entry(RetinaFaceConfig, build_retinaface, "retinaface_mobilenet025")
+ENTRY = Entry(
+    RetinaFaceConfig, build_retinaface, "retinaface_mobilenet025", recipe="proposals.train.recipe:ProposerRecipe"
+)

@@ -331,5 +331,6 @@ def build_yunet(config: YuNetConfig, weights: Path | None, runtime: Runtime) -> 
 ENTRY = Entry(
     YuNetConfig,
     build_yunet,
+    recipe="proposals.train.recipe:YuNetRecipe",
     wanted="yunet_n_dynamic.onnx (OpenCV Zoo's face_detection_yunet) or a run of tinygan-train-proposer",
 )

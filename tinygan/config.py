@@ -85,6 +85,16 @@ def presets_for(schema: type[Any]) -> dict[str, Path]:
     return {name: path for name, path in _presets().items() if _read_yaml(path).keys() <= known}
 
 
+def peek(source: str | Path | None, key: str) -> Any:
+    """A key of a YAML file or packaged preset, before it is known which settings it is for; None if it has none.
+
+    Raises:
+        ConfigError: if the file is not YAML.
+    """
+    path = _presets().get(str(source)) if source is None or not Path(source).is_file() else Path(source)
+    return None if path is None else _read_yaml(path).get(key)
+
+
 def build_config(schema: type[Config], tree: Mapping[str, Any], origin: str = "config") -> Config:
     """Build ``schema`` from a nested mapping, e.g. one read back from a checkpoint."""
     built: Config = _build(schema, tree, prefix="", origin=str(tree.get(_ORIGIN, origin)))

@@ -60,6 +60,7 @@ class Entry:
         build: function ``(config, weights, runtime) -> Proposer``; ``weights`` is the path that the user gave, or None.
         packaged: name of the weights that ship with tinygan and are taken when the user gives none; None for a
             proposer of another package, which finds its own.
+        recipe: ``module:class`` of the recipe by which ``tinygan-train-proposer`` trains it; None if it cannot.
         wanted: for a proposer that can do nothing without weights and ships with none: what the user may give.
 
     Raises:
@@ -69,6 +70,7 @@ class Entry:
     config: type[Any]
     build: Callable[[Any, Path | None, Runtime], Proposer]
     packaged: str | None = None
+    recipe: str | None = None
     wanted: str | None = None
 
     def __post_init__(self) -> None:

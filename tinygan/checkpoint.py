@@ -1,4 +1,4 @@
-"""Checkpoints: weights as safetensors with the recipe that built them; and resumable training state."""
+"""Checkpoints: weights as safetensors, with the recipe of their networks; and resumable training state."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ Kind = Literal["generator", "gan", "fused", "proposer"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model, as it lies on disk.
+    """A trained model, as it is stored on disk.
 
     Attributes:
         kind: ``generator`` (stage mse-init), ``gan`` (stages gan and judge), ``fused`` (stage fusion), or ``proposer``
             (a first stage, of ``tinygan-train-proposer``).
-        recipe: the resolved config that built the networks, as plain types.
+        recipe: the resolved config from which the networks were built, as plain types.
         tensors: weights by name, prefixed ``generator.``, ``discriminator.`` or ``proposer.``.
-        trained_on: hashes (:func:`name_hash`) of the names of all images that any of the networks learnt from.
-        proposer: name of the first stage whose weights these are; kind ``proposer`` alone.
+        trained_on: hashes (:func:`name_hash`) of the names of all images that any of the networks was trained on.
+        proposer: name of the first stage that has these weights; only for kind ``proposer``.
         fusion: parameters of the fitted fusion, as plain types, which ``tinygan.second_stage.fusion.stored_fusion``
-            reads; kind ``fused``, and a ``proposer`` that a fusion was fitted for.
+            reads; only for kind ``fused``, and for a ``proposer`` with a fusion of its own.
     """
 
     kind: Kind
@@ -46,17 +46,17 @@ class Checkpoint:
     fusion: Mapping[str, Any] | None = None
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """The state dict of one network."""
+        """The state dict of one network, such as ``generator``."""
         cut = len(prefix) + 1
         return {name[cut:]: tensor for name, tensor in self.tensors.items() if name.startswith(f"{prefix}.")}
 
     def was_trained_on(self, name: str) -> bool:
-        """Whether any of the networks learnt from the image of this name."""
+        """Whether any of the networks was trained on the image of this name."""
         return name_hash(name) in self.trained_on
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a safetensors file atomically; equal checkpoints give equal bytes."""
+    """Write a checkpoint as a safetensors file, atomically; equal checkpoints give equal bytes."""
     facts: dict[str, Any] = {"trained_on": sorted(checkpoint.trained_on)}
     if checkpoint.proposer is not None:
         facts["proposer"] = checkpoint.proposer
@@ -91,7 +91,7 @@ def _kind(file: Path) -> str:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a path looks like a run folder or weights of tinygan's, rather than a checkpoint of others."""
+    """Whether a path looks like a run folder or weights of tinygan, and not like a checkpoint of another project."""
     return path.is_dir() or path.suffix == ".safetensors"
 
 
@@ -142,12 +142,12 @@ def load_checkpoint(path: Path, kinds: tuple[Kind, ...]) -> Checkpoint:
 
 
 def _renamed(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The recipe of an earlier version under the keys of now."""
+    """A recipe, with keys of earlier versions replaced by those of today."""
     return {{"fusion": "fusion_search"}.get(key, key): value for key, value in recipe.items()}
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write resumable training state atomically: a kill leaves the last whole state."""
+    """Write resumable training state atomically: if the process is killed, the last complete state remains."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     write_atomically(path, buffer.getvalue())
@@ -167,7 +167,7 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def name_hash(name: str) -> str:
-    """A short hash of an image's name, by which a checkpoint remembers what it was trained on."""
+    """A short hash of an image's name, by which a checkpoint records what it was trained on."""
     return hashlib.md5(name.encode("utf-8"), usedforsecurity=False).hexdigest()[:12]
 
 

@@ -1,4 +1,4 @@
-"""Work done ahead on threads, with results in order and a bounded number of them waiting."""
+"""Work done ahead on threads; results come in order, and the number of those that wait is bounded."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Result = TypeVar("Result")
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int
 ) -> Iterator[Result]:
-    """Like ``map``, on threads; ``items`` are drawn lazily, by the thread that draws the results.
+    """Like ``map``, but on threads; ``items`` is iterated over lazily, by the thread that takes the results.
 
     Args:
-        function: called with each item on one of the threads.
-        items: what to call it with.
+        function: the function, which is called on the threads.
+        items: the arguments, one per call.
         workers: number of threads.
-        ahead: largest number of results, done or not, that wait to be drawn.
+        ahead: largest number of calls, finished or not, whose results have not been taken.
     """
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[Result]] = deque()

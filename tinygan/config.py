@@ -1,7 +1,7 @@
-"""Loads a frozen dataclass from its defaults < a YAML file < ``--set key=value`` overrides, and explains one.
+"""Fills a config dataclass from its defaults < a YAML file < ``--set key=value`` overrides, and explains one.
 
-The dataclasses themselves live beside what they configure; this module only knows how to fill one and, for
-``--show-config``, how to print one with what its docstring says of each key.
+The dataclasses themselves are in the modules that they configure. This module fills one and, for ``--show-config``,
+prints one with the meaning of each key, taken from the docstring.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def load_config(
         schema: a dataclass whose fields have defaults; fields may be dataclasses themselves.
         source: a YAML file, or the name of a packaged preset that fits the schema, such as ``lite``.
         overrides: ``section.key=value`` strings; the value is read as YAML.
-        base: settings that take the defaults' place, e.g. those of a checkpoint.
+        base: settings that replace the defaults, such as those of a checkpoint.
 
     Returns:
-        An instance of ``schema``; every value is coerced by its annotation (``1e-4`` is a float).
+        An instance of ``schema``; every value is converted to its annotated type (``1e-4`` is a float).
 
     Raises:
-        ConfigError: for an unknown key (with the nearest match), a value of the wrong type, or a
-            file that is absent or not YAML, or a preset of another schema.
+        ConfigError: if a key is unknown (the nearest match is named), a value has the wrong type, the file is absent or
+            not YAML, or the preset is of another schema.
     """
     tree: Tree = {}
     if base is not None:
@@ -102,7 +102,7 @@ def build_config(schema: type[Config], tree: Mapping[str, Any], origin: str = "c
 
 
 def to_tree(config: Any) -> Tree:
-    """A config as nested plain types, fit for YAML and JSON."""
+    """A config as nested plain types, which YAML and JSON can store."""
     plain: Tree = _plain(dataclasses.asdict(config))
     return plain
 
@@ -118,9 +118,9 @@ def explain(config: Any) -> str:
 
 
 def attribute_docs(schema: type[Any]) -> dict[str, str]:
-    """What the sections ``Attributes:`` of a class and its bases say of each attribute, as plain text on one line.
+    """The text on each attribute in the sections ``Attributes:`` of a class and its bases, in plain text on one line.
 
-    ``None`` becomes ``null``, as YAML has it.
+    ``None`` becomes ``null``, as in YAML.
     """
     docs: dict[str, str] = {}
     name, inside = "", False
@@ -135,14 +135,14 @@ def attribute_docs(schema: type[Any]) -> dict[str, str]:
     return {name: _ROLE.sub(r"\1", text.replace("``None``", "null")).replace("``", "") for name, text in docs.items()}
 
 
-_ORIGIN = "\0origin"
+_ORIGIN = "\0origin"  # key of a section under which merge() notes where its settings came from, for error messages
 
 
 def merge(tree: Tree, update: Mapping[str, Any], origin: str) -> None:
-    """Lay ``update`` over ``tree`` in place, and remember where each section came from."""
+    """Override settings in ``tree`` by those in ``update``, in place, and note where each section came from."""
     for key, value in update.items():
         if isinstance(value, Mapping):
-            below = tree[key] = {} if tree.get(key) is None else tree[key]  # null may become a section
+            below = tree[key] = {} if tree.get(key) is None else tree[key]  # null may be replaced by a section
             if not isinstance(below, dict):
                 raise ConfigError(f"{origin}: {key} is a single value, not a section")
             merge(below, value, origin)
@@ -167,7 +167,7 @@ def _explained(config: Any, indent: str) -> Iterator[str]:
         if dataclasses.is_dataclass(value):
             yield f"{indent}{field.name}:"
             yield from _explained(value, f"{indent}  ")
-        else:  # in flow style, whose braces go: it keeps a list on one line, and quotes a key such as `on`
+        else:  # in flow style, without its braces: it keeps a list on one line, and quotes a key such as `on`
             text = yaml.safe_dump({field.name: _plain(value)}, default_flow_style=True, width=math.inf)
             yield f"{indent}{text.strip()[1:-1]}"
 

@@ -1,4 +1,4 @@
-"""The two types that cross module borders: what was detected, and what is true."""
+"""The two types that all modules share: the detections and the true faces of an image."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Detections:
 
     Attributes:
         boxes: float64 [N, 4], ``x1, y1, x2, y2`` in pixels of the original image, x2/y2 exclusive.
-        scores: float64 [N], larger is more face-like; any finite scale.
-        fields: further columns of N rows each, e.g. ``proposal_score``, ``face_logit``.
+        scores: float64 [N], on any finite scale; a larger score means more likely a face.
+        fields: further columns of N rows each, such as ``proposal_score`` and ``face_logit``.
 
     Raises:
         ValueError: if shapes disagree or a number is not finite.
@@ -46,7 +46,7 @@ class Detections:
 
     @classmethod
     def empty(cls) -> Detections:
-        """No detection: boxes [0, 4], scores [0]."""
+        """No detections: boxes [0, 4], scores [0]."""
         return cls(np.zeros((0, 4)), np.zeros(0))
 
     def __len__(self) -> int:
@@ -71,9 +71,9 @@ class GroundTruth:
     """The annotated faces of one image.
 
     Attributes:
-        boxes: float64 [M, 4], ``x1, y1, x2, y2`` in pixels, x2/y2 exclusive. May contain rows of no area.
+        boxes: float64 [M, 4], ``x1, y1, x2, y2`` in pixels, x2/y2 exclusive. Some may have no area.
         invalid: bool [M]; faces marked invalid are *ignored*: neither positive nor negative.
-        fields: attribute columns of M rows, e.g. ``blur``, ``occlusion``, ``pose``.
+        fields: attribute columns of M rows each, such as ``blur``, ``occlusion`` and ``pose``.
 
     Raises:
         ValueError: if shapes disagree or a number is not finite.
@@ -102,7 +102,7 @@ class GroundTruth:
 
     @property
     def usable(self) -> BoolArray:
-        """bool [M]: faces that may serve as training targets: not invalid, and of some area."""
+        """bool [M]: faces that may be training targets: not invalid, and with a positive area."""
         size = self.boxes[:, 2:] - self.boxes[:, :2]
         usable: BoolArray = ~self.invalid & (size > 0).all(axis=1)
         return usable

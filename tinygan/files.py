@@ -1,4 +1,4 @@
-"""What lies in an output folder already is continued, replaced or refused, never mixed with something new."""
+"""Atomic writes, text encoding, and output folders: earlier results in one are continued, replaced or refused."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def make_way(
     clear: Callable[[], None],
     read_settings: Callable[[str], Any],
 ) -> None:
-    """Leave a folder absent, empty, or holding a run that may be continued.
+    """Prepare an output folder: afterwards it is absent, empty, or holds results that may be continued.
 
     Args:
-        folder: where a command will write.
-        marker: the file by which the command knows its own folders; its first line holds the settings.
-        command: its name.
-        settings: JSON types; a continued run must have the same.
-        resume: continue what is there.
-        overwrite: replace what is there.
-        clear: removes what an earlier run wrote.
-        read_settings: from the marker's first line.
+        folder: the folder into which a command will write.
+        marker: file by which the command recognises a folder that it wrote; its first line holds the settings.
+        command: name of the command.
+        settings: the settings of this run, as JSON types; a run can only be continued with equal settings.
+        resume: whether to continue earlier results.
+        overwrite: whether to replace earlier results.
+        clear: function that removes what an earlier run wrote.
+        read_settings: function that reads the settings from the first line of the marker.
 
     Raises:
-        DataError: if something is there and neither ``resume`` nor ``overwrite`` is given, if it was not written by
-            this command, or if it was written with other settings.
+        DataError: if the folder is not empty and neither ``resume`` nor ``overwrite`` is given, if it was not written
+            by this command, or if it is to be continued with other settings.
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         return
@@ -52,11 +52,11 @@ def make_way(
 
 
 def remove_written(files: Collection[Path], below: Path) -> None:
-    """Remove files, what a kill left of them half written, and those of their folders that hold nothing then.
+    """Remove files, their half-written copies left by a run that was killed, and folders that are empty afterwards.
 
     Args:
-        files: what a run wrote; some may be absent.
-        below: the run's folder, which stays.
+        files: files that a run wrote; some may be absent.
+        below: folder of the run, which is not removed itself.
     """
     names, folders = set(files), {file.parent for file in files}
     for folder in folders:
@@ -81,7 +81,7 @@ def _read(marker: Path, read_settings: Callable[[str], Any]) -> Mapping[str, Any
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What keeps a run from being continued: the first setting that differs, and what to do."""
+    """Why a run cannot be continued, the first setting that differs, and what the user can do."""
     old, new = dict(_leaves(before)), dict(_leaves(now))
     for name in new:
         if name not in old:
@@ -101,14 +101,14 @@ def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file by ``content`` in one step: a reader sees the old file or the new one, never a part."""
+    """Write a file in one step: other programs see the old file or the whole new one, never a part."""
     with open_atomically(path) as file:
         file.write(content)
 
 
 @contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of ``path`` when the block ends, or is dropped if that fails."""
+    """Open a file for writing that replaces ``path`` when the block ends, and is deleted if the block fails."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -123,7 +123,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 def decode(content: bytes, source: str) -> str:
-    """Text of a file's bytes (UTF-8, with or without byte order mark).
+    """Decode the bytes of a text file (UTF-8, with or without byte order mark).
 
     Raises:
         DataError: naming ``source:line`` of the first byte that is not UTF-8.
@@ -136,10 +136,10 @@ def decode(content: bytes, source: str) -> str:
 
 
 def encode(text: str, path: Path) -> bytes:
-    """Text as UTF-8.
+    """Encode text as UTF-8.
 
     Raises:
-        DataError: if it cannot be, as where a name on disk is not UTF-8.
+        DataError: if that is impossible, for example because a file name on disk is not UTF-8.
     """
     try:
         return text.encode("utf-8")
@@ -149,7 +149,7 @@ def encode(text: str, path: Path) -> bytes:
 
 
 def read_bytes(path: Path, expected: str) -> bytes:
-    """Content of a file; a :class:`DataError` that says what was expected where it cannot be read."""
+    """Read a file; if it cannot be read, raise a :class:`DataError` that says what was ``expected``."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -1,7 +1,7 @@
 """The losses of Bai et al. 2018, Eq. 4-9, as pure functions on tensors.
 
-Every function returns one unweighted scalar; weights meet in the stage's one sum. It has the dtype of what the networks
-returned, but float32 at least: under autocast that is bfloat16, in which a mean would lose its digits.
+Every function returns one unweighted scalar; a training stage weighs and adds them in one place. The scalar has the
+dtype of the networks' output, but at least float32: under autocast the output is bfloat16, too coarse for a mean.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ class LossConfig:
     Attributes:
         alpha: weight of the adversarial loss (section 4.2).
         beta: weight of the classification loss (section 4.2).
-        adversarial_form: ``nonsaturating``, or ``saturating`` as Eq. 5 is printed.
-        wild_alpha: adversarial weight of wild patches, as a factor on ``alpha``. They come only as
-            generated pictures, so D could learn "crowd = generated"; hence 0.
-        pixel: without it the generator has no pixel loss (stage ``gan`` only).
-        adversarial: without it there is no real/generated game (Table 2, "w/o adv loss").
-        classification: without it the generator is not driven by the face logit (Table 2, "w/o clc loss");
-            the discriminator learns to classify all the same, or it could not judge.
+        adversarial_form: ``nonsaturating``, or ``saturating``, as Eq. 5 is printed.
+        wild_alpha: weight of the adversarial loss of wild patches, as a factor on ``alpha``. There are no true
+            high-resolution pictures of wild patches, so D never learns to tell their generated pictures from real
+            ones; hence 0.
+        pixel: whether the generator has a pixel loss (in stage ``gan``).
+        adversarial: whether D tells real from generated pictures and the generator tries to mislead it (without it:
+            Table 2, "w/o adv loss").
+        classification: whether the face logit is part of the generator's loss (without it: Table 2, "w/o clc loss");
+            the discriminator learns to classify in either case.
     """
 
     alpha: float = 0.001
@@ -48,12 +50,12 @@ def pixel_loss(picture: Tensor, hr: Tensor) -> Tensor:
     """Mean squared error, one of the two terms of Eq. 4: mean((picture - hr)^2).
 
     Args:
-        picture: float [B, 3, S, S], ``sr`` or ``refined``, RGB in [0, 1].
-        hr: float [B, 3, S, S], the truth.
+        picture: float [B, 3, S, S], the generator's ``sr`` or ``refined``, RGB in [0, 1].
+        hr: float [B, 3, S, S], the true high-resolution pictures.
 
     Returns:
-        Scalar. # Differs from the paper: a mean over channels and pixels too, as the printed sum would drown
-        alpha and beta.
+        Scalar. # Differs from the paper: a mean over channels and pixels too; next to the sum, as printed, the terms
+        weighted by alpha and beta would be negligible.
     """
     made = _precise(picture)
     return functional.mse_loss(made, hr.to(made.dtype))
@@ -66,8 +68,8 @@ def adversarial_loss(fake_logit: Tensor, form: Literal["nonsaturating", "saturat
     ``nonsaturating`` is mean(-log D) = mean(softplus(-logit)) (Goodfellow et al. 2014).
 
     Args:
-        fake_logit: float [B].
-        form: which of the two.
+        fake_logit: float [B], logits of generated pictures.
+        form: which of the two formulas.
 
     Returns:
         Scalar.
@@ -79,7 +81,7 @@ def adversarial_loss(fake_logit: Tensor, form: Literal["nonsaturating", "saturat
 
 
 def real_generated_loss(real_logit: Tensor, fake_logit: Tensor) -> Tensor:
-    """The discriminator's part of Eq. 9: -(mean(log D(hr)) + mean(log(1 - D(G(lr))))).
+    """The discriminator's real/generated loss, a part of Eq. 9: -(mean(log D(hr)) + mean(log(1 - D(G(lr))))).
 
     Args:
         real_logit: float [B], logits of true pictures.
@@ -98,7 +100,7 @@ def classification_loss(face_logit: Tensor, labels: Tensor) -> Tensor:
     # binary cross-entropy, mean(-y log D - (1 - y) log(1 - D)).
 
     Args:
-        face_logit: float [B].
+        face_logit: float [B], face logits of pictures.
         labels: float [B], 1 face, 0 non-face.
 
     Returns:
@@ -114,8 +116,8 @@ def box_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     """1 - generalised IoU (Rezatofighi et al. 2019), averaged over boxes. Not in the paper.
 
     Args:
-        boxes: float [B, 4], ``x1, y1, x2, y2``, as predicted.
-        targets: float [B, 4], the faces.
+        boxes: float [B, 4], predicted boxes, ``x1, y1, x2, y2``.
+        targets: float [B, 4], the boxes of the faces.
 
     Returns:
         Scalar; 0 for an empty batch.
@@ -128,5 +130,5 @@ def box_loss(boxes: Tensor, targets: Tensor) -> Tensor:
 
 
 def _precise(values: Tensor) -> Tensor:
-    """The values in float32, or in float64 if they are."""
+    """The values in float32, or in float64 if they are float64."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""Pictures for people: boxes on images, sheets of super-resolved patches, training curves."""
+"""Pictures for people to look at: boxes on images, sheets of super-resolved patches, training curves."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def draw_boxes(
     Args:
         image: uint8 RGB [H, W, 3].
         boxes: float64 [N, 4], ``x1, y1, x2, y2`` in pixels of the image.
-        colours: RGB 0-255, one for all boxes or one for each.
-        labels: N short texts, written above the boxes.
-        width_px: thickness of the outline.
+        colours: RGB colour, 0-255, one for all boxes or one per box.
+        labels: N short texts, which are written above the boxes.
+        width_px: thickness of the outline in pixels.
 
     Returns:
         uint8 RGB [H, W, 3].
@@ -78,15 +78,15 @@ def before_after(
 ) -> ByteArray:
     """Two rankings of an image's detections side by side, each showing its ``top`` best-scored boxes.
 
-    Green boxes match a true face (IoU >= 0.5, each face once), red ones do not, dashed yellow are faces
-    that none of the boxes shown finds, grey is whatever is *ignored*. Without truth all boxes are blue.
+    Green boxes match a true face (IoU >= 0.5, each face once), red ones do not, dashed yellow boxes are faces that no
+    box in the panel matches, grey boxes are *ignored*. Without truth all boxes are blue.
 
     Args:
         image: uint8 RGB [H, W, 3].
         before: detections as the first stage ranked them.
-        after: the same image's detections as the second stage ranked them.
-        truth: the image's faces, if known.
-        top: how many boxes each panel shows.
+        after: detections in the same image as the second stage ranked them.
+        truth: the true faces, if they are known.
+        top: number of boxes in each panel.
 
     Returns:
         uint8 RGB [H + caption, 2 W + gap, 3].
@@ -103,19 +103,19 @@ def before_after(
 def sr_sheet(
     rows: Sequence[Mapping[str, ByteArray | None]], tile_px: int = 96, labels: Sequence[str] | None = None
 ) -> ByteArray:
-    """A table of patches: a row each, a column a method, titles on top.
+    """A table of patches with titles: one row per patch, one column per method.
 
     Args:
-        rows: ``{column title: uint8 RGB [h, w, 3], or None where there is none}``; columns appear in the
-            order in which they are first named. ``LR`` is enlarged by nearest neighbour, all else bicubic.
-        tile_px: side of a tile.
-        labels: a text for each row, written at its left.
+        rows: ``{column title: uint8 RGB [h, w, 3], or None}``, one mapping per row; columns are in the order in which
+            they are first named. ``LR`` is enlarged by nearest neighbour, all others by bicubic interpolation.
+        tile_px: side of a patch on the sheet, in pixels.
+        labels: one text per row, which is written to the left of it.
 
     Returns:
         uint8 RGB [H, W, 3]; one tile that says "no patches" if there are no rows.
 
     Raises:
-        ValueError: if a patch is not uint8 [h, w, 3], or the labels are not one for each row.
+        ValueError: if a patch is not uint8 [h, w, 3], or there are more or fewer labels than rows.
     """
     if labels is not None and len(labels) != len(rows):
         raise ValueError(f"got {len(rows)} rows but {len(labels)} labels")
@@ -137,11 +137,11 @@ def sr_sheet(
 
 
 def loss_curves(metrics: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Write a PNG of all logged terms, one panel a term: the values faint, their running mean on top.
+    """Write a PNG with one panel per logged term: the values faint, their running mean on top.
 
     Args:
         metrics: rows of ``metrics.jsonl``: ``step`` and named terms; a term may be absent from some rows.
-        path: file to write, atomically; its folder is made if absent.
+        path: the PNG file, which is written atomically; its folder is made if absent.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -163,11 +163,11 @@ def loss_curves(metrics: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 def save_png(image: ByteArray, path: Path) -> None:
-    """Write an image as a PNG in one step; the folder is made if absent.
+    """Write an image as a PNG atomically; the folder is made if absent.
 
     Args:
         image: uint8 RGB [H, W, 3].
-        path: file to write.
+        path: the PNG file.
 
     Raises:
         ValueError: if the image is not uint8 [H, W, 3].
@@ -195,7 +195,7 @@ def _panel(image: ByteArray, name: str, shown: Detections, truth: GroundTruth | 
 
 
 def _match(shown: Detections, truth: GroundTruth) -> tuple[BoolArray, BoolArray, BoolArray]:
-    """Which detections (by falling score) hit a face or are false, and which faces are found."""
+    """Which detections (in order of falling score) match a face, which are false, and which faces are found."""
     overlaps = box_maths.iou(shown.boxes, truth.boxes)
     hit, false = np.zeros(len(shown), dtype=np.bool_), np.zeros(len(shown), dtype=np.bool_)
     found = np.zeros(len(truth), dtype=np.bool_)
@@ -274,7 +274,7 @@ def _palette(colours: Colour | Sequence[Colour], count: int) -> list[Colour]:
 
 
 def _outer(box: FloatArray, width_px: int) -> tuple[int, int, int, int]:
-    """Inclusive pixel corners of an outline that lies just outside a box."""
+    """Corners, in inclusive pixels, of an outline just outside a box."""
     x1, y1 = (math.floor(value) - width_px for value in box[:2])
     x2, y2 = (math.ceil(value) - 1 + width_px for value in box[2:])
     return x1, y1, max(x1, x2), max(y1, y2)

@@ -33,10 +33,10 @@ class RuntimeOptions:
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``bf16`` (autocast), ``32``, or ``auto``: bf16 on GPUs that multiply it natively and on CPUs with a
-            matrix unit for it (AMX), else 32. A CPU whose vector instructions know bf16 (AVX-512) may take twice the
-            time by it.
-        threads: CPU threads of torch in this process; ``None`` leaves them as the host program set them. Commands take
-            :func:`command_threads`.
+            matrix unit for it (AMX), else 32. On a CPU that has bf16 in its vector instructions only (AVX-512), bf16
+            may take twice the time.
+        threads: number of CPU threads of torch in this process; ``None`` leaves it as the host program set it. Commands
+            use :func:`command_threads`.
     """
 
     device: str = "auto"
@@ -44,25 +44,25 @@ class RuntimeOptions:
     threads: int | None = None
 
     def exact(self) -> RuntimeOptions:
-        """The same in single precision, unless bf16 was asked for: what first stages run in.
+        """These options, but in single precision unless the user chose bf16; first stages run with them.
 
-        bf16 moves boxes of a few pixels, which costs 0.4 points of AP on WIDER-mini, and depthwise convolutions take a
-        third longer in it on a CPU.
+        bf16 shifts boxes of a few pixels, which costs 0.4 points of AP on WIDER-mini. On a CPU depthwise convolutions
+        take a third longer in it.
         """
         return replace(self, precision="32") if self.precision == "auto" else self
 
 
 class Runtime:
-    """One process's device. Under ``torchrun`` several of them train together.
+    """The device of one process. Under ``torchrun`` several processes train together.
 
     Args:
-        options: what the user asked for.
+        options: the device, precision and threads that the user chose.
 
     Attributes:
         device: the device of this process.
         precision: ``bf16`` or ``32``; decided by the machine alone, so that equal commands give equal results.
-        rank: this process's number among all.
-        world_size: how many processes train together.
+        rank: number of this process, from 0.
+        world_size: number of processes that train together.
 
     Raises:
         ConfigError: if the device does not exist.
@@ -73,10 +73,10 @@ class Runtime:
             torch.set_num_threads(options.threads)
         self.device = _pick_device(options.device)
         self.rank, self.world_size = 0, int(os.environ.get("WORLD_SIZE", "1"))
-        self._others: Fabric | None = None
+        self._fabric: Fabric | None = None
         if self.world_size > 1:
-            self._others = _join_others(self.device.type, self.world_size)
-            self.device, self.rank = self._others.device, int(self._others.global_rank)
+            self._fabric = _join_processes(self.device.type, self.world_size)
+            self.device, self.rank = self._fabric.device, int(self._fabric.global_rank)
         self.precision = _decide_precision(options.precision, self.device)
         self._process = os.getpid()
 
@@ -86,19 +86,19 @@ class Runtime:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and progress."""
+        """Whether this is the process that writes files and shows progress."""
         return self.rank == 0
 
     def place(self, module: nn.Module) -> None:
-        """Move a network to the device, channels-last (which bf16 convolutions want)."""
+        """Move a network to the device, channels-last (the faster layout for bf16 convolutions)."""
         module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
-        """The context in which forward passes run, with all that prepares their input and reads their output.
+        """The context in which forward passes run, including the code that prepares their input and reads their output.
 
-        In a process forked from the one that made this runtime, they run on one thread. torch's own threads stay behind
-        in the parent, and the child would wait for them without end.
+        In a process forked from the one that made this runtime, they run on one thread: torch's own threads exist in
+        the parent only, and the child would wait for them forever.
         """
         half = torch.autocast(self.device.type, dtype=torch.bfloat16) if self.precision == "bf16" else nullcontext()
         with half, nullcontext() if os.getpid() == self._process else one_thread():
@@ -121,20 +121,20 @@ class Runtime:
                 buffer.copy_(self._mean(buffer))
 
     def _mean(self, tensor: Tensor) -> Tensor:
-        assert self._others is not None
-        mean = self._others.all_reduce(tensor, reduce_op="mean")
+        assert self._fabric is not None
+        mean = self._fabric.all_reduce(tensor, reduce_op="mean")
         assert isinstance(mean, Tensor)
         return mean
 
     def barrier(self) -> None:
         """Wait for all processes."""
-        if self._others is not None:
-            self._others.barrier()
+        if self._fabric is not None:
+            self._fabric.barrier()
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """torch computes on the calling thread alone; the setting is put back afterwards."""
+    """Let torch compute on the calling thread alone; afterwards the setting is restored."""
     threads = torch.get_num_threads()
     if threads == 1:
         yield
@@ -146,20 +146,22 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def command_threads(asked: int | None = None) -> int:
-    """How many CPU threads a command takes.
+def command_threads(requested: int | None = None) -> int:
+    """How many CPU threads a command uses.
 
     Args:
-        asked: ``--threads``.
+        requested: the number given by ``--threads``, or ``None``.
 
     Returns:
-        What was asked for; else the least of the cores that this process may use, ``OMP_NUM_THREADS`` if it is set, and
-        the CPU quota of its control groups (containers), rounded up.
+        The number requested; without one, the least of these: the number of cores that this process may use,
+        ``OMP_NUM_THREADS`` if it is set, and the CPU quota of its control groups (containers), rounded up.
     """
-    if asked is not None:
-        return asked
+    if requested is not None:
+        return requested
     limits = [available_cores(), *map(math.ceil, _quotas())]
-    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # OpenMP allows a list, one a level
+    wanted = (
+        os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    )  # OpenMP allows a list, one number per level of nesting
     if wanted.isdigit():
         limits.append(int(wanted))
     return max(1, min(limits))
@@ -186,7 +188,7 @@ def rng_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore_rng_state(state: Mapping[str, Tensor], device: torch.device) -> None:
-    """Put back what :func:`rng_state` returned."""
+    """Restore what :func:`rng_state` returned."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
@@ -205,8 +207,8 @@ def _pick_device(name: str) -> torch.device:
     return torch.device("cuda", int(number or 0))
 
 
-def _join_others(kind: str, world: int) -> Fabric:
-    """Meet the other processes of ``torchrun``; Fabric takes a second to import, which one device need not wait."""
+def _join_processes(kind: str, world: int) -> Fabric:
+    """Join the other processes of ``torchrun``. Fabric takes a second to import, so it is imported only here."""
     from lightning_fabric import Fabric
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every choice of ours
@@ -216,10 +218,10 @@ def _join_others(kind: str, world: int) -> Fabric:
     return fabric
 
 
-def _decide_precision(asked: Precision, device: torch.device) -> Literal["bf16", "32"]:
-    """A rule that depends on the machine and never on the moment."""
-    if asked != "auto":
-        return asked
+def _decide_precision(requested: Precision, device: torch.device) -> Literal["bf16", "32"]:
+    """``bf16`` or ``32``, by a rule that depends on the machine alone, so that equal commands give equal results."""
+    if requested != "auto":
+        return requested
     if device.type == "cuda":
         with torch.cuda.device(device):
             native = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -229,13 +231,16 @@ def _decide_precision(asked: Precision, device: torch.device) -> Literal["bf16",
 
 
 def _quotas() -> Iterator[float]:
-    """CPU quotas, in cores, of this process's control groups of both versions and of all groups above them."""
+    """CPU quotas, in cores, of this process's control groups (cgroup v1 and v2) and of all their parent groups."""
     for line in _text(OWN_CGROUP).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
         inside = PurePosixPath(path.lstrip("/"))
-        for group in (inside, *inside.parents):  # in a container the path may be the host's: then the root alone exists
+        for group in (
+            inside,
+            *inside.parents,
+        ):  # in a container the path may be the host's, of which only the root exists
             if controllers:
                 folder = CGROUPS / "cpu" / group
                 words = [*_text(folder / "cpu.cfs_quota_us").split(), *_text(folder / "cpu.cfs_period_us").split()]
@@ -246,7 +251,7 @@ def _quotas() -> Iterator[float]:
 
 
 def _text(file: Path) -> str:
-    """The content of a file of the kernel; empty where there is none."""
+    """The text of one of the kernel's files; empty if there is no such file."""
     try:
         return file.read_text(encoding="ascii", errors="replace")
     except OSError:

@@ -46,13 +46,13 @@ def size_differences(out: Path, first: str, second: str, seeds: Sequence[int]) -
     """Area under the ROC curve of two rows' face logits by size, on the hold-out and WIDER_val together.
 
     Args:
-        out: folder of the runs.
-        first: a row.
-        second: another.
-        seeds: those that both have; areas are averaged over them.
+        out: the folder of the runs.
+        first: name of one row.
+        second: name of the row that it is compared with.
+        seeds: seeds with which both rows were trained; areas are averaged over them.
 
     Returns:
-        For every size: both areas, their difference and its paired bootstrap interval over images, in points.
+        For each size: both areas, their difference and its paired bootstrap interval over images, in points.
     """
     tables = {row: [_load(out, row, seed) for seed in seeds] for row in (first, second)}
     found = []
@@ -81,7 +81,7 @@ def size_differences(out: Path, first: str, second: str, seeds: Sequence[int]) -
 
 
 def write_table(out: Path, results: Sequence[Mapping[str, Any]]) -> None:
-    """``table.md``: rows as means over their seeds, then the question by size."""
+    """Write ``table.md``: each row as the mean over its seeds, then the pairs of rows compared by size."""
     lines = ["| row | GFLOP | easy | medium | hard | seeds (hard) | what |", "|---|---|---|---|---|---|---|"]
     lines.append("| baseline | 0 | 0 | 0 | 0 | | the detector alone |")
     for row in ROWS:
@@ -127,7 +127,7 @@ def _judged(out: Path, row: str, seed: int) -> Path:
 
 
 def _load(out: Path, row: str, seed: int) -> dict[str, npt.NDArray[Any]]:
-    """Both splits' columns; images of the second are numbered on."""
+    """The columns of both splits; the images of the second are numbered after those of the first."""
     folder = _judged(out, row, seed)
     parts = []
     for part in ("train", "val"):

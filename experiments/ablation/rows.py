@@ -1,4 +1,4 @@
-"""The rows of the table, as differences from one recipe."""
+"""The rows of the table, each given by its differences from one common recipe."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from experiments.lite.flops import discriminator_flops, generator_flops
 from tinygan.training.recipe import Recipe
 
-EVERYTHING = 1e9  # no crop is larger: all go through the generator
+EVERYTHING = 1e9  # in pixels; no crop is larger, so all go through the generator
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,12 @@ class Row:
     """One line of the table.
 
     Attributes:
-        name: as printed.
+        name: name of the row, as printed.
         settings: ``section.key=value`` overrides of the recipe.
-        note: what it is.
-        wider: the discriminator is widened until the row costs what ``full`` costs.
-        box: stage ``judge`` follows, with the third head.
-        surroundings: with the second tower too, from public weights.
+        note: description of the row, as printed.
+        wider: whether the discriminator is widened until the row costs as many operations as ``full``.
+        box: whether stage ``judge`` follows, which adds the third head.
+        surroundings: whether that stage also adds the second tower, starting from public weights.
     """
 
     name: str
@@ -60,7 +60,7 @@ ROWS = (
 
 
 def widen(recipe: Recipe, like: Recipe) -> Recipe:
-    """The recipe with a discriminator so wide that it costs what ``like``'s generator and discriminator do."""
+    """The recipe with a discriminator so wide that it alone costs what both networks of ``like`` cost."""
     aim = discriminator_flops(like) + generator_flops(like)
     widths = recipe.discriminator.lite_widths
     wider = recipe

@@ -2,9 +2,10 @@
 
     python -m experiments.ablation.run --data ROOT --proposals P --surroundings W --out runs/ablation
 
-Every row is trained from the same start for the same steps with three seeds, one after the other, seed by seed. A
-finished row is not done again, so the command can be repeated until it is through; ``table.md`` is written anew after
-every row. Fusion is fitted on the hold-out of WIDER_train, figures are of WIDER_val; nothing is chosen by them.
+Takes 3 to 8 minutes per row and seed on one core. All rows start from the same generator and are trained for the same
+number of steps, first all rows with the first seed, then with the next. Finished rows are not repeated, so a command
+that was cut off can be started again; ``table.md`` is rewritten after each row. Fusion is fitted on the hold-out of
+WIDER_train; the figures are those on WIDER_val, and nothing is chosen by them.
 """
 
 from __future__ import annotations
@@ -77,10 +78,10 @@ def judged_by(row: Row, recipe: Recipe) -> Recipe:
 
 
 class Ablation:
-    """The rows, and what they share: patches, generators after ``mse-init``, data.
+    """Trains and measures the rows, which share patches, generators after ``mse-init``, and data.
 
     Args:
-        arguments: of the command.
+        arguments: the parsed arguments of the command.
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
@@ -93,7 +94,7 @@ class Ablation:
         self._patches: dict[str, Prepared[Mapping[str, Patches]]] = {}
 
     def do(self, row: Row, seed: int) -> None:
-        """One row with one seed, unless it is done."""
+        """Train and measure one row with one seed, unless that has been done."""
         if any((done["row"], done["seed"]) == (row.name, seed) for done in self._results()):
             return
         if row.surroundings and self.surroundings is None:
@@ -105,7 +106,7 @@ class Ablation:
             self._train(row, recipe, seed, run)
         trained = time.monotonic() - started
         found = self._measure(row, run, seed)
-        results = [  # read anew: another command may do other rows beside this one
+        results = [  # read again: another command may have finished other rows in the meantime
             *(done for done in self._results() if (done["row"], done["seed"]) != (row.name, seed)),
             {
                 "row": row.name,

@@ -1,1 +1,1 @@
-"""How fast the command lines are."""
+"""How fast the evaluator is."""

@@ -1,10 +1,10 @@
-"""Time and peak memory of ``tinygan-evaluate`` as one types it: start-up, reading and figures.
+"""Time and peak memory of ``tinygan-evaluate`` as a user runs it: start-up, reading and figures.
 
     python -m experiments.benchmarks.run --out runs/benchmarks
     python -m experiments.benchmarks.run --out runs/benchmarks --ground-truth EVAL --detections D
 
-The first form draws a million detections on 3,226 images and evaluates them as CSV and as a folder
-archive. The second times an evaluation of one's own too: with WIDER FACE's official files, also with
+Takes about 3 minutes. The first form draws a million detections on 3,226 images and evaluates them as CSV and as an
+archive of a folder. The second also evaluates detections of yours against WIDER FACE's official files, without and with
 ``--details`` and ``--baseline``.
 """
 
@@ -29,7 +29,7 @@ from tinygan.formats.tabular import save_csv
 from tinygan.formats.wider import format_ground_truth
 from tinygan.formats.writing import write_wider
 
-IMAGES, FACES, BOXES = 3226, 12, 310  # faces and boxes an image: a million boxes in all
+IMAGES, FACES, BOXES = 3226, 12, 310  # faces and boxes per image: a million boxes in all
 COMMAND = [sys.executable, "-c", "from tinygan.cli.evaluate import main; raise SystemExit(main())"]
 
 
@@ -38,8 +38,8 @@ class Timing:
     """One command, the fastest of several runs.
 
     Attributes:
-        name: what was done.
-        limit_s: what it may take; None if nothing was promised.
+        name: description of what was run.
+        limit_s: largest time it may take in seconds; None without a limit.
         seconds: wall-clock time from start to exit.
         cpu_seconds: processor time, which says more where the machine has other work.
         peak_mb: largest resident memory.

@@ -2,8 +2,8 @@
 
     python -m experiments.demo.crowd --out DIR [--train-images N --val-images N --seed S]
 
-It stands in for WIDER FACE where there is none, to show that every step works. Figures measured on
-it say nothing of real photographs, and are labelled "sample".
+It takes the place of WIDER FACE where that is not at hand, to show that every step works. Figures measured on it say
+nothing about real photographs, and are labelled "sample".
 """
 
 from __future__ import annotations

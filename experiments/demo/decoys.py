@@ -1,4 +1,4 @@
-"""Draws what a detector takes for a face and is none: blank masks, backs of heads, balls, clocks, hands, discs."""
+"""Draws decoys, which detectors mistake for faces: blank masks, backs of heads, balls, clocks, hands, discs."""
 
 from __future__ import annotations
 

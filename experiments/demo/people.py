@@ -1,4 +1,4 @@
-"""Who stands in the crowd: looks drawn at random."""
+"""The people of the crowd: their looks are drawn at random."""
 
 from __future__ import annotations
 

@@ -2,11 +2,15 @@
 
     python -m experiments.first_stage.run --data ROOT --teacher W --out runs/first_stage
 
-Finished steps are reused and a cut-off training goes on, so the command can be repeated until it is through. Steps:
-``landmarks`` (the teacher's, for faces that have none), ``frozen`` and ``scratch`` (two trainings), ``holdout`` (both
-on images that none of them saw), ``ship`` (``frozen`` with its own second-stage fusion, as
-``retinaface_mobilenet025.safetensors``), and at the end, the only ones that read WIDER_val, ``report`` (first stages
-alone) and ``second_stage`` (the shipped one before and after; its overview included).
+Finished steps are not repeated and a training that was cut off is resumed, so the command can be started again. Steps,
+with their times on one core:
+
+- ``landmarks``: the teacher's, for faces that have none, 3 minutes;
+- ``frozen`` and ``scratch``: two trainings, 10 minutes and an hour;
+- ``holdout``: figures of both on images that neither saw;
+- ``ship``: ``frozen`` with a second-stage fusion of its own, as ``retinaface_mobilenet025.safetensors``, 9 minutes;
+- ``report`` and ``second_stage``: figures on WIDER_val, which no other step reads, of the first stages alone, and of
+  the shipped one, with its overview, before and after the second stage (13 minutes).
 """
 
 from __future__ import annotations
@@ -57,7 +61,7 @@ HEIGHTS_PX = (0.0, 24.0, 48.0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do the steps asked for."""
+    """Run the steps that were chosen."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="WIDER FACE root, official .mat files in eval/")
     parser.add_argument("--teacher", type=Path, required=True, help="public weights of a RetinaFace-MobileNet0.25")
@@ -76,10 +80,10 @@ class FirstStage:
     """The steps and what they share.
 
     Args:
-        data: WIDER FACE root.
-        teacher: public weights.
+        data: a WIDER FACE root.
+        teacher: file of the teacher's public weights.
         out: folder of all runs.
-        threads: CPU threads; ``None`` for as many as torch and the commands take of their own accord.
+        threads: number of CPU threads; ``None`` leaves it to torch and the commands.
     """
 
     def __init__(self, data: Path, teacher: Path, out: Path, threads: int | None) -> None:
@@ -88,7 +92,7 @@ class FirstStage:
         self.results_file = out / "results.json"
 
     def do(self, step: str) -> None:
-        """One step."""
+        """Run one step."""
         if step == "landmarks":
             self.teach()
         elif step in PRESET:
@@ -98,20 +102,20 @@ class FirstStage:
             {**steps, "second_stage": self.report_second_stage}[step]()
 
     def teach(self) -> None:
-        """Points of five landmarks for the training faces, as the teacher sees them."""
+        """Write the five landmarks of the training faces, as the teacher predicts them."""
         if not self.labels.is_file():
             count = write_landmarks(self.data, self.teacher, self.labels, self._runtime())
             print(f"{self.labels}: landmarks of {count} faces", flush=True)
 
     def train(self, name: str) -> None:
-        """A training, as a user types it."""
+        """Run one of the trainings, with the command that a user would type."""
         words = ["--data", str(self.data), "--config", PRESET[name], "--out", str(self.out / name), "--resume"]
         if name != "scratch":
             words += ["--init", str(self.teacher), "--landmarks", str(self.labels)]
         self._run("tinygan-train-proposer", train_command.main, words)
 
     def measure_holdout(self) -> None:
-        """Exact AP of the teacher and of every finished training on the hold-out: the figures to choose by."""
+        """Measure exact AP of the teacher and of all finished trainings on the hold-out, to choose by."""
         split = load_split(self.data, "train")
         names = self._holdout(split)
         truth = truth_by_height({name: split.faces[name] for name in names}, HEIGHTS_PX)
@@ -126,7 +130,7 @@ class FirstStage:
         self._note("holdout", {"images": len(names), "exact_ap_by_height": found})
 
     def ship(self) -> None:
-        """The chosen training with the second stage's fusion, fitted on hold-out images that neither stage saw."""
+        """Save the chosen training with a second-stage fusion, fitted on hold-out images that neither stage saw."""
         split = load_split(self.data, "train")
         names = self._holdout(split)
         self._propose(SHIPPED, "train")
@@ -147,7 +151,7 @@ class FirstStage:
         print(f"{file}: {file.stat().st_size / 1e6:.2f} MB; copy it to {packaged_weights(NAME)}", flush=True)
 
     def report(self) -> None:
-        """WIDER_val: the teacher and every training, alone."""
+        """Measure the teacher and all trainings on WIDER_val, without the second stage."""
         split = load_split(self.data, "val")
         names = list(split.faces)
         truth = truth_of(self.data, split, names)
@@ -158,7 +162,7 @@ class FirstStage:
         self._note("val_against_teacher", table)
 
     def report_second_stage(self) -> None:
-        """WIDER_val: the shipped first stage before and after the second."""
+        """Measure the shipped first stage on WIDER_val, before and after the second stage."""
         split = load_split(self.data, "val")
         names = list(split.faces)
         before = self._propose(SHIPPED, "val")
@@ -181,7 +185,7 @@ class FirstStage:
         return self.out / "proposals" / f"{part}.json"
 
     def _propose(self, name: str, part: Split) -> Mapping[str, Detections]:
-        """A first stage's boxes; of the training images those of the hold-out."""
+        """The boxes of a first stage; of the training images only those of the hold-out are searched."""
         out = self._proposals(name, part)
         if not out.is_file():
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +210,7 @@ class FirstStage:
         return {name: stage.rescore(images / name, one) for name, one in progress}
 
     def _holdout(self, split: WiderSplit) -> list[str]:
-        """Images that neither ``lite`` nor any training here learned from."""
+        """Images on which neither ``lite`` nor any training here was trained."""
         lite = packaged_weights("lite")
         names = holdout_names(split, load_checkpoint(lite, ("fused",)), None, lite)
         for name in PRESET:
@@ -226,7 +230,7 @@ class FirstStage:
             raise SystemExit(f"{command} failed")
 
     def _note(self, key: str, value: object) -> None:
-        """One entry of ``results.json``, with the time each training took."""
+        """Write one entry of ``results.json``, and the steps and curves of all trainings."""
         results: dict[str, Any] = json.loads(self.results_file.read_text()) if self.results_file.is_file() else {}
         results[key] = value
         results["trainings"] = {

@@ -1,4 +1,4 @@
-"""Landmarks from a teacher, as RetinaFace's ``label.txt``: WIDER-mini has none."""
+"""Landmarks predicted by a teacher, in the format of RetinaFace's ``label.txt``, as WIDER-mini has none."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ SURE, SAME_FACE = 0.5, 0.5
 
 
 def write_landmarks(root: Path, weights: Path, out: Path, runtime: Runtime) -> int:
-    """Search the training images and write the points of the faces that the teacher is sure of.
+    """Search the training images and write the landmarks of the faces that the teacher is sure of.
 
     Args:
         root: a WIDER FACE root.
-        weights: of the teacher, a RetinaFace-MobileNet0.25.
+        weights: file of the teacher's weights, a RetinaFace-MobileNet0.25.
         out: the ``label.txt`` to write.
-        runtime: device and precision.
+        runtime: the device and the precision.
 
     Returns:
-        How many faces have points.
+        Number of faces with landmarks.
     """
     teacher = build_retinaface(RetinaFaceConfig(score_threshold=SURE), weights, runtime)
     split, lines, count = load_split(root, "train"), [], 0
@@ -43,7 +43,7 @@ def write_landmarks(root: Path, weights: Path, out: Path, runtime: Runtime) -> i
 
 
 def landmark_rows(found: Detections, truth: GroundTruth) -> list[str]:
-    """A line for every face whose best detection lies well on it."""
+    """One line per face whose best detection overlaps it well."""
     if not len(found) or not len(truth):
         return []
     overlaps = iou(truth.boxes, found.boxes)

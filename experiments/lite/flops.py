@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,12 +17,16 @@ from tinygan.training.recipe import Recipe
 
 
 def giga_flops(checkpoint: Path) -> dict[str, float]:
-    """Of the generator and of the discriminator on one region, in GFLOP, their sum, and that times the looks."""
+    """Of the generator and of the discriminator on one region, in GFLOP, what a look costs, and all looks.
+
+    The generator counts in a look only if the judge sees super-resolved crops.
+    """
     weights = load_checkpoint(checkpoint, ("gan", "fused"))
     recipe = build_config(Recipe, weights.recipe)
     looks = (stored_fusion(weights) or Fusion()).looks
     generator, discriminator = generator_flops(recipe), discriminator_flops(recipe)
-    total = generator + discriminator
+    super_resolves = bool(recipe.crops.through_generator(np.array([1.0]))[0])
+    total = discriminator + (generator if super_resolves else 0.0)
     counts = {"generator": generator, "discriminator": discriminator, "total": total, "all looks": total * looks}
     return {name: round(count, 3) for name, count in counts.items()}
 

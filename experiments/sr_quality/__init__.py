@@ -1,1 +1,1 @@
-"""How faithful super-resolution is on faces it never saw."""
+"""How faithful super-resolution is on faces that it never saw, and what it is worth to the judge."""

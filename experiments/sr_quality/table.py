@@ -1,8 +1,9 @@
 """Picture quality and detection gain of every kind of picture, in one table.
 
-A face of 8, 12 or 16 px: its longer side in the 16 px patch. The crop is 2, 4/3 or 1 times the face, at least 64 px
-wide in the source, and shrunk 4x, clean (bicubic) or wild (with blur, noise and JPEG at random). The detection gain is
-that of stage ``gan``'s judge on the hold-out when small crops reach it as this kind of picture, fusion cross-fitted.
+Sizes of 8, 12 and 16 px are those of the face's longer side in the 16 px patch; the crop is then 2, 4/3 or 1 times as
+wide as the face. It is at least 64 px wide in the source, and shrunk 4x, clean (bicubic) or wild (with blur, noise and
+JPEG at random). The detection gain is that of stage ``gan``'s judge on the hold-out if small crops reach it as this
+kind of picture; fusion is cross-fitted.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ LFW_FACE = 1 / 2.2  # LFW's pictures are 2.2 times as wide as the face box they 
 
 
 class Pictures(nn.Module):
-    """A generator whose only picture is one of another's, or bicubic upscaling.
+    """A generator that gives one picture of another generator, or bicubic upscaling, as both of its pictures.
 
     Args:
-        generator: the other; ``None``: bicubic.
-        refined: G2's picture instead of G1's.
+        generator: the other generator; ``None``: bicubic upscaling.
+        refined: whether to take G2's picture instead of G1's.
     """
 
     def __init__(self, generator: AnyGenerator | None = None, refined: bool = False) -> None:
@@ -69,8 +70,8 @@ class Inputs:
         gan: run folder of stage ``gan``.
         root: WIDER FACE root.
         lfw: folder of LFW, or ``None``.
-        proposals: detectors whose proposals the judge rescores.
-        limit: faces of each source and size, evenly spread.
+        proposals: proposals that the judge rescores, one path per detector.
+        limit: largest number of faces per source and size, taken at even spacing.
     """
 
     mse: Path

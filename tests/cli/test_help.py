@@ -171,7 +171,7 @@ def test_every_key_of_a_first_stage_is_explained(name):
 def test_show_config_applies_config_and_set(run, capsys):
     assert run(["tinygan-train", "--show-config", "--config", "lite", "--set", "generator.width=40"]) == 0
     shown = capsys.readouterr().out
-    assert "\n  # filters of G1's convolutions. Not stated in the paper.\n  width: 40\n  # filters" in shown
+    assert "\n  # number of filters of G1's convolutions. Not stated in the paper.\n  width: 40\n  # number" in shown
     assert "backbone: vgg_lite" in shown
     assert run(["tinygan-train", "--show-config", "--set", "generator.widht=40"]) == 2
     assert "did you mean 'generator.width'" in capsys.readouterr().err

@@ -88,6 +88,21 @@ def test_boxes_beyond_max_rois_are_imputed_and_keep_their_place(data, checkpoint
     assert (counts["rescored"], counts["passed_through"], counts["written"]) == (40, 20, 60)
 
 
+def test_proposals_below_the_least_score_are_counted_and_keep_their_place(data, checkpoint, tmp_path):
+    before = open_detections(data.proposals / "val")
+    least = float(np.median(np.concatenate([found.scores for found in before.values()])))
+    report = tmp_path / "report.json"
+    words = typed(data, checkpoint, tmp_path / "out", "--min-score", str(least), "--report", str(report))
+    assert main(words) == 0
+    judged = sum(int((found.scores >= least).sum()) for found in before.values())
+    counts = json.loads(report.read_text())
+    assert (counts["rescored"], counts["passed_through"], counts["written"]) == (judged, 60 - judged, 60)
+    (tmp_path / "out/0--Parade/val_2.txt").unlink()  # as if killed before this image
+    assert main([*words, "--resume"]) == 0
+    again = json.loads(report.read_text())
+    assert (again["rescored"], again["passed_through"]) == (judged, 60 - judged)
+
+
 def test_archive_in_and_out_agrees_with_folders(data, checkpoint, tmp_path):
     archive = tmp_path / "proposals.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:

@@ -152,6 +152,17 @@ def positive_int(text: str) -> int:
     return value
 
 
+def share(text: str) -> float:
+    """An argparse type: a number in [0, 1]."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number in [0, 1], got {text}")
+    return value
+
+
 def run_command(parser: Parser, body: Callable[[argparse.Namespace], int], argv: Sequence[str] | None = None) -> int:
     """Parse, run, and turn expected errors into one line and an exit code.
 

@@ -22,6 +22,7 @@ from tinygan.cli.common import (
     positive_int,
     run_command,
     runtime_options,
+    share,
     show_config,
 )
 
@@ -47,7 +48,7 @@ def _parser() -> Parser:
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="images, videos, or folders of them")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
     parser.add_argument(
-        "--min-score", type=_share, default=0.3, metavar="S", help="lowest final score of a face, 0 to 1 (default: 0.3)"
+        "--min-score", type=share, default=0.3, metavar="S", help="lowest final score of a face, 0 to 1 (default: 0.3)"
     )
     names = ", ".join(proposer_names())
     parser.add_argument(
@@ -147,17 +148,6 @@ def _settings(arguments: argparse.Namespace, chosen: Choice, first: Runtime, sec
 
 def _digest(file: Path | None) -> str | None:
     return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _share(text: str) -> float:
-    """An argparse type: a number in [0, 1]."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number in [0, 1], got {text}")
-    return value
 
 
 def _print(totals: Totals, skipped: Sequence[str], out: Path, seconds: float) -> int:

@@ -21,6 +21,7 @@ from tinygan.cli.common import (
     positive_int,
     run_command,
     runtime_options,
+    share,
     show_config,
 )
 from tinygan.errors import DataError
@@ -61,6 +62,9 @@ def _parser() -> Parser:
     parser.add_argument("--no-boxes", action="store_true", help="leave every box where the detector put it")
     parser.add_argument(
         "--max-rois", type=positive_int, metavar="N", help="judge the best N proposals per image (default: 600)"
+    )
+    parser.add_argument(
+        "--min-score", type=share, metavar="S", help="do not judge proposals of a lower score; they keep their place"
     )
     parser.add_argument("--subset", type=Path, metavar="LIST", help=f"rescore these images only: {SUBSET}")
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="write counts and times to FILE.json")
@@ -116,6 +120,7 @@ def _config(arguments: argparse.Namespace, weights: Checkpoint) -> RescoreConfig
     for key, value in (
         ("method", arguments.fusion),
         ("max_rois", arguments.max_rois),
+        ("min_score", arguments.min_score),
         ("batch_size", arguments.batch_size),
         ("move_boxes", False if arguments.no_boxes else None),
     ):

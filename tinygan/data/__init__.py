@@ -1,1 +1,1 @@
-"""Training data: regions of interest, crops and batches."""
+"""Training data: regions of interest, the patches cut from them, and batches."""

@@ -1,4 +1,4 @@
-"""Batches for training. A batch is a pure function of (seed, step, rank), so resuming needs no sampler state."""
+"""Batches for training. A batch depends on (seed, step, rank) alone, so a resumed run needs no state of a sampler."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ class BatchConfig:
     """What a batch is made of. None of these is stated in the paper.
 
     Attributes:
-        wild: share of wild patches (small and medium crops) in a batch of stage ``gan``. Above a half the real/fake
-            game sees few pairs; the judge sees more of what it is for.
-        medium: share of the wild patches that go straight to the discriminator; default: as in the data.
+        wild: share of wild patches in a batch of stage ``gan``: small and medium crops of proposals, of which there is
+            no true high-resolution picture. The rest of the batch are pairs. The more wild patches, the more the
+            discriminator learns about such proposals, which it is to judge in use; but the pixel loss and the
+            real/generated loss see pairs alone, and above 0.5 these become few.
+        medium: share of the medium crops, which go straight to the discriminator, among the wild patches; default: as
+            in the data.
         brightness: largest relative change of brightness.
         contrast: largest relative change of contrast.
         colour: largest relative change of each colour channel.
-        grey: share of patches turned grey.
+        grey: share of patches that are turned grey.
     """
 
     wild: float = 0.5
@@ -49,15 +52,15 @@ class BatchConfig:
             raise ValueError("brightness must lie in [0, 2] and contrast in [0, 1]")
 
 
-class Light(NamedTuple):
-    """How a batch's patches are lit: gain [N, 3, 1, 1], shift [N, 1, 1, 1], is_grey bool [N]."""
+class ColourJitter(NamedTuple):
+    """Random changes of colour: of N patches, gain [N, 3, 1, 1], shift [N, 1, 1, 1] and is_grey bool [N]."""
 
     gain: Tensor
     shift: Tensor
     is_grey: Tensor
 
     def apply(self, pixels: ByteArray) -> Tensor:
-        """uint8 [N, S, S, 3] to float32 [N, 3, S, S] in [0, 1], in this light."""
+        """Patches uint8 [N, S, S, 3] to float32 [N, 3, S, S] in [0, 1], with these changes."""
         picture = to_float(pixels)
         if self.is_grey.any():
             picture[self.is_grey] = picture[self.is_grey].mean(dim=1, keepdim=True)
@@ -71,11 +74,11 @@ class Batch:
     Attributes:
         lr: [P, 3, s, s], low-resolution copies of ``hr``.
         hr: [P, 3, S, S], true high-resolution patches.
-        labels: [P].
-        small: [Q, 3, s, s], wild crops for the generator.
-        small_labels: [Q].
-        medium: [R, 3, S, S], wild crops resized, for the discriminator alone.
-        medium_labels: [R].
+        labels: [P], labels of the pairs.
+        small: [N, 3, s, s], small wild crops, which go through the generator.
+        small_labels: [N], labels of the small crops.
+        medium: [M, 3, S, S], medium wild crops, resized, which go straight to the discriminator.
+        medium_labels: [M], labels of the medium crops.
     """
 
     lr: Tensor
@@ -94,11 +97,11 @@ class Batch:
 class SizeBalancedSampler:
     """Draws half faces, half non-faces, both with the size distribution of the whole stream.
 
-    So size and blur alone do not tell faces from non-faces.
+    Otherwise size and blur alone would tell faces from non-faces.
 
     Args:
-        labels: int64 [N].
-        sides_px: float64 [N].
+        labels: int64 [N], labels of the patches.
+        sides_px: float64 [N], sides of the crops in source pixels.
     """
 
     def __init__(self, labels: IntArray, sides_px: np.ndarray[tuple[int], np.dtype[np.float64]]) -> None:
@@ -118,7 +121,7 @@ class SizeBalancedSampler:
         self._shares = np.array(shares, dtype=np.float64) / max(sum(shares), 1)
 
     def draw(self, count: int, rng: np.random.Generator) -> IntArray:
-        """Positions of ``count`` patches, faces and non-faces by turns."""
+        """Positions of ``count`` patches, int64 [count], faces and non-faces in alternation."""
         chosen = np.zeros(count, dtype=np.int64)
         which = rng.choice(len(self._pools), size=count, p=self._shares)
         for row, bin_number in enumerate(which):
@@ -134,16 +137,16 @@ class BatchSource:
     """Draws batches from the streams of patches.
 
     Args:
-        streams: ``paired``, and for stage ``gan`` also ``small`` and ``medium``.
-        crops: patch sizes.
-        config: composition and augmentation.
-        degradation: how LR copies are made.
-        batch_size: patches in a batch, on this device.
-        seed: every batch is a function of (seed, step, rank).
-        rank: this device's number.
+        streams: patches by stream: ``paired``, and for stage ``gan`` also ``small`` and ``medium``.
+        crops: the sizes of patches.
+        config: composition of batches, and augmentation.
+        degradation: how low-resolution copies are made.
+        batch_size: number of patches per batch on this device.
+        seed: seed of the batches, each of which depends on (seed, step, rank) alone.
+        rank: number of this device.
 
     Raises:
-        DataError: if there is no paired patch.
+        DataError: if there is no patch in stream ``paired``.
     """
 
     def __init__(
@@ -185,14 +188,14 @@ class BatchSource:
         lr = np.stack([make_lr(patch, self._degradation, rng) for patch in hr])
         small, small_labels = self._take(SMALL, rng)
         medium, medium_labels = self._take(MEDIUM, rng)
-        light = draw_light(self._config, len(hr), rng)
+        jitter = draw_colour_jitter(self._config, len(hr), rng)
         return Batch(
-            lr=light.apply(lr),
-            hr=light.apply(hr),
+            lr=jitter.apply(lr),
+            hr=jitter.apply(hr),
             labels=labels,
-            small=draw_light(self._config, len(small), rng).apply(small),
+            small=draw_colour_jitter(self._config, len(small), rng).apply(small),
             small_labels=small_labels,
-            medium=draw_light(self._config, len(medium), rng).apply(medium),
+            medium=draw_colour_jitter(self._config, len(medium), rng).apply(medium),
             medium_labels=medium_labels,
         )
 
@@ -208,11 +211,11 @@ class BatchSource:
         return pixels, torch.from_numpy(patches.labels[chosen].astype(np.float32))
 
 
-def draw_light(config: BatchConfig, count: int, rng: np.random.Generator) -> Light:
-    """Light of each patch; the pictures of a pair share it."""
+def draw_colour_jitter(config: BatchConfig, count: int, rng: np.random.Generator) -> ColourJitter:
+    """Random changes of colour for ``count`` patches; both pictures of a pair get the same."""
     contrast = 1 + rng.uniform(-1, 1, (count, 1)) * config.contrast
     shift = rng.uniform(-0.5, 0.5, (count, 1)) * config.brightness + (1 - contrast) * 0.5
     gain = contrast * (1 + rng.uniform(-1, 1, (count, 3)) * config.colour)
     is_grey = rng.random(count) < config.grey
     as_pictures = [torch.from_numpy(value.astype(np.float32))[:, :, None, None] for value in (gain, shift)]
-    return Light(as_pictures[0], as_pictures[1], torch.from_numpy(is_grey))
+    return ColourJitter(as_pictures[0], as_pictures[1], torch.from_numpy(is_grey))

@@ -1,4 +1,4 @@
-"""From boxes to patches: the one place that cuts them, decides which go through the generator, and makes LR copies."""
+"""From boxes to patches: how much a crop shows, which crops go through the generator, cutting, and LR copies."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ class CropConfig:
     Attributes:
         lr_size: side of the generator's input in pixels; its output has 4x that. Not stated in the paper.
         context: side of the square crop, as a factor on the box's longer side. Not stated in the paper.
-        route_px: crops up to this many source pixels go through the generator; larger ones are
-            resized to ``hr_size`` and go straight to the discriminator. Default: 1.5 x ``lr_size``.
-        wide_context: side of a second crop around the same box, which shows a judge with ``surroundings`` (see
-            :class:`~tinygan.models.discriminator.DiscriminatorConfig`) the surroundings. Not in the paper.
-        wide_size: side of the patch that the second crop becomes, in pixels.
+        route_px: largest side, in source pixels, of the crops that are super-resolved before the discriminator sees
+            them; larger crops are resized to ``hr_size`` (bicubic). Default: 1.5 x ``lr_size``; 0: none is
+            super-resolved.
+        wide_context: side of a second crop around the same box, as a factor on the box's longer side. It is the input
+            of the discriminator's second tower, the ``surroundings`` of
+            :class:`~tinygan.models.discriminator.DiscriminatorConfig`. Not in the paper.
+        wide_size: side of the patch that is made of the second crop, in pixels.
     """
 
     lr_size: int = 16
@@ -54,18 +56,22 @@ class CropConfig:
         return SCALE * self.lr_size
 
     def through_generator(self, sides_px: FloatArray) -> BoolArray:
-        """Which crops go through the generator, bool [N], by their sides in source pixels, float64 [N]."""
-        return sides_px <= (1.5 * self.lr_size if self.route_px is None else self.route_px)
+        """Which crops the judge sees super-resolved, bool [N], by their sides in source pixels, float64 [N]."""
+        return self.is_small(sides_px) if self.route_px is None else sides_px <= self.route_px
+
+    def is_small(self, sides_px: FloatArray) -> BoolArray:
+        """Which crops the generator was made for, bool [N], by their sides in source pixels, float64 [N]."""
+        return sides_px <= 1.5 * self.lr_size
 
     def squares(self, boxes: FloatArray, width_px: int, height_px: int) -> FloatArray:
         """The square crops of proposals, float64 [N, 4].
 
-        Boxes are cut to the image first, so that a wild box cannot ask for an unbounded crop.
+        Boxes are clipped to the image first, so that even a box far beyond it gives a crop of bounded size.
         """
         return square_crops(inside_image(boxes, width_px, height_px), self.context)
 
     def wide_squares(self, boxes: FloatArray, width_px: int, height_px: int) -> FloatArray:
-        """The same with ``wide_context``."""
+        """The square crops that show the surroundings of proposals, float64 [N, 4]; see :meth:`squares`."""
         return square_crops(inside_image(boxes, width_px, height_px), self.wide_context)
 
 
@@ -87,19 +93,19 @@ class DegradationConfig:
 
 
 def inside_image(boxes: FloatArray, width_px: float, height_px: float) -> FloatArray:
-    """Boxes with their corners in order, cut to the image; shape [N, 4] is kept."""
+    """Boxes with their corners in order, clipped to the image; shape [N, 4] is kept."""
     return clip(np.sort(boxes.reshape(-1, 2, 2), axis=1).reshape(-1, 4), width_px, height_px)
 
 
 def cut_patch(image: Image.Image, square: FloatArray, size_px: int) -> ByteArray:
     """Cut one square out of an image and resize it (bicubic, antialiased).
 
-    Beyond the border the image is reflected.
+    Beyond its border the image is reflected.
 
     Args:
-        image: RGB.
+        image: the RGB image.
         square: float64 [4], ``x1, y1, x2, y2`` in pixels; may reach beyond the image.
-        size_px: side of the patch.
+        size_px: side of the patch in pixels.
 
     Returns:
         uint8 [size_px, size_px, 3].
@@ -120,7 +126,7 @@ def cut_patch(image: Image.Image, square: FloatArray, size_px: int) -> ByteArray
 
 
 def cut_stack(image: Image.Image, squares: FloatArray, size_px: int) -> ByteArray:
-    """Patches of all squares float64 [N, 4], uint8 [N, size_px, size_px, 3]; see :func:`cut_patch`."""
+    """Patches uint8 [N, size_px, size_px, 3] of all squares, float64 [N, 4]; see :func:`cut_patch`."""
     patches = np.zeros((len(squares), size_px, size_px, 3), np.uint8)
     for patch, square in zip(patches, squares, strict=True):
         patch[:] = cut_patch(image, square, size_px)
@@ -132,11 +138,11 @@ class Cut:
     """Patches of N + M regions of one image, as the judge takes them.
 
     Attributes:
-        small: uint8 [N, s, s, 3], crops for the generator.
-        large: uint8 [M, S, S, 3], crops for the discriminator alone.
-        wide: uint8 [N + M, W, W, 3], surroundings of ``small``, then of ``large``; [0, W, W, 3] if not asked for.
-        is_small: bool [N + M], which route each region takes, in the order of the boxes.
-        anchors: float64 [N + M, 4], the boxes, cut to the image, in their order.
+        small: uint8 [N, s, s, 3], crops that go through the generator.
+        large: uint8 [M, S, S, 3], crops that go straight to the discriminator.
+        wide: uint8 [N + M, W, W, 3], surroundings of ``small``, then of ``large``; [0, W, W, 3] if they were not cut.
+        is_small: bool [N + M], which regions are in ``small``, in the order of the boxes.
+        anchors: float64 [N + M, 4], the boxes, clipped to the image, in the order of the boxes.
     """
 
     small: ByteArray
@@ -147,7 +153,7 @@ class Cut:
 
     @classmethod
     def empty(cls, crops: CropConfig) -> Cut:
-        """No region."""
+        """Patches of no region."""
         sizes = (crops.lr_size, crops.hr_size, crops.wide_size)
         small, large, wide = (np.zeros((0, size, size, 3), np.uint8) for size in sizes)
         return cls(small, large, wide, np.zeros(0, np.bool_), np.zeros((0, 4)))
@@ -157,9 +163,9 @@ def cut_regions(image: Image.Image, boxes: FloatArray, crops: CropConfig, wide: 
     """Cut the regions around boxes.
 
     Args:
-        image: RGB.
+        image: the RGB image.
         boxes: float64 [N, 4], in pixels of the image.
-        crops: patch sizes and routing.
+        crops: the sizes of patches, and which crops go through the generator.
         wide: whether to cut the surroundings too.
     """
     squares = crops.squares(boxes, image.width, image.height)
@@ -180,8 +186,8 @@ def make_lr(hr: ByteArray, config: DegradationConfig, rng: np.random.Generator) 
 
     Args:
         hr: uint8 [S, S, 3].
-        config: bicubic alone, or with blur, noise and JPEG.
-        rng: source of the random degradations.
+        config: whether the copy is made by bicubic resizing alone, or also blurred, noisy and compressed.
+        rng: random generator of the degradations.
 
     Returns:
         uint8 [S / 4, S / 4, 3].
@@ -204,7 +210,7 @@ def make_lr(hr: ByteArray, config: DegradationConfig, rng: np.random.Generator) 
 
 
 def upscale(lr: ByteArray) -> ByteArray:
-    """Bicubic 4x upscaling (Pillow's, as :func:`make_lr` shrinks): the picture super-resolution has to beat.
+    """Bicubic 4x upscaling (by Pillow, as in :func:`make_lr`): the baseline that super-resolution has to beat.
 
     Args:
         lr: uint8 [s, s, 3].
@@ -221,7 +227,7 @@ def _resize(image: Image.Image, size_px: int, box: tuple[float, float, float, fl
 
 
 def _reflect(positions: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
-    """Positions mirrored into [0, length), however far outside they lie."""
+    """Positions mirrored into [0, length), however far outside they are."""
     period = 2 * length
     wrapped = np.mod(positions, period)
     mirrored: npt.NDArray[np.int64] = np.where(wrapped < length, wrapped, period - 1 - wrapped)
@@ -229,7 +235,7 @@ def _reflect(positions: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.in
 
 
 def _cut_large(image: Image.Image, square: tuple[float, float, float, float], size_px: int) -> ByteArray:
-    """Shrink the part inside the image first, then reflect: memory stays small whatever the crop."""
+    """Shrink the part inside the image first, then reflect, so that memory stays small for a crop of any size."""
     x1, y1, x2, y2 = square
     scale = size_px / (x2 - x1)
     left, top, right, bottom = max(x1, 0.0), max(y1, 0.0), min(x2, image.width), min(y2, image.height)

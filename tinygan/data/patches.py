@@ -1,4 +1,4 @@
-"""Patches on disk: every region of interest cut out once, so that training never decodes an image twice.
+"""Patches on disk: all regions of interest are cut once, so that training never decodes an image twice.
 
 Three streams, by the side of the crop in source pixels:
 
@@ -6,7 +6,7 @@ Three streams, by the side of the crop in source pixels:
 stream    crop                  patch        used as
 ========  ====================  ===========  ==============================================
 paired    >= hr_size            hr_size      HR truth, and its own 4x smaller LR copy
-small     <= gate               lr_size      wild: goes through the generator
+small     <= ``route_px``       lr_size      wild: goes through the generator
 medium    between               hr_size      wild: goes straight to the discriminator
 ========  ====================  ===========  ==============================================
 """
@@ -43,7 +43,7 @@ class Patches:
     Attributes:
         pixels: uint8 [N, S, S, 3], RGB; may be a memory map.
         labels: int64 [N], 1 face, 0 non-face.
-        sides_px: float64 [N], side of the crop in source pixels.
+        sides_px: float64 [N], sides of the crops in source pixels.
     """
 
     pixels: ByteArray
@@ -56,12 +56,13 @@ class Patches:
 
 @dataclass(frozen=True)
 class PatchSource:
-    """An image to cut patches from: ``rois`` with boxes, or ``None`` for a picture of one centred face.
+    """An image to cut patches from.
 
     Attributes:
-        path: image file.
-        rois: labelled boxes, or ``None``: the centre square of ``centre_share`` of the shorter side is a face.
-        centre_share: only for ``rois=None``; in (0, 1].
+        path: the image file.
+        rois: labelled boxes; ``None`` for a picture of one centred face.
+        centre_share: side of the face in a picture of one centred face, as a share of the picture's shorter side, in
+            (0, 1]; unused if ``rois`` are given.
     """
 
     path: Path
@@ -77,7 +78,7 @@ def patch_size(stream: str, crops: CropConfig) -> int:
 def stream_of(side_px: float, crops: CropConfig) -> str:
     """The stream of a crop, by its side in source pixels."""
     if side_px >= crops.hr_size:
-        return PAIRED  # even where routing sends every crop through the generator
+        return PAIRED  # even if ``route_px`` sends crops of this size through the generator
     return SMALL if crops.through_generator(np.array([side_px]))[0] else MEDIUM
 
 
@@ -91,14 +92,14 @@ def build_patches(
     """Cut all patches into ``folder``, or open those that an earlier run with this fingerprint left there.
 
     Args:
-        sources: images and their regions; drawn only if there is something to cut.
-        crops: patch sizes and routing.
-        folder: where the patches are kept.
-        fingerprint: changes whenever the patches would.
-        streams: the streams that are needed.
+        sources: images and their regions; not iterated over if the patches are there already.
+        crops: the sizes of patches, and which crops go through the generator.
+        folder: folder in which the patches are kept.
+        fingerprint: a hash of everything that the patches depend on.
+        streams: names of the streams that are needed.
 
     Returns:
-        The streams, and a line for every image that could not be read.
+        The patches by stream, and one line per image that could not be read.
     """
     layouts: dict[str, Layout] = {}
     for stream in streams:

@@ -1,6 +1,6 @@
-"""Regions of interest as the judge sees them, made once: crops, super-resolved where they are small, and surroundings.
+"""Training data of stage ``judge``: regions as the discriminator sees them, and batches of them.
 
-Stage ``judge`` leaves the generator as it is, so what it makes of a crop need not be made anew in every epoch.
+Stage ``judge`` does not change the generator, so small crops are super-resolved once and not in every epoch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinygan.data.batches import BatchConfig, SizeBalancedSampler, draw_light
+from tinygan.data.batches import BatchConfig, SizeBalancedSampler, draw_colour_jitter
 from tinygan.detections import BoolArray, ByteArray, FloatArray, IntArray
 from tinygan.errors import DataError
 
@@ -21,12 +21,13 @@ class Regions:
     """Regions of interest, ready for the discriminator.
 
     Attributes:
-        hr: uint8 [N, S, S, 3], the crop; a memory map.
-        wide: uint8 [N, W, W, 3], its surroundings; a memory map.
+        hr: uint8 [N, S, S, 3], the crops, small ones super-resolved; a memory map.
+        wide: uint8 [N, W, W, 3], the surroundings; a memory map.
         labels: int64 [N], 1 face, 0 non-face, by the IoU of the proposal.
-        sides_px: float64 [N], side of the crop in source pixels.
-        boxes: float64 [N, 4], the proposal in its own frame (see :func:`tinygan.boxes.encode_boxes`).
-        targets: float64 [N, 4], the face that it overlaps most, in that frame; NaN where none does.
+        sides_px: float64 [N], sides of the crops in source pixels.
+        boxes: float64 [N, 4], the proposals, each in its own frame (see :func:`tinygan.boxes.encode_boxes`).
+        targets: float64 [N, 4], for each proposal the face that it overlaps most, in the frame of the proposal; NaN if
+            it overlaps none.
     """
 
     hr: ByteArray
@@ -45,11 +46,11 @@ class RegionBatch:
     """Regions of one training step; pictures float32 RGB in [0, 1].
 
     Attributes:
-        hr: [B, 3, S, S].
-        wide: [B, 3, W, W].
-        labels: [B], 0 or 1.
-        boxes: [B, 4], the proposal in its own frame.
-        targets: [B, 4], the face in that frame; NaN where there is none.
+        hr: [B, 3, S, S], the crops, small ones super-resolved.
+        wide: [B, 3, W, W], the surroundings.
+        labels: [B], 1 face, 0 non-face.
+        boxes: [B, 4], the proposals, each in its own frame.
+        targets: [B, 4], the faces in these frames; NaN where there is none.
     """
 
     hr: Tensor
@@ -64,14 +65,14 @@ class RegionBatch:
 
 
 class RegionSource:
-    """Draws batches of regions: half faces, half non-faces, of the same sizes; mirrored and lit at random.
+    """Draws batches of regions, half faces, half non-faces, of the same sizes; mirrors and recolours them at random.
 
     Args:
-        regions: what to draw from.
-        config: augmentation.
-        batch_size: regions in a batch, on this device.
-        seed: every batch is a function of (seed, step, rank).
-        rank: this device's number.
+        regions: the regions to draw from.
+        config: the augmentation.
+        batch_size: number of regions per batch on this device.
+        seed: seed of the batches, each of which depends on (seed, step, rank) alone.
+        rank: number of this device.
 
     Raises:
         DataError: if there is no region.
@@ -88,11 +89,11 @@ class RegionSource:
         rng = np.random.default_rng([*self._key, step])
         rows = self._sampler.draw(self._count, rng)
         mirrored = rng.random(len(rows)) < 0.5
-        light = draw_light(self._config, len(rows), rng)
+        jitter = draw_colour_jitter(self._config, len(rows), rng)
         regions = self._regions
         return RegionBatch(
-            hr=light.apply(_mirror_pictures(regions.hr, rows, mirrored)),
-            wide=light.apply(_mirror_pictures(regions.wide, rows, mirrored)),
+            hr=jitter.apply(_mirror_pictures(regions.hr, rows, mirrored)),
+            wide=jitter.apply(_mirror_pictures(regions.wide, rows, mirrored)),
             labels=torch.from_numpy(regions.labels[rows].astype(np.float32)),
             boxes=torch.from_numpy(_mirror_boxes(regions.boxes[rows], mirrored).astype(np.float32)),
             targets=torch.from_numpy(_mirror_boxes(regions.targets[rows], mirrored).astype(np.float32)),
@@ -106,7 +107,7 @@ def _mirror_pictures(stack: ByteArray, rows: IntArray, mirrored: BoolArray) -> B
 
 
 def _mirror_boxes(boxes: FloatArray, mirrored: BoolArray) -> FloatArray:
-    """Frames have their origin in the middle: left and right change places and signs."""
+    """Boxes in the frames of mirrored proposals: the origin is the centre, so x1 becomes -x2 and x2 becomes -x1."""
     turned: FloatArray = boxes.copy()
     turned[mirrored, 0], turned[mirrored, 2] = -boxes[mirrored, 2], -boxes[mirrored, 0]
     return turned

@@ -1,4 +1,4 @@
-"""Which proposals are faces, which are not, and which are left out: the regions of interest to train on."""
+"""Chooses the regions of interest to train on: which proposals are faces, which are not, and which are left out."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ class RoiConfig:
     """How regions of interest are chosen. None of these is stated in the paper.
 
     Attributes:
-        positive_iou: a proposal with at least this IoU to a face is a face.
-        negative_iou: below this IoU to every face it is a non-face; between the two it is left out.
-        invalid_iou: at this IoU to a face marked invalid it is left out.
-        negatives_per_image: non-faces kept per image and detector, the highest-scored ones (hard negatives).
-        positives_per_image: faces kept per image and detector.
-        jitters_per_face: further boxes drawn around every valid face.
-        backgrounds_per_image: boxes drawn at random, away from faces.
-        unlabelled_score: non-faces that a detector scores this or higher are left out: most of them are faces that
-            the annotators left out, or pictures of faces. ``None``: all are kept.
-        regions_per_image: largest number kept per image of all detectors together, drawn at random; ``None``: all.
-        min_face_px: faces whose longer side is smaller are ignored.
-        holdout: share of the training images kept out of training, by hash of the name.
+        positive_iou: least IoU of a proposal with a face at which the proposal is labelled as a face.
+        negative_iou: IoU with every face below which a proposal is labelled as a non-face. Proposals between the two
+            are left out.
+        invalid_iou: least IoU of a proposal with a face marked invalid at which the proposal is left out.
+        negatives_per_image: largest number of non-faces per image and detector; those with the highest scores are
+            taken (hard negatives).
+        positives_per_image: largest number of faces per image and detector.
+        jitters_per_face: number of further boxes drawn around each valid face.
+        backgrounds_per_image: number of boxes per image that are drawn at random, away from faces.
+        unlabelled_score: least score of a detector at which its non-faces are left out, as most of them are faces that
+            the annotators missed, or pictures of faces. ``None``: all are taken.
+        regions_per_image: largest number of regions per image, of all detectors together; if there are more, they are
+            drawn at random. ``None``: all are taken.
+        min_face_px: least longer side of a face in pixels; smaller faces are ignored.
+        holdout: share of the training images kept out of training, chosen by a hash of the name.
     """
 
     positive_iou: float = 0.5
@@ -63,8 +66,8 @@ class Rois:
     Attributes:
         boxes: float64 [N, 4], ``x1, y1, x2, y2`` in pixels.
         labels: int64 [N], ``FACE`` or ``NON_FACE``.
-        scores: float64 [N], the detector's; 1 for jittered truth, 0 for drawn background.
-        targets: float64 [N, 4], the face that overlaps each most, in pixels; NaN where none does.
+        scores: float64 [N], scores of the detector; 1 for boxes drawn around a face, 0 for background.
+        targets: float64 [N, 4], for each box the face that overlaps it most, in pixels; NaN if none does.
     """
 
     boxes: FloatArray
@@ -74,9 +77,9 @@ class Rois:
 
 
 def in_holdout(name: str, share: float) -> bool:
-    """Whether an image is kept out of training: a fixed function of its name alone.
+    """Whether an image is kept out of training. This depends on its name alone.
 
-    Salted, as a data set may itself have been divided by a plain hash of its names.
+    The hash is salted, as the data set itself may have been divided by a plain hash of its names.
     """
     digest = hashlib.sha256(f"tinygan hold-out {name}".encode()).digest()
     return int.from_bytes(digest[:4], "big") < share * 2**32
@@ -86,14 +89,14 @@ def label_boxes(boxes: FloatArray, truth: GroundTruth, config: RoiConfig) -> Int
     """Label boxes by their IoU to the ground truth.
 
     Args:
-        boxes: float64 [N, 4].
-        truth: faces of the image.
+        boxes: float64 [N, 4], in pixels.
+        truth: the faces of the image.
         config: the thresholds.
 
     Returns:
         int64 [N]: ``FACE``, ``NON_FACE`` or ``IGNORED``.
     """
-    targets = _targets(truth, config)
+    targets = _is_target(truth, config)
     best = _best_iou(boxes, truth.boxes[targets])
     touches_ignored = _best_iou(boxes, truth.boxes[~targets]) >= config.invalid_iou
     labels = np.full(len(boxes), IGNORED, dtype=np.int64)
@@ -112,14 +115,14 @@ def choose_rois(
     """The training regions of one image: proposals of every detector, jittered truth and background.
 
     Args:
-        proposals: one entry a detector.
-        truth: faces of the image.
+        proposals: proposals in the image, one entry per detector.
+        truth: the faces of the image.
         size_px: width and height of the image.
-        config: thresholds and quotas.
-        rng: source of the jitter.
+        config: the thresholds and quotas.
+        rng: random generator of the jitter and the background.
 
     Returns:
-        Faces and non-faces, hard negatives (highest scores) first within a detector's quota.
+        Faces and non-faces; those of each detector are sorted by falling score.
     """
     boxes, labels, scores = [], [], []
     for detections in proposals:
@@ -127,12 +130,14 @@ def choose_rois(
         found = label_boxes(ordered.boxes, truth, config)
         if config.unlabelled_score is not None:
             found[(found == NON_FACE) & (ordered.scores >= config.unlabelled_score)] = IGNORED
-        keep = _first(found == NON_FACE, config.negatives_per_image) | _first(found == FACE, config.positives_per_image)
+        keep = _first_true(found == NON_FACE, config.negatives_per_image) | _first_true(
+            found == FACE, config.positives_per_image
+        )
         boxes.append(ordered.boxes[keep])
         labels.append(found[keep])
         scores.append(ordered.scores[keep])
     drawn = {
-        FACE: _jitter(np.repeat(truth.boxes[_targets(truth, config)], config.jitters_per_face, axis=0), rng),
+        FACE: _jitter(np.repeat(truth.boxes[_is_target(truth, config)], config.jitters_per_face, axis=0), rng),
         NON_FACE: _backgrounds(size_px, config.backgrounds_per_image, rng),
     }
     for label, candidates in drawn.items():
@@ -148,14 +153,14 @@ def choose_rois(
 
 
 def shift_rois(rois: Rois, truth: GroundTruth, config: RoiConfig, spread: float, rng: np.random.Generator) -> Rois:
-    """Copies of the regions that touch a face, moved and scaled at random and labelled anew.
+    """Copies of the regions that overlap a face, moved and scaled at random, with labels of their own.
 
     Args:
-        rois: regions of an image.
-        truth: its faces.
-        config: thresholds.
+        rois: the regions of an image.
+        truth: the faces of the image.
+        config: the thresholds.
         spread: standard deviation of the move, in sides, and of the logarithm of the scale.
-        rng: source of both.
+        rng: random generator of moves and scales.
     """
     near = np.isfinite(rois.targets[:, 0])
     boxes = _jitter(rois.boxes[near], rng, spread, spread)
@@ -166,8 +171,8 @@ def shift_rois(rois: Rois, truth: GroundTruth, config: RoiConfig, spread: float,
 
 
 def nearest_faces(boxes: FloatArray, truth: GroundTruth, config: RoiConfig) -> FloatArray:
-    """The usable face that overlaps each box most, float64 [N, 4]; NaN where none does."""
-    faces = truth.boxes[_targets(truth, config)]
+    """For each box the usable face that overlaps it most, float64 [N, 4]; NaN if none does."""
+    faces = truth.boxes[_is_target(truth, config)]
     if not len(faces) or not len(boxes):
         return np.full((len(boxes), 4), np.nan)
     overlaps = iou(boxes, faces)
@@ -177,7 +182,7 @@ def nearest_faces(boxes: FloatArray, truth: GroundTruth, config: RoiConfig) -> F
 
 
 def split_holdout(names: Iterable[str], share: float) -> tuple[list[str], list[str]]:
-    """``(training, hold-out)`` image names."""
+    """Names of the training images, and names of the hold-out images."""
     training: list[str] = []
     holdout: list[str] = []
     for name in names:
@@ -185,7 +190,8 @@ def split_holdout(names: Iterable[str], share: float) -> tuple[list[str], list[s
     return training, holdout
 
 
-def _targets(truth: GroundTruth, config: RoiConfig) -> BoolArray:
+def _is_target(truth: GroundTruth, config: RoiConfig) -> BoolArray:
+    """bool [M]: faces that regions are trained on; all others are ignored."""
     large_enough = (truth.boxes[:, 2:] - truth.boxes[:, :2]).max(axis=1, initial=0.0) >= config.min_face_px
     targets: BoolArray = truth.usable & large_enough
     return targets
@@ -196,13 +202,13 @@ def _best_iou(boxes: FloatArray, faces: FloatArray) -> FloatArray:
     return best
 
 
-def _first(mask: BoolArray, count: int) -> BoolArray:
+def _first_true(mask: BoolArray, count: int) -> BoolArray:
     first: BoolArray = mask & (np.cumsum(mask) <= count)
     return first
 
 
 def _jitter(boxes: FloatArray, rng: np.random.Generator, move: float = 0.08, scale: float = 0.12) -> FloatArray:
-    """Boxes moved by about ``move`` of their side and scaled by about ``scale``."""
+    """Boxes moved at random by about ``move`` sides, and scaled by a factor of about exp(+-``scale``)."""
     size = boxes[:, 2:] - boxes[:, :2]
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + rng.normal(0, move, (len(boxes), 2)) * size
     half = size * np.exp(rng.normal(0, scale, (len(boxes), 2))) / 2
@@ -210,7 +216,7 @@ def _jitter(boxes: FloatArray, rng: np.random.Generator, move: float = 0.08, sca
 
 
 def _backgrounds(size_px: tuple[int, int], count: int, rng: np.random.Generator) -> FloatArray:
-    """Random boxes inside the image, a 40th to a 4th of its shorter side (log-uniform)."""
+    """Random squares inside the image; their sides are 1/40 to 1/4 of its shorter side (log-uniform)."""
     limit = np.array(size_px, dtype=np.float64)
     sides = np.exp(rng.uniform(np.log(min(size_px) / 40), np.log(min(size_px) / 4), (count, 1)))
     corners = rng.uniform(0, 1, (count, 2)) * np.maximum(limit - sides, 0)

@@ -1,4 +1,4 @@
-"""Training data on disk: arrays of as many rows as there are regions, written once and read as memory maps."""
+"""Training data on disk: arrays with one row per region, written once and read as memory maps."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Rows: TypeAlias = "Mapping[str, npt.NDArray[Any]]"
 
 
 class Layout(NamedTuple):
-    """What an array's rows are.
+    """Type and shape of the rows of an array.
 
     Attributes:
-        dtype: of its numbers.
-        shape: of one row.
+        dtype: type of the numbers.
+        shape: shape of one row.
     """
 
     dtype: type[np.generic]
@@ -40,16 +40,17 @@ class Unreadable(NamedTuple):
 def open_store(
     folder: Path, fingerprint: str, layouts: Mapping[str, Layout], parts: Iterable[Rows | Unreadable]
 ) -> tuple[dict[str, npt.NDArray[Any]], list[str]]:
-    """The arrays in a folder, written first unless an earlier run with this fingerprint left them there whole.
+    """Open the arrays in a folder; they are written first, unless they are complete and have this fingerprint.
 
     Args:
-        folder: where ``NAME.bin`` and, last of all, ``index.json`` are kept.
-        fingerprint: changes whenever the rows would.
-        layouts: by array name.
-        parts: the rows of each image by array name, or why there are none; drawn only if they are to be written.
+        folder: folder of the files ``NAME.bin`` and ``index.json``, which is written last.
+        fingerprint: a hash of everything that the rows depend on.
+        layouts: types and shapes of rows by array name.
+        parts: for each image its rows by array name, or why it could not be read; not iterated over if the arrays are
+            there already.
 
     Returns:
-        Every array, [N, ...], read-only memory maps; and a line for every image that could not be read.
+        The arrays by name, [N, ...] each, read-only memory maps; and one line per image that could not be read.
     """
     index_file = folder / INDEX_FILE
     index: dict[str, Any] = json.loads(index_file.read_text()) if index_file.is_file() else {}
@@ -68,7 +69,7 @@ def _write(folder: Path, layouts: Mapping[str, Layout], parts: Iterable[Rows | U
     unreadable: list[str] = []
     with ExitStack() as stack:
         files = {name: stack.enter_context((folder / f"{name}.bin").open("wb")) for name in layouts}
-        for part in _each(parts, unreadable):
+        for part in _readable(parts, unreadable):
             for name, layout in layouts.items():
                 rows = np.ascontiguousarray(part[name], layout.dtype)
                 assert rows.shape[1:] == layout.shape, (name, rows.shape, layout.shape)
@@ -77,7 +78,7 @@ def _write(folder: Path, layouts: Mapping[str, Layout], parts: Iterable[Rows | U
     return {"rows": counts, "unreadable": unreadable}
 
 
-def _each(parts: Iterable[Rows | Unreadable], unreadable: list[str]) -> Iterator[Rows]:
+def _readable(parts: Iterable[Rows | Unreadable], unreadable: list[str]) -> Iterator[Rows]:
     for part in parts:
         if isinstance(part, Unreadable):
             log.warning("skipped: %s", part.reason)

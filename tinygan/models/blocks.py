@@ -26,7 +26,7 @@ class Normalise(nn.Module):
 
 
 def conv_bn_relu(channels_in: int, channels_out: int) -> nn.Sequential:
-    """3x3 convolution, batch normalisation, ReLU; the size is kept."""
+    """3x3 convolution, batch normalisation, ReLU; height and width are kept."""
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
         nn.BatchNorm2d(channels_out),
@@ -37,7 +37,7 @@ def conv_bn_relu(channels_in: int, channels_out: int) -> nn.Sequential:
 def deconv_bn_relu(channels_in: int, channels_out: int) -> nn.Sequential:
     """Fractionally-strided 4x4 convolution (x2), batch normalisation, ReLU.
 
-    Kernel 4 is not stated in the paper; it divides by the stride, which keeps checkerboards down.
+    The kernel size is not stated in the paper. 4 is a multiple of the stride, which avoids checkerboard patterns.
     """
     return nn.Sequential(
         nn.ConvTranspose2d(channels_in, channels_out, 4, stride=2, padding=1, bias=False),

@@ -1,4 +1,4 @@
-"""Networks from their configs and from checkpoints. Their own constructors read no file and download nothing."""
+"""Builds networks from configs and checkpoints. The constructors of the networks read no file and download nothing."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from tinygan.models.generator import AnyGenerator, BilinearGenerator, Generator,
 
 
 def build_generator(config: GeneratorConfig) -> AnyGenerator:
-    """The generator that a config describes, with random weights if it has any."""
+    """Build the generator that a config describes; its weights, if it has any, are random."""
     return BilinearGenerator() if config.form == "bilinear" else Generator(config)
 
 
 def build_discriminator(config: DiscriminatorConfig, hr_size: int, wide_size: int = 0) -> Discriminator:
-    """A discriminator from which training starts: its backbone knows ImageNet if ``config.weights`` says so.
+    """Build a discriminator to start training from; its backbone has ImageNet weights if ``config.weights`` says so.
 
     Args:
-        config: backbone, weights and heads.
+        config: the backbone, its weights, and the heads.
         hr_size: side of the input in pixels.
-        wide_size: side of the second input in pixels; only with ``surroundings``.
+        wide_size: side of the second input, the surroundings, in pixels; unused without ``surroundings``.
 
     Raises:
-        MissingDependency: if the ImageNet weights are not there and cannot be downloaded.
+        MissingDependency: if the ImageNet weights are neither on this machine nor can be downloaded.
     """
     discriminator = Discriminator(config, hr_size, wide_size)
     if config.weights == "imagenet":
@@ -36,14 +36,14 @@ def build_discriminator(config: DiscriminatorConfig, hr_size: int, wide_size: in
 
 
 def load_generator(checkpoint: Checkpoint, config: GeneratorConfig | None = None) -> AnyGenerator:
-    """The generator of a checkpoint of kind ``generator``, ``gan`` or ``fused``.
+    """Load the generator of a checkpoint of kind ``generator``, ``gan`` or ``fused``.
 
     Args:
-        checkpoint: holds its weights.
-        config: its sizes; default: those of the checkpoint's recipe.
+        checkpoint: the checkpoint with the generator's weights.
+        config: sizes of the generator; default: those in the checkpoint's recipe.
 
     Raises:
-        CheckpointError: if sizes and weights do not fit.
+        CheckpointError: if the weights do not fit the sizes.
     """
     generator = build_generator(config or build_config(GeneratorConfig, checkpoint.recipe["generator"]))
     _load(generator, checkpoint, "generator")
@@ -53,16 +53,16 @@ def load_generator(checkpoint: Checkpoint, config: GeneratorConfig | None = None
 def load_discriminator(
     checkpoint: Checkpoint, hr_size: int, wide_size: int, config: DiscriminatorConfig | None = None
 ) -> Discriminator:
-    """The discriminator of a checkpoint of kind ``gan`` or ``fused``; nothing is ever downloaded.
+    """Load the discriminator of a checkpoint of kind ``gan`` or ``fused``; nothing is downloaded.
 
     Args:
-        checkpoint: holds its weights.
+        checkpoint: the checkpoint with the discriminator's weights.
         hr_size: side of the input in pixels.
-        wide_size: side of the second input in pixels; only with ``surroundings``.
-        config: its form; default: that of the checkpoint's recipe.
+        wide_size: side of the second input, the surroundings, in pixels; unused without ``surroundings``.
+        config: form of the discriminator; default: that in the checkpoint's recipe.
 
     Raises:
-        CheckpointError: if form and weights do not fit.
+        CheckpointError: if the weights do not fit the form.
     """
     config = config or build_config(DiscriminatorConfig, checkpoint.recipe["discriminator"])
     discriminator = Discriminator(config, hr_size, wide_size)
@@ -81,7 +81,7 @@ def _load(network: nn.Module, checkpoint: Checkpoint, part: str) -> None:
 
 
 def _imagenet_features(backbone: str) -> dict[str, Tensor]:
-    """Weights of torchvision's convolutions, trained on ImageNet."""
+    """Weights of a torchvision backbone's convolutions, trained on ImageNet."""
     from torchvision.models import get_model_weights
 
     try:

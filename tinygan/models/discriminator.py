@@ -1,7 +1,7 @@
 """The discriminator: VGG19 without its last max-pool, then two parallel heads (Bai et al. 2018, section 3.2).
 
-As the judge it may have a third head, which says where the face lies (as in SOD-MTGAN, Bai et al. 2018b), and a second,
-smaller tower that sees the surroundings. Neither is in the paper.
+After stage ``judge`` it may also have a third head, which predicts the box of the face (as in SOD-MTGAN, Bai et al.
+2018b), and a second, smaller tower, which sees the surroundings of the proposal. Neither is in the paper.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from tinygan.errors import CheckpointError
 from tinygan.models.blocks import Normalise, conv_bn_relu
 from tinygan.models.surroundings import Surroundings
 
-REACH = 2.0  # a face's centre lies within so many sides of the proposal's, its size within e^2 times
+# Limit of the third head: in x and in y, the centre of the predicted face is less than 2 sides of the proposal away
+# from the proposal's centre; its width and its height are between e^-2 and e^2 sides.
+REACH = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +30,13 @@ class DiscriminatorConfig:
         backbone: ``vgg19`` (the paper), ``vgg19_bn``, or ``vgg_lite``: five stages of 3x3 convolutions with BN.
         weights: what training starts from: ``imagenet`` (the paper), fetched through torchvision by
             :func:`tinygan.models.build.build_discriminator`, or ``none``. ``vgg_lite`` has none.
-        lite_widths: filters of ``vgg_lite``'s five stages.
-        lite_depths: convolutions in each of them.
-        fc_std: the heads' weights start from N(0, fc_std): 0.1 in the paper; a network without
-            pretrained weights wants 0.01.
-        box: whether there is the third head, ``fc_box``.
-        surroundings: ``mobilenet025``: a second tower sees what lies around the proposal (see
-            :mod:`tinygan.models.surroundings`); ``none`` (the paper): there is no such tower.
+        lite_widths: number of filters in each of ``vgg_lite``'s five stages.
+        lite_depths: number of convolutions in each of these stages.
+        fc_std: standard deviation of the heads' initial weights, whose mean is 0. The paper has 0.1; a network without
+            pretrained weights needs a smaller one, 0.01.
+        box: whether there is a third head, ``fc_box``, which predicts the box of the face.
+        surroundings: ``mobilenet025``: a second tower sees the surroundings of the proposal (see
+            :mod:`tinygan.models.surroundings`); ``none`` (the paper): there is no second tower.
     """
 
     backbone: Literal["vgg19", "vgg19_bn", "vgg_lite"] = "vgg19"
@@ -58,10 +60,10 @@ class Judgement(NamedTuple):
     """The discriminator's answers.
 
     Attributes:
-        real_logit: [B], real picture (positive) or generated (fc_gan).
-        face_logit: [B], face (positive) or not (fc_clc).
-        box: [B, 4], where the face lies (fc_box): ``x1, y1, x2, y2`` from the proposal's centre, in units of its
-            longer side; ``None`` without that head.
+        real_logit: [B], logit of a real picture (positive) against a generated one (negative), from head ``fc_gan``.
+        face_logit: [B], logit of a face (positive) against a non-face (negative), from head ``fc_clc``.
+        box: [B, 4], the predicted box of the face, from head ``fc_box``: ``x1, y1, x2, y2`` relative to the proposal's
+            centre, in units of the proposal's longer side; ``None`` without that head.
     """
 
     real_logit: Tensor
@@ -70,14 +72,14 @@ class Judgement(NamedTuple):
 
 
 class Discriminator(nn.Module):
-    """Tells real from generated and face from non-face, jointly.
+    """Tells real from generated pictures and faces from non-faces, with shared features.
 
-    Its weights are random, whatever ``config.weights`` says.
+    Its initial weights are random, whatever ``config.weights`` says.
 
     Args:
-        config: backbone and heads.
+        config: the backbone and the heads.
         hr_size: side of the input in pixels.
-        wide_size: side of the second input in pixels; only with ``surroundings``.
+        wide_size: side of the second input, the surroundings, in pixels; unused without ``surroundings``.
     """
 
     def __init__(self, config: DiscriminatorConfig, hr_size: int, wide_size: int = 0) -> None:
@@ -103,7 +105,7 @@ class Discriminator(nn.Module):
 
         Args:
             hr: float [B, 3, S, S], RGB in [0, 1], S = ``hr_size``.
-            wide: float [B, 3, W, W], the surroundings; only for a network with ``surroundings``.
+            wide: float [B, 3, W, W], RGB in [0, 1], the surroundings; needed by a network with ``surroundings`` alone.
 
         Returns:
             The answers of all heads.
@@ -117,16 +119,17 @@ class Discriminator(nn.Module):
 
 
 def grow(network: Discriminator, trained: Mapping[str, Tensor]) -> None:
-    """Start a discriminator from a narrower one with fewer heads, so that it answers as that one does.
+    """Copy the weights of a narrower discriminator with fewer heads, so that at first both give the same answers.
 
-    Filters that are new keep their initial weights, but nothing old listens to them yet.
+    Filters, heads and towers that are new keep their initial weights. The copied filters and heads get weights of 0 for
+    new inputs, so new filters have no effect on them until they are trained.
 
     Args:
-        network: as initialised; of the same depth, no layer narrower.
-        trained: the other's state dict.
+        network: the wider discriminator, with initial weights; it has the same depth, and no layer is narrower.
+        trained: state dict of the narrower discriminator.
 
     Raises:
-        CheckpointError: if a layer of it has no place in ``network``.
+        CheckpointError: if a layer in ``trained`` does not fit into ``network``.
     """
     state = network.state_dict()
     for name, old in trained.items():
@@ -143,7 +146,7 @@ def grow(network: Discriminator, trained: Mapping[str, Tensor]) -> None:
 
 
 def _decode(raw: Tensor) -> Tensor:
-    """Centre and logarithm of the size, [B, 4], to corners; kept within bounds that leave every gradient alive."""
+    """Centre and logarithm of the size, [B, 4], to corners, [B, 4]; tanh keeps them within :data:`REACH`."""
     bounded = REACH * torch.tanh(raw.float() / REACH)
     centre, half = bounded[:, :2], bounded[:, 2:].exp() / 2
     return torch.cat([centre - half, centre + half], dim=1)
@@ -155,7 +158,7 @@ def _backbone(config: DiscriminatorConfig) -> tuple[nn.Sequential, int]:
     from torchvision import models
 
     build = {"vgg19": models.vgg19, "vgg19_bn": models.vgg19_bn}[config.backbone]
-    vgg = build(weights=None, init_weights=config.weights == "none")  # ImageNet's take their place anyway
+    vgg = build(weights=None, init_weights=config.weights == "none")  # ImageNet weights are loaded over these anyway
     return vgg.features[:-1], 512  # without the last max-pool
 
 

@@ -1,4 +1,4 @@
-"""Batch normalisation folded away for inference."""
+"""Folds batch normalisation into convolutions, for inference."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     """Fold every batch normalisation into the convolution defined just before it in the same module.
 
     Args:
-        network: is changed in place; its modules must run in the order in which they are defined.
+        network: the network, which is changed in place; its modules must run in the order in which they are defined.
 
     Returns:
         The network in evaluation mode.

@@ -18,18 +18,18 @@ class GeneratorConfig:
     """Size and form of the generator. The defaults are the paper's where it states them.
 
     Attributes:
-        width: filters of G1's convolutions. Not stated in the paper.
-        up_width: filters of the two deconvolutions. Not stated in the paper.
-        residual_blocks: residual blocks of G1.
-        refine_width: filters of G2's first convolutions. Not stated in the paper.
-        refine_up_width: filters of G2's last two convolutions before the output. Not stated in the paper.
-        refine_blocks: residual blocks of G2.
-        refinement: without it G2 is left out (Table 2, "w/o refinement network").
+        width: number of filters of G1's convolutions. Not stated in the paper.
+        up_width: number of filters of the two deconvolutions. Not stated in the paper.
+        residual_blocks: number of residual blocks of G1.
+        refine_width: number of filters of G2's first convolutions. Not stated in the paper.
+        refine_up_width: number of filters of the two convolutions before G2's output. Not stated in the paper.
+        refine_blocks: number of residual blocks of G2.
+        refinement: whether there is G2 (without it: Table 2, "w/o refinement network").
         skip: ``bicubic``: G1 learns what to add to a bicubic upscaling, G2 what to add to G1's output;
             ``none``: both learn the whole picture. Not stated in the paper.
-        form: ``learned``: a :class:`Generator`; ``bilinear``: a :class:`BilinearGenerator`, which has no use for the
-            other keys. :func:`tinygan.models.build.build_generator` decides by it.
-        output: ``linear``, or ``sigmoid`` to keep pictures in [0, 1] (only without skip). Not stated in the paper.
+        form: ``learned``: a :class:`Generator`; ``bilinear``: a :class:`BilinearGenerator`, which ignores the other
+            keys. :func:`tinygan.models.build.build_generator` builds the one that is named.
+        output: ``linear``, or ``sigmoid`` to keep pictures in [0, 1] (without ``skip`` only). Not stated in the paper.
     """
 
     width: int = 64
@@ -52,7 +52,7 @@ class GeneratorConfig:
 
 
 class Generated(NamedTuple):
-    """What the generator makes of a low-resolution patch; RGB, about [0, 1], both [B, 3, 4s, 4s].
+    """The generator's two pictures of low-resolution patches; RGB, about [0, 1], both [B, 3, 4s, 4s].
 
     Attributes:
         sr: G1's output.
@@ -64,7 +64,7 @@ class Generated(NamedTuple):
 
     @property
     def has_g2(self) -> bool:
-        """Whether G2 made a picture of its own."""
+        """Whether ``refined`` is a picture of its own, made by G2."""
         return self.refined is not self.sr
 
 
@@ -72,7 +72,7 @@ class Generator(nn.Module):
     """Super-resolves patches 4x and refines them.
 
     Args:
-        config: sizes.
+        config: the sizes and the form.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -84,21 +84,21 @@ class Generator(nn.Module):
         self.apply(_initialise)
 
     def forward(self, lr: Tensor) -> Generated:
-        """Super-resolve.
+        """Super-resolve patches.
 
         Args:
             lr: float [B, 3, s, s], RGB in [0, 1].
 
         Returns:
-            Both stages' pictures, [B, 3, 4s, 4s].
+            The pictures of G1 and of G2, [B, 3, 4s, 4s] each.
         """
-        sr = self.upsample(self.normalise(lr))
+        sr = self.upsample(self.normalise(lr))  # [B, 3, s, s] -> [B, 3, 4s, 4s]
         if self.config.skip == "bicubic":
             sr = sr + bicubic(lr)
         sr = self._squash(sr)
         if self.refine is None:
             return Generated(sr, sr)
-        refined = self.refine(self.normalise(sr))
+        refined = self.refine(self.normalise(sr))  # [B, 3, 4s, 4s], the size is kept
         if self.config.skip == "bicubic":
             refined = refined + sr
         return Generated(sr, self._squash(refined))
@@ -108,7 +108,7 @@ class Generator(nn.Module):
 
 
 class BilinearGenerator(nn.Module):
-    """Bilinear 4x upscaling in a generator's place: what a judge without super-resolution sees. It has no weights."""
+    """Bilinear 4x upscaling in the place of a generator, for a judge without super-resolution. It has no weights."""
 
     def forward(self, lr: Tensor) -> Generated:
         """Upscale [B, 3, s, s] to [B, 3, 4s, 4s], computed in float32; there is no G2."""

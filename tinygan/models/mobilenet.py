@@ -1,4 +1,4 @@
-"""MobileNetV1 at a quarter of its width: RetinaFace's light backbone, and the judge's eye for surroundings."""
+"""MobileNetV1 at a quarter of its width: RetinaFace's light backbone, and that of the tower for the surroundings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class MobileNet025(nn.Module):
     """MobileNetV1 at a quarter of its width (Howard et al. 2017), without its classifier.
 
     Args:
-        negative_slope: of the activations; 0 is ReLU.
+        negative_slope: slope of the activations below 0; 0 is ReLU.
     """
 
     channels = (64, 128, 256)
@@ -36,7 +36,7 @@ class MobileNet025(nn.Module):
         self.stage3 = nn.Sequential(separable(128, 256, stride=2), separable(256, 256))
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] to maps at strides 8, 16 and 32."""
+        """Pictures [B, 3, H, W] to feature maps at strides 8, 16 and 32, with :attr:`channels` channels."""
         fine = self.stage1(pictures)
         middle = self.stage2(fine)
         return [fine, middle, self.stage3(middle)]

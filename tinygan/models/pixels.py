@@ -1,4 +1,4 @@
-"""Pixels to tensors and back."""
+"""Converts uint8 pixels to float tensors and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a first stage's weights: tinygan's own, and PyTorch checkpoints that others published."""
+"""Reads the weights of a first stage: tinygan's own, and PyTorch checkpoints published by others."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """A network's tensors by name, without the wrappings of training scripts.
+    """A network's tensors by name, without what training scripts wrap around them.
 
     Args:
         path: a file of ``torch.save``: a state dict, bare or under ``state_dict``, ``model_state_dict`` or ``model``,
-            with or without the ``module.`` that data-parallel training leaves before each name; or a
+            with or without the prefix ``module.`` that data-parallel training adds to each name; or a
             run folder or ``.safetensors`` file of ``tinygan-train-proposer``.
 
     Raises:
-        CheckpointError: if the file is absent, no PyTorch file, holds other objects than tensors, or no state dict.
+        CheckpointError: if the file is absent, is not a PyTorch file or not a state dict, or holds objects other than
+            tensors.
     """
     if is_ours(path):
         return load_checkpoint(path, ("proposer",)).part("proposer")
@@ -46,17 +47,17 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_into(network: nn.Module, tensors: dict[str, Tensor], path: Path, what: str, hint: str = "") -> None:
-    """Load tensors of which every name and shape must fit.
+    """Load tensors into a network; every name and shape must fit.
 
     Args:
-        network: takes them.
-        tensors: from :func:`load_tensors`.
-        path: where they came from, for the message.
-        what: the network's name, for the message.
-        hint: what to do, for the message.
+        network: the network, which is changed in place.
+        tensors: the tensors by name, from :func:`load_tensors`.
+        path: file of the tensors, for the error message.
+        what: name of the network, for the error message.
+        hint: what the user may do, for the error message.
 
     Raises:
-        CheckpointError: in one line, if they do not fit.
+        CheckpointError: if a name or a shape does not fit; one line says how many, with an example.
     """
     own = network.state_dict()
     counters = {name for name in own if name.endswith("num_batches_tracked")}  # absent in checkpoints of old PyTorch

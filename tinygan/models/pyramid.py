@@ -1,6 +1,6 @@
 """The parts between a backbone and the heads: a feature pyramid and a context module.
 
-Attributes bear the names of the common PyTorch RetinaFace, so that its checkpoints load.
+Attributes have the same names as in the common PyTorch RetinaFace, so that its checkpoints can be loaded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def activation(negative_slope: float) -> nn.Module:
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    """A convolution that keeps the size (over its stride) and a batch normalisation."""
+    """A convolution, padded so that the size is the input's over the stride, and a batch normalisation."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(outputs)]
 
@@ -26,13 +26,13 @@ def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups:
 class FeaturePyramid(nn.Module):
     """Top-down pyramid of three levels (Lin et al. 2017, with BN and an activation after every conv).
 
-    Unlike torchvision's ``FeaturePyramidNetwork``, a level is smoothed before it is handed down, and the top level
-    not at all.
+    Unlike torchvision's ``FeaturePyramidNetwork``, a level is smoothed before it is added to the finer
+    one, and the top level is not smoothed at all.
 
     Args:
-        inputs: channels of the three maps, fine to coarse.
-        channels: channels of each output.
-        negative_slope: of the activations; 0 is ReLU.
+        inputs: numbers of channels of the three maps, fine to coarse.
+        channels: number of channels of each output.
+        negative_slope: slope of the activations below 0; 0 is ReLU.
     """
 
     def __init__(self, inputs: Sequence[int], channels: int, negative_slope: float) -> None:
@@ -53,11 +53,11 @@ class FeaturePyramid(nn.Module):
 
 
 class ContextModule(nn.Module):
-    """Fields of view of 3, 5 and 7 side by side, by stacked 3x3 convs (SSH, Najibi et al. 2017, Figure 4).
+    """Fields of view of 3, 5 and 7 px in parallel, made of stacked 3x3 convs (SSH, Najibi et al. 2017, Figure 4).
 
     Args:
-        channels: in and out; a multiple of 4.
-        negative_slope: of the inner activations; 0 is ReLU.
+        channels: number of channels of the input and of the output; a multiple of 4.
+        negative_slope: slope of the inner activations below 0; 0 is ReLU.
     """
 
     def __init__(self, channels: int, negative_slope: float) -> None:

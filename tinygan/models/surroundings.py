@@ -1,7 +1,8 @@
-"""The judge's second tower: what lies around a proposal. Not in the paper.
+"""The discriminator's second tower, which sees the surroundings of a proposal. Not in the paper.
 
-A RetinaFace-MobileNet0.25 without its heads (Deng et al. 2020): three scales of features, so that it can start from
-public weights of that detector, which learned from far more faces than proposals of one data set's part hold.
+It is a RetinaFace-MobileNet0.25 (Deng et al. 2020) without its heads, and gives features at three scales. It has the
+layers of that detector so that it can start from the detector's public weights: those were trained on many more faces
+than the judge sees in its own training.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from tinygan.models.mobilenet import MobileNet025
 from tinygan.models.pyramid import ContextModule, FeaturePyramid
 
 STRIDES, CHANNELS = (8, 16, 32), 64
-SCALE = 0.25  # of the features, which are many: a head's first steps would overshoot
+SCALE = 0.25  # factor on the features: there are so many that the first training steps of a head would overshoot
 MEAN_BGR = (104.0, 117.0, 123.0)
 
 
 class Surroundings(nn.Module):
-    """Features of a proposal's surroundings. Layers bear the names of the common PyTorch RetinaFace."""
+    """Features of a proposal's surroundings. Layers have the same names as in the common PyTorch RetinaFace."""
 
     mean: Tensor
 
@@ -31,11 +32,11 @@ class Surroundings(nn.Module):
 
     @staticmethod
     def count(wide_size: int) -> int:
-        """How many features there are of a patch of ``wide_size`` px."""
+        """Number of features of a patch of ``wide_size`` px, F."""
         return sum(CHANNELS * (-(-wide_size // stride)) ** 2 for stride in STRIDES)
 
     def forward(self, wide: Tensor) -> Tensor:
-        """float [B, 3, W, W], RGB in [0, 1], to [B, F]."""
-        levels = self.fpn(self.body(wide.flip(1) * 255 - self.mean))
+        """Patches float [B, 3, W, W], RGB in [0, 1], to features [B, F]."""
+        levels = self.fpn(self.body(wide.flip(1) * 255 - self.mean))  # 3 x [B, 64, W / stride, W / stride], rounded up
         contexts = (self.ssh1, self.ssh2, self.ssh3)
         return torch.cat([SCALE * ssh(level).flatten(1) for ssh, level in zip(contexts, levels, strict=True)], dim=1)

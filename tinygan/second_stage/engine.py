@@ -32,7 +32,16 @@ log = logging.getLogger(__name__)
 CALIBRATION_FILE = "calibration.json"
 KEPT = ("rescore.json", CALIBRATION_FILE)  # beside the detections
 # A resumed run must have the same.
-SETTINGS = ("method", "fusion", "calibration", "calibration_proposals", "move_boxes", "max_rois")
+SETTINGS = (
+    "method",
+    "fusion",
+    "calibration",
+    "calibration_proposals",
+    "move_boxes",
+    "max_rois",
+    "min_score",
+    "least_log_odds",
+)
 
 
 @dataclass
@@ -149,25 +158,27 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
     """
     started = time.monotonic()
     report = Report(without_proposals=plan.without_proposals)
-    todo = []
-    for name in plan.proposals:
-        count = len(plan.proposals[name])
+    todo: list[str] = []
+    done: list[str] = []
+    for name, proposals in plan.proposals.items():
         report.images += 1
-        report.proposals += count
+        report.proposals += len(proposals)
         if name not in plan.image_of:
             report.missing.append(name)
             _keep(plan, name, writer, report)
-        elif writer.has(name):
-            report.resumed += 1
-            _count(report, count, writer.count(name), config)
         else:
-            todo.append(name)
+            (done if writer.has(name) else todo).append(name)
     calibration, known = _find_calibration(plan, judge, config, writer, report)
+    for name in done:
+        report.resumed += 1
+        proposals = plan.proposals[name]
+        _count(report, config.count_judged(proposals, calibration), len(proposals), writer.count(name))
     judged = sum(len(one.best) for one in known.values())
     for name in todo:
         if name in known:
             _finish(plan, known[name], calibration, config, writer, report)
-    for one in _judge(plan, [name for name in todo if name not in known], judge, config, "rescoring"):
+    unknown = [name for name in todo if name not in known]
+    for one in _judge(plan, unknown, judge, config, "rescoring", calibration):
         _finish(plan, one, calibration, config, writer, report)
         judged += len(one.best)
     report.seconds = round(time.monotonic() - started, 3)
@@ -209,13 +220,24 @@ def _find_calibration(
 def _sample(plan: Plan, config: RescoreConfig) -> list[str]:
     """Images spread evenly over all, with about ``calibration_proposals`` proposals in all."""
     names = [name for name in plan.proposals if name in plan.image_of]
-    total = sum(min(len(plan.proposals[name]), config.max_rois) for name in names)
+    total = sum(config.count_judged(plan.proposals[name], None) for name in names)
     return names[:: max(1, -(-total // config.calibration_proposals))]
 
 
-def _judge(plan: Plan, names: list[str], judge: Judge, config: RescoreConfig, task: str) -> Iterator[Judged]:
-    requests = (Request(name, plan.image_of[name], plan.proposals[name]) for name in names)
-    judged = judge_images(judge, requests, config.batch_size, config.workers, config.looks, config.max_rois)
+def _judge(
+    plan: Plan,
+    names: list[str],
+    judge: Judge,
+    config: RescoreConfig,
+    task: str,
+    calibration: Calibration | None = None,
+) -> Iterator[Judged]:
+    def requests() -> Iterator[Request]:
+        for name in names:
+            proposals = plan.proposals[name]
+            yield Request(name, plan.image_of[name], proposals, config.count_judged(proposals, calibration))
+
+    judged = judge_images(judge, requests(), config.batch_size, config.workers, config.looks)
     yield from tqdm(judged, total=len(names), desc=task, unit="image", disable=None)
 
 
@@ -233,9 +255,10 @@ def _finish(
         report.unreadable.append(judged.error)
         _keep(plan, judged.name, writer, report)
         return
-    final = rescore_judged([judged], config, calibration)[0]
+    count = config.count_judged(judged.proposals, calibration)
+    final = rescore_judged([judged.first(count)], config, calibration)[0]
     writer.write(judged.name, final)
-    _count(report, len(judged.proposals), len(final), config)
+    _count(report, count, len(judged.proposals), len(final))
 
 
 def _read_proposals(files: DetectionFiles, file_of: Mapping[str, str], config: RescoreConfig) -> Spool:
@@ -259,8 +282,7 @@ def _keep(plan: Plan, name: str, writer: DetectionWriter, report: Report) -> Non
     report.written += len(plan.proposals[name])
 
 
-def _count(report: Report, proposals: int, written: int, config: RescoreConfig) -> None:
-    judged = min(proposals, config.max_rois)
+def _count(report: Report, judged: int, proposals: int, written: int) -> None:
     report.rescored += judged
     report.passed_through += proposals - judged
     report.written += written

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,11 +36,13 @@ class Request:
         name: any name; it comes back with the result.
         image: image file, or an RGB picture in memory.
         proposals: by falling score, in pixels of the image.
+        count: how many of them are judged, the best ones; ``None``: all.
     """
 
     name: str
     image: Path | Image.Image
     proposals: Detections
+    count: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ class Judged:
     def best(self) -> Detections:
         """The M proposals that were judged."""
         return self.proposals[: len(self.face_logits)]
+
+    def first(self, count: int) -> Judged:
+        """The same, as if the best ``count`` proposals alone had been judged."""
+        return replace(self, face_logits=self.face_logits[:count], boxes=self.boxes[:count])
 
 
 class _Look(NamedTuple):
@@ -100,7 +106,6 @@ def judge_images(
     batch_size: int,
     workers: int = 2,
     looks: int = 1,
-    max_rois: int | None = None,
 ) -> Iterator[Judged]:
     """Judge the proposals of many images; results come in the order of the requests.
 
@@ -115,14 +120,13 @@ def judge_images(
         workers: threads that decode and cut.
         looks: with 2, a judge that finds boxes looks again at what may be a face, at crops centred where it found it.
             The logit of a proposal is the mean over its looks, its face lies where the last look found it.
-        max_rois: proposals judged per image, the best ones; ``None``: all.
     """
     asked: deque[Request] = deque()
 
     def first() -> Iterator[_Glance]:
         for request in requests:
             asked.append(request)
-            yield _Glance(request.name, request.image, request.proposals.boxes[:max_rois])
+            yield _Glance(request.name, request.image, request.proposals.boxes[: request.count])
 
     for look in _look(judge, first(), batch_size, workers, looks if judge.finds_boxes else 1):
         request = asked.popleft()

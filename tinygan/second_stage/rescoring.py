@@ -42,6 +42,9 @@ class RescoreConfig:
             all.
         move_boxes: whether boxes may move and merge; without, each stays where the detector put it, as in the paper.
         max_rois: number of proposals judged per image, the best ones (the paper: 600).
+        min_score: proposals of a lower score are not judged: they keep their place among the others.
+        least_log_odds: proposals that are faces with lower log-odds, by the detector's calibration, are not judged
+            either, once it is found; ``None``: all are.
         batch_size: patches per forward pass.
         workers: threads that decode images and cut patches.
     """
@@ -52,6 +55,8 @@ class RescoreConfig:
     calibration_proposals: int = 20_000
     move_boxes: bool = True
     max_rois: int = 600
+    min_score: float = 0.0
+    least_log_odds: float | None = None
     batch_size: int = 128
     workers: int = 2
 
@@ -60,7 +65,21 @@ class RescoreConfig:
         """How often the judge looks; once at boxes that stay where they are."""
         return self.fusion.looks if self.move_boxes else 1
 
+    def count_judged(self, proposals: Detections, calibration: Calibration | None) -> int:
+        """How many proposals of an image are judged, the best ones.
+
+        Args:
+            proposals: by falling score.
+            calibration: the detector's, if it is known.
+        """
+        count = min(self.max_rois, int((proposals.scores >= self.min_score).sum()))
+        if calibration is None or self.least_log_odds is None:
+            return count
+        return min(count, int((calibration.score_map.log_odds(proposals.scores) >= self.least_log_odds).sum()))
+
     def __post_init__(self) -> None:
+        if not 0 <= self.min_score <= 1:
+            raise ValueError(f"min_score must lie in [0, 1], got {self.min_score}")
         for name in ("calibration_proposals", "max_rois", "batch_size", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

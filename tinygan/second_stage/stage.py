@@ -138,7 +138,7 @@ class SecondStage:
         """
         picture, crops = to_picture(image), self._judge.crops
         squares = crops.squares(boxes, picture.width, picture.height)
-        rows = np.flatnonzero(crops.through_generator(longer_side(squares)))[:most]
+        rows = np.flatnonzero(crops.is_small(longer_side(squares)))[:most]
         lr = cut_stack(picture, squares[rows], crops.lr_size)
         if not len(rows):
             return Enlarged(rows, lr, np.zeros((0, crops.hr_size, crops.hr_size, 3), np.uint8))
@@ -150,13 +150,10 @@ class SecondStage:
                 f"expected detections of every image, got {len(images)} images and {len(detections)} of them"
             )
         requests = (
-            Request(str(number), to_picture(image), found.sorted())
-            for number, (image, found) in enumerate(zip(images, detections, strict=True))
+            Request(str(number), to_picture(image), best, self._config.count_judged(best, self._calibration))
+            for number, (image, best) in enumerate(zip(images, (one.sorted() for one in detections), strict=True))
         )
-        config = self._config
-        return list(
-            judge_images(self._judge, requests, config.batch_size, looks=config.looks, max_rois=config.max_rois)
-        )
+        return list(judge_images(self._judge, requests, self._config.batch_size, looks=self._config.looks))
 
 
 def _detections(boxes: npt.ArrayLike | Detections, scores: npt.ArrayLike | None) -> Detections:

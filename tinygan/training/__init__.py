@@ -1,1 +1,1 @@
-"""Training stages, one a file."""
+"""Training stages, one per file."""

@@ -1,4 +1,4 @@
-"""Stage ``gan``: generator and discriminator train by turns (Bai et al. 2018, Eq. 7-9).
+"""Stage ``gan``: generator and discriminator are trained in alternation (Bai et al. 2018, Eq. 7-9).
 
     tinygan-train --stage gan --config lite --data ROOT --proposals P... --init runs/mse --out runs/gan
 
@@ -6,7 +6,7 @@
 detectors' proposals, on the hold-out: PSNR of bicubic 22.29 dB, G1 22.93, G2 22.77; area under the ROC curve of the
 face logit on paired, small and medium crops .931, .782, .881 (``experiments/lite/results.json``).
 
-Shapes: a batch holds P pairs, N small and M medium wild crops; s = ``lr_size``, S = 4 s = ``hr_size``.
+Shapes: P pairs, N small and M medium wild crops per batch; s = ``lr_size``, S = 4 s = ``hr_size``.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ Terms = dict[str, Tensor]
 
 
 class Gan:
-    """Both networks and their optimisers.
+    """The generator, the discriminator and their optimisers.
 
     Args:
-        recipe: sizes, losses and schedule.
-        runtime: the device.
-        held_out: patches to measure and picture.
-        init: checkpoint of stage ``mse-init``, or of an earlier stage ``gan``, whose discriminator goes on too.
+        recipe: the sizes of networks and patches, the losses and the schedule.
+        runtime: the device and the precision.
+        held_out: held-out patches, for figures and sample pictures.
+        init: checkpoint of stage ``mse-init``, or of an earlier stage ``gan``, whose discriminator is trained further
+            too.
     """
 
     def __init__(self, recipe: Recipe, runtime: Runtime, held_out: HeldOut, init: Checkpoint) -> None:
@@ -68,12 +69,12 @@ class Gan:
         self.averages = moving_average(self.generator, decay), moving_average(self.discriminator, decay)
 
     def step(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Super-resolve the batch once, then update D, then, every k-th time, G."""
+        """Super-resolve the batch once, then update D, and in every k-th step G."""
         batch = batch.to(self.runtime.device)
         turn = self.steps_done % self.recipe.adversarial_game.discriminator_steps == 0
         optimiser = self.generator_optimiser if turn else None
         updates_both = optimiser is not None
-        self.generator.train(updates_both)  # for D alone: pictures as they are at test
+        self.generator.train(updates_both)  # if D alone is updated: pictures as they are at test
         with self.runtime.autocast(), torch.set_grad_enabled(updates_both):
             generated = self.generator(torch.cat([batch.lr, batch.small]))  # [P + N, 3, s, s] -> [P + N, 3, S, S] twice
         terms = self._update_discriminator(batch, generated.refined.detach())
@@ -86,10 +87,10 @@ class Gan:
         return terms
 
     def _update_discriminator(self, batch: Batch, refined: Tensor) -> Terms:
-        """Eq. 9: tell real from generated, and face from non-face on both and on wild patches."""
+        """Eq. 9: tell real from generated pictures, and faces from non-faces on both and on wild patches."""
         pairs, small = len(batch.lr), len(batch.small)
         self.discriminator.train().requires_grad_(True)
-        with self.runtime.autocast():  # one pass over all, so that BN sees the mixture met at test
+        with self.runtime.autocast():  # all in one pass, so that BN statistics are those of the mixture at test
             pictures = torch.cat([batch.hr, refined.float(), batch.medium])  # [P + (P + N) + M, 3, S, S]
             verdict = self.discriminator(pictures)  # both logits [P + (P + N) + M]
         parts = (pairs, pairs, small, len(batch.medium))
@@ -150,20 +151,20 @@ class Gan:
         optimiser.step()
 
     def set_learning_rate(self, rate: float) -> None:
-        """Set both optimisers' rates."""
+        """Set the learning rates of both optimisers."""
         factor = self.recipe.adversarial_game.discriminator_rate
         for optimiser, own in ((self.generator_optimiser, rate), (self.discriminator_optimiser, rate * factor)):
             for group in [] if optimiser is None else optimiser.param_groups:
                 group["lr"] = own
 
     def state_dict(self) -> dict[str, Any]:
-        """Networks, optimisers, averages, and whose turn it is."""
+        """The state of networks, optimisers and averages, and the number of steps done."""
         self.runtime.average_buffers(self.generator)
         self.runtime.average_buffers(self.discriminator)
         return {"steps_done": self.steps_done, **{name: part.state_dict() for name, part in self._parts().items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put all back."""
+        """Restore all of them."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.steps_done = int(state["steps_done"])
@@ -175,11 +176,11 @@ class Gan:
         return {**self.held_out.psnr(generator, self.runtime), **self.held_out.separation(judge)}
 
     def draw_samples(self, path: Path) -> None:
-        """A sheet LR | bicubic | G1 | G2 | HR."""
+        """Write a sheet LR | bicubic | G1 | G2 | HR."""
         self.held_out.draw(self.final_networks()[0], self.runtime, path)
 
     def final_networks(self) -> tuple[AnyGenerator, Discriminator]:
-        """The networks to save: the averages where they are kept."""
+        """The networks to save: the averages, if the recipe has any."""
         live = (self.generator, self.discriminator)
         pairs = zip(self.averages, live, strict=True)
         generator, discriminator = (network if average is None else average.module for average, network in pairs)
@@ -202,16 +203,16 @@ def train_gan(data: TrainingInput, init: Path, recipe: Recipe, folder: RunFolder
 
     Args:
         data: images and at least one detector's proposals.
-        init: run folder of stage ``mse-init``, or of stage ``gan`` to train on.
-        recipe: sizes must be those of ``init``.
-        folder: the run.
-        runtime: the device.
+        init: run folder of stage ``mse-init``, or of a stage ``gan`` that is to be trained further.
+        recipe: the settings; the sizes must be those of ``init``.
+        folder: the run folder.
+        runtime: the device and the precision.
 
     Returns:
-        A line for every image that could not be read.
+        One line per image that could not be read.
 
     Raises:
-        CheckpointError: if ``init`` is of another kind or of other sizes.
+        CheckpointError: if ``init`` is of another kind or has other sizes.
     """
     check_trainable(recipe)
     start = load_checkpoint(init, ("generator", "gan"))
@@ -226,14 +227,14 @@ def train_gan(data: TrainingInput, init: Path, recipe: Recipe, folder: RunFolder
 def fit_gan(
     prepared: Prepared[Mapping[str, Patches]], start: Checkpoint, recipe: Recipe, folder: RunFolder, runtime: Runtime
 ) -> None:
-    """Train on patches that are cut already, and write the weights.
+    """Train on patches that have been cut already, and write the weights.
 
     Args:
-        prepared: patches.
-        start: of stage ``mse-init`` or ``gan``.
-        recipe: sizes must be those of ``start``.
-        folder: the run.
-        runtime: the device.
+        prepared: the patches.
+        start: checkpoint of stage ``mse-init`` or ``gan``.
+        recipe: the settings; the sizes must be those of ``start``.
+        folder: the run folder.
+        runtime: the device and the precision.
     """
     seed_everything(recipe.seed)
     stage = Gan(recipe, runtime, HeldOut(prepared.holdout, recipe), start)
@@ -251,10 +252,10 @@ def fit_gan(
 
 
 def check_fits(start: Checkpoint, recipe: Recipe, init: Path) -> None:
-    """Refuse a checkpoint whose generator and patches are not those of the recipe.
+    """Refuse a checkpoint whose generator or patches differ from the recipe's.
 
     Raises:
-        CheckpointError: with the first key that differs.
+        CheckpointError: naming the first key that differs.
     """
     before = {
         "generator": build_config(GeneratorConfig, start.recipe["generator"]),

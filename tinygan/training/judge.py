@@ -1,17 +1,18 @@
-"""Stage ``judge``: the generator stays as it is, the discriminator learns its task: is it a face, and where exactly.
+"""Stage ``judge``: the discriminator alone is trained, to tell whether a proposal is a face, and where the face is.
 
     tinygan-train --stage judge --config lite --data ROOT --proposals P... --init runs/gan \\
         --surroundings retinaface_mobilenet025.pth --out runs/judge
 
 5,000 steps of 64 regions, 79 minutes on one CPU core. The last line of ``metrics.jsonl`` on WIDER-mini with five
-detectors' proposals, from an earlier judge (``--init``), on the hold-out: area under the ROC curve of the face logit on
-small, medium and paired crops .838, .914, .950; mean IoU of the face and the box of the third head .721
+detectors' proposals, starting from an earlier judge (``--init``), on the hold-out: area under the ROC curve of the face
+logit on small, medium and paired crops .838, .914, .950; mean IoU of the face and the box of the third head .721
 (``experiments/lite/README.md``).
 
-Shapes: a batch holds B regions; S = ``hr_size``, W = ``wide_size``.
+Shapes: B regions per batch; S = ``hr_size``, W = ``wide_size``.
 
-Not in the paper. The discriminator of stage ``gan`` may grow here (more filters, a tower for the surroundings, the
-third head), and its label follows what becomes of a proposal: one that the third head moves onto a face is a face.
+Not in the paper. The generator is not changed. The discriminator of stage ``gan`` may get more filters, a second tower
+for the surroundings and a third head, which predicts the box of the face. A proposal that the third head moves onto a
+face is labelled as a face.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from tinygan.training.recipe import Recipe
 from tinygan.training.run import RunFolder, finish, moving_average, trained_on
 from tinygan.training.samples import roc_area
 
-MEASURED, PICTURED = 4000, 8
+MEASURED, PICTURED = 4000, 8  # held-out regions in the figures, and on the sheet
 DETECTOR_HEADS = ("ClassHead", "BboxHead", "LandmarkHead")  # of a public checkpoint; the tower has none
 
 
@@ -56,11 +57,12 @@ class JudgeStage:
     """The discriminator and its optimiser.
 
     Args:
-        recipe: sizes, losses and schedule; ``recipe.discriminator`` is the grown form.
-        runtime: the device.
-        held_out: regions to measure and picture.
+        recipe: the sizes, the losses and the schedule; ``recipe.discriminator`` is the form after growing.
+        runtime: the device and the precision.
+        held_out: held-out regions, for figures and sample pictures.
         trained: state dict of the discriminator to start from.
-        surroundings: state dict of the tower for the surroundings to start from; default: ``trained``'s, or at random.
+        surroundings: state dict of the tower for the surroundings to start from; default: the tower in ``trained``, or
+            random weights if it has none.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class JudgeStage:
         self.average = moving_average(self.discriminator, settings.ema_decay)
 
     def step(self, batch: RegionBatch) -> Mapping[str, Tensor]:
-        """One update of the discriminator on its face logit and its box."""
+        """Update the discriminator once, on its face logit and its box."""
         batch, settings = batch.to(self.runtime.device), self.recipe.judge_training
         self.discriminator.train()
         with self.runtime.autocast():
@@ -115,28 +117,28 @@ class JudgeStage:
         return terms
 
     def set_learning_rate(self, rate: float) -> None:
-        """Set the optimiser's rates."""
+        """Set the optimiser's learning rates."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
 
     def state_dict(self) -> dict[str, Any]:
-        """Discriminator, optimiser and average."""
+        """The state of the discriminator, its optimiser and its average."""
         self.runtime.average_buffers(self.discriminator)
         return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put all back."""
+        """Restore all of them."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
 
     def evaluate(self) -> dict[str, float]:
-        """On held-out proposals: area under the ROC curve by size, and their mean IoU to the face before and after."""
+        """Area under the ROC curve of held-out proposals by size; mean IoU with the face before and after moving."""
         regions = self.held_out
         figures: dict[str, float] = {}
         rows = np.arange(len(regions))[:: max(1, -(-len(regions) // MEASURED))]
         if not len(rows):
             return {}
-        face_logits, boxes = self._answers(rows)
+        face_logits, boxes = self._predict(rows)
         before, labels = _iou_rows(regions.boxes[rows], regions.targets[rows]), regions.labels[rows]
         if boxes is not None:
             after = _iou_rows(boxes, regions.targets[rows])
@@ -150,36 +152,36 @@ class JudgeStage:
         return figures
 
     def draw_samples(self, path: Path) -> None:
-        """A sheet of held-out faces: the crop with the proposal (blue), the face found (green) and the true one
-        (yellow), the crop as the discriminator sees it, and its surroundings."""
+        """Write a sheet of held-out faces: the crop with the boxes of the proposal (blue), the predicted face (green)
+        and the true face (yellow), the crop as the discriminator sees it, and its surroundings."""
         regions = self.held_out
         faces = np.flatnonzero(np.isfinite(regions.targets[:, 0]))
         rows = faces[:: max(1, -(-len(faces) // PICTURED))]
         if not len(rows):
             return
-        _, found = self._answers(rows)
+        _, found = self._predict(rows)
         sheet = []
         for at, row in enumerate(rows):
             framed = [regions.boxes[row], regions.targets[row]] + ([] if found is None else [found[at]])
-            drawn = self._drawn(regions.hr[row], np.stack(framed))
+            drawn = self._draw_on_crop(regions.hr[row], np.stack(framed))
             sheet.append({"boxes": drawn, "crop": regions.hr[row], "wide": regions.wide[row]})
         save_png(sr_sheet(sheet, tile_px=192), path)
 
-    def _drawn(self, hr: ByteArray, framed: FloatArray) -> ByteArray:
-        """The crop, enlarged, with boxes of its frame."""
+    def _draw_on_crop(self, hr: ByteArray, framed: FloatArray) -> ByteArray:
+        """The crop, enlarged, with boxes given in its frame."""
         size_px = 3 * len(hr)
         large = np.asarray(Image.fromarray(hr).resize((size_px, size_px), Image.Resampling.BICUBIC))
         boxes = (framed / self.recipe.crops.context + 0.5) * size_px
         return draw_boxes(large, boxes, (UNJUDGED, MISSED, HIT)[: len(boxes)], width_px=1)
 
     def final_network(self) -> Discriminator:
-        """The network to save: the average where it is kept."""
+        """The network to save: the average, if the recipe has one."""
         network = self.discriminator if self.average is None else self.average.module
         assert isinstance(network, Discriminator)
         return network
 
     @torch.no_grad()
-    def _answers(self, rows: IntArray) -> tuple[FloatArray, FloatArray | None]:
+    def _predict(self, rows: IntArray) -> tuple[FloatArray, FloatArray | None]:
         network = copy.deepcopy(self.final_network()).eval()
         logits: list[FloatArray] = []
         boxes: list[FloatArray] = []
@@ -209,18 +211,18 @@ def train_judge(
 
     Args:
         data: images and at least one detector's proposals.
-        init: run folder of stage ``gan``, or of stage ``judge`` to train on.
-        recipe: sizes must be those of ``init``, but for the discriminator, which may grow.
-        folder: the run.
-        runtime: the device.
+        init: run folder of stage ``gan``, or of a stage ``judge`` that is to be trained further.
+        recipe: the settings; the sizes must be those of ``init``, except that the discriminator may be larger.
+        folder: the run folder.
+        runtime: the device and the precision.
         surroundings: PyTorch file of a RetinaFace-MobileNet0.25, from which the tower for the surroundings starts.
 
     Returns:
-        A line for every image that could not be read.
+        One line per image that could not be read.
 
     Raises:
-        CheckpointError: if ``init`` is of another kind, or its networks or ``surroundings`` do not fit.
-        ConfigError: if ``surroundings`` is given and the recipe has no such tower.
+        CheckpointError: if ``init`` is of another kind, or the weights in ``init`` or ``surroundings`` do not fit.
+        ConfigError: if ``surroundings`` is given but the recipe has no tower for the surroundings.
     """
     tower = None if surroundings is None else _public_tower(surroundings, recipe)
     start = load_checkpoint(init, ("gan", "fused"))
@@ -256,7 +258,7 @@ def _public_tower(path: Path, recipe: Recipe) -> dict[str, Tensor]:
 
 
 def _ious(boxes: Tensor, targets: Tensor) -> Tensor:
-    """IoU of each box with its own target, [B]; 0 where there is none (NaN)."""
+    """IoU of each box with its own target, [B]; 0 where there is no target (NaN)."""
     low, high = torch.maximum(boxes[:, :2], targets[:, :2]), torch.minimum(boxes[:, 2:], targets[:, 2:])
     shared = (high - low).clamp_min(0).prod(dim=1)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1) + (targets[:, 2:] - targets[:, :2]).prod(dim=1)

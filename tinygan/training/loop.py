@@ -1,4 +1,4 @@
-"""The training loop: it knows steps, files and resuming, and nothing of GANs."""
+"""The training loop: steps, files and resuming. It works for any :class:`Stage` and knows nothing of GANs."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class LoopConfig:
     """Length and learning rate of a stage.
 
     Attributes:
-        epochs: passes of ``patches_per_epoch`` patches.
-        patches_per_epoch: patches drawn per epoch.
-        batch_size: patches per step, over all devices.
+        epochs: number of epochs, of ``patches_per_epoch`` patches each.
+        patches_per_epoch: number of patches drawn per epoch.
+        batch_size: number of patches per step, all devices together.
         learning_rate: learning rate at the start (the paper: 1e-4).
         decay: ``step``: x0.1 after half the epochs (the paper: 3 epochs at 1e-4, 3 at 1e-5); ``cosine``: to 0.
-        warmup_steps: number of steps at the start over which the learning rate rises linearly.
-        log_every: steps between lines of ``metrics.jsonl``.
-        save_every: steps between saves of the resumable state.
+        warmup_steps: number of steps, at the start, in which the learning rate rises linearly to its full value.
+        log_every: number of steps from one line of ``metrics.jsonl`` to the next.
+        save_every: number of steps from one save of the resumable state to the next.
     """
 
     epochs: int = 6
@@ -60,12 +60,12 @@ class LoopConfig:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in an epoch."""
+        """Number of steps per epoch."""
         return max(1, self.patches_per_epoch // self.batch_size)
 
     @property
     def steps(self) -> int:
-        """Steps in all."""
+        """Number of steps of the whole stage."""
         return self.epochs * self.steps_per_epoch
 
     def rate_at(self, step: int) -> float:
@@ -78,25 +78,25 @@ class LoopConfig:
 
 
 class Stage(Protocol[BatchT_contra]):
-    """What the loop trains."""
+    """What the loop trains: networks, their optimisers, and one training step."""
 
     def step(self, batch: BatchT_contra) -> Mapping[str, Tensor]:
-        """Update the networks once; return every loss term, unweighted, as scalars."""
+        """Update the networks once; return each loss term, unweighted, as a scalar."""
 
     def set_learning_rate(self, rate: float) -> None:
-        """Set the rate of all optimisers."""
+        """Set the learning rate of all optimisers."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Networks and optimisers."""
+        """The state of the networks and optimisers."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
 
     def evaluate(self) -> dict[str, float]:
-        """Figures on held-out data, at the end of an epoch."""
+        """Figures on held-out data, by name; called at the end of each epoch."""
 
     def draw_samples(self, path: Path) -> None:
-        """Write a picture of what the networks do now."""
+        """Write a picture that shows what the networks can do by now."""
 
 
 def run_loop(
@@ -105,11 +105,11 @@ def run_loop(
     """Train ``stage`` to the end of its schedule, continuing from the folder's state if there is one.
 
     Args:
-        stage: networks, optimisers and one step.
-        draw: the batch of a step; pure, and called from other threads.
-        config: schedule.
-        folder: where metrics, samples and the resumable state go.
-        runtime: the device.
+        stage: the networks, their optimisers and one training step.
+        draw: function that returns the batch of a step; it is called from other threads and must be pure.
+        config: the schedule.
+        folder: the run folder, into which metrics, samples and the resumable state are written.
+        runtime: the device and the precision.
 
     Raises:
         TinyGanError: if a loss is not finite.
@@ -146,13 +146,13 @@ def run_loop(
 
 
 class Prefetcher(Generic[BatchT]):
-    """Draws the next batches on threads while the networks train.
+    """Draws the next batches on other threads while the networks train.
 
     Args:
-        draw: the batch of a step.
-        first: the first step.
-        steps: one past the last step.
-        ahead: how many batches may wait.
+        draw: function that returns the batch of a step.
+        first: number of the first step.
+        steps: number of the last step plus one.
+        ahead: largest number of batches that are drawn before they are needed.
     """
 
     def __init__(self, draw: Callable[[int], BatchT], first: int, steps: int, ahead: int = 4) -> None:
@@ -206,10 +206,10 @@ def _progress(config: LoopConfig, first: int, runtime: Runtime) -> tqdm[Any]:
 
 
 def stage_batch_size(config: LoopConfig, runtime: Runtime) -> int:
-    """Patches in a step on this device.
+    """Number of patches per step on this device.
 
     Raises:
-        ConfigError: if the batch does not divide over the devices.
+        ConfigError: if the batch cannot be divided evenly among the devices.
     """
     if config.batch_size % runtime.world_size:
         raise ConfigError(f"batch_size {config.batch_size} does not divide over {runtime.world_size} devices")

@@ -5,7 +5,7 @@
 2,250 steps of 32 patches, 22 minutes on two CPU cores. The last line of ``metrics.jsonl`` on WIDER-mini, mean RGB PSNR
 over held-out faces: bicubic 22.13 dB, G1 23.20, G2 23.24 (``experiments/lite/results.json``).
 
-Shapes: B patches, s = ``lr_size``, S = 4 s = ``hr_size``.
+Shapes: B patches per batch; s = ``lr_size``, S = 4 s = ``hr_size``.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class MseInit:
     """The generator and its optimiser.
 
     Args:
-        recipe: sizes and schedule.
-        runtime: the device.
-        held_out: patches to measure and picture.
+        recipe: the sizes of networks and patches, and the schedule.
+        runtime: the device and the precision.
+        held_out: held-out patches, for figures and sample pictures.
 
     Raises:
         ConfigError: if the generator has no weights.
@@ -55,7 +55,7 @@ class MseInit:
         self.optimiser = torch.optim.Adam(self.generator.parameters(), betas=(0.9, 0.999))
 
     def step(self, batch: Batch) -> Mapping[str, Tensor]:
-        """One update on the pixel loss of G1 and of G2 (Eq. 4)."""
+        """Update the generator once on the pixel losses of G1 and G2 (Eq. 4)."""
         batch = batch.to(self.runtime.device)
         self.generator.train()
         with self.runtime.autocast():
@@ -70,17 +70,17 @@ class MseInit:
         return terms
 
     def set_learning_rate(self, rate: float) -> None:
-        """Set the optimiser's rate."""
+        """Set the optimiser's learning rate."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate
 
     def state_dict(self) -> dict[str, Any]:
-        """Generator and optimiser."""
+        """The state of the generator and its optimiser."""
         self.runtime.average_buffers(self.generator)
         return {"generator": self.generator.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put both back."""
+        """Restore both."""
         self.generator.load_state_dict(state["generator"])
         self.optimiser.load_state_dict(state["optimiser"])
 
@@ -89,15 +89,21 @@ class MseInit:
         return self.held_out.psnr(self.generator, self.runtime)
 
     def draw_samples(self, path: Path) -> None:
-        """A sheet LR | bicubic | G1 | G2 | HR."""
+        """Write a sheet LR | bicubic | G1 | G2 | HR."""
         self.held_out.draw(self.generator, self.runtime, path)
 
 
 def train_mse_init(data: TrainingInput, recipe: Recipe, folder: RunFolder, runtime: Runtime) -> list[str]:
     """Run the stage to its end; the folder then holds ``model.safetensors`` of kind ``generator``.
 
+    Args:
+        data: images; proposals, if given, add further regions.
+        recipe: the settings.
+        folder: the run folder.
+        runtime: the device and the precision.
+
     Returns:
-        A line for every image that could not be read.
+        One line per image that could not be read.
     """
     prepared = prepare_patches(data, recipe, folder.patches, runtime, streams=(PAIRED,))
     seed_everything(recipe.seed)

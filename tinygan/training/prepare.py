@@ -1,8 +1,8 @@
-"""From a WIDER FACE root and proposals to what a stage trains on; labelled, cut and kept apart from the hold-out once.
+"""Prepares training data from a WIDER FACE root and proposals: labels regions, cuts patches, splits off the hold-out.
 
-Stages ``mse-init`` and ``gan`` train on streams of patches (:mod:`tinygan.data.patches`), stage ``judge`` on regions as
-the discriminator sees them (:mod:`tinygan.data.regions`). Both are made image by image from the same regions of
-interest.
+Stages ``mse-init`` and ``gan`` are trained on streams of patches (:mod:`tinygan.data.patches`), stage ``judge`` on
+regions as the discriminator sees them (:mod:`tinygan.data.regions`). Both are made image by image from the same regions
+of interest.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ from tinygan.training.samples import generate
 
 log = logging.getLogger(__name__)
 TRAINING = "training"
-GROUP = 512  # crops that the generator super-resolves together
-WORKERS = 2  # threads that decode and cut regions
+GROUP = 512  # number of crops that the generator super-resolves together
+WORKERS = 2  # number of threads that decode images and cut regions
 Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
 class TrainingInput:
-    """What the user points a training stage at.
+    """The inputs of a training stage, as the user gives them.
 
     Attributes:
-        root: a WIDER FACE root.
-        proposals: folders or archives of a first stage's proposals, one per detector.
+        root: folder with WIDER FACE as it is downloaded.
+        proposals: folders or files with proposals, one per detector.
         extra_images: folder of pictures of one centred face each, such as LFW (stage ``mse-init``).
     """
 
@@ -65,14 +65,14 @@ class TrainingInput:
 
 @dataclass(frozen=True)
 class Prepared(Generic[Made]):
-    """What a stage trains on, and what it is measured on.
+    """The data that a stage is trained on, and the data on which it is measured.
 
     Attributes:
-        training: of the training images.
-        holdout: of the images kept out.
-        training_names: images trained on.
-        holdout_names: images kept out.
-        unreadable: a line for every image that could not be read.
+        training: data made from the training images.
+        holdout: data made from the images kept out of training.
+        training_names: names of the training images.
+        holdout_names: names of the images kept out of training.
+        unreadable: one line per image that could not be read.
     """
 
     training: Made
@@ -83,14 +83,14 @@ class Prepared(Generic[Made]):
 
 
 class Part(NamedTuple):
-    """The training images, or the images kept out.
+    """One of the two parts of the images: those trained on, or those kept out.
 
     Attributes:
-        name: ``training`` or ``holdout``.
-        names: its images.
-        split: where they lie, and their faces.
-        rois: ``rois(name, shift)``, the regions of interest of an image; with a shift above 0 also copies of those
-            that touch a face, moved and scaled by about this share of their side.
+        name: name of the part, ``training`` or ``holdout``.
+        names: names of its images.
+        split: the folder of the images, and their faces.
+        rois: function ``rois(name, shift)`` that returns the regions of interest of an image; with a shift above 0 also
+            copies of those that overlap a face, moved and scaled at random by about this share of their side.
     """
 
     name: str
@@ -102,17 +102,17 @@ class Part(NamedTuple):
 def prepare_patches(
     data: TrainingInput, recipe: Recipe, folder: Path, runtime: Runtime, streams: Sequence[str] = STREAMS
 ) -> Prepared[Mapping[str, Patches]]:
-    """Streams of patches for stages ``mse-init`` and ``gan``.
+    """Prepare streams of patches for stages ``mse-init`` and ``gan``.
 
     Args:
         data: images and proposals.
-        recipe: thresholds, sizes, seed.
-        folder: where the patches are kept while training runs.
-        runtime: of several processes the first one cuts, the others wait and read.
-        streams: ``paired`` alone suffices for stage ``mse-init``.
+        recipe: the thresholds, the sizes of patches and the seed.
+        folder: folder in which the patches are kept during training.
+        runtime: the processes that train together: the first one cuts the patches, the others wait and read them.
+        streams: names of the streams to cut; stage ``mse-init`` needs ``paired`` alone.
 
     Raises:
-        DataError: if the root's layout is wrong, or proposals belong to none of its images.
+        DataError: if the layout of the root is wrong, or no proposals belong to its images.
     """
 
     def make(part: Part) -> tuple[dict[str, Patches], list[str]]:
@@ -129,19 +129,19 @@ def prepare_patches(
 def prepare_regions(
     data: TrainingInput, recipe: Recipe, generator: AnyGenerator, folder: Path, runtime: Runtime
 ) -> Prepared[Regions]:
-    """Regions for stage ``judge``: crops, super-resolved where they are small, and surroundings.
+    """Prepare regions for stage ``judge``: crops, the small ones super-resolved, and their surroundings.
 
-    Stage ``judge`` leaves the generator as it is, so what it makes of a crop need not be made anew in every epoch.
+    Stage ``judge`` does not change the generator, so small crops are super-resolved once and not in every epoch.
 
     Args:
         data: images and proposals.
-        recipe: thresholds, sizes, seed.
-        generator: super-resolves small crops.
-        folder: where the regions are kept while training runs.
-        runtime: of several processes the first one cuts, the others wait and read.
+        recipe: the thresholds, the sizes of patches and the seed.
+        generator: the generator that super-resolves small crops.
+        folder: folder in which the regions are kept during training.
+        runtime: the processes that train together: the first one cuts the regions, the others wait and read them.
 
     Raises:
-        DataError: if the root's layout is wrong, or proposals belong to none of its images.
+        DataError: if the layout of the root is wrong, or no proposals belong to its images.
     """
     layouts = {
         "hr": Layout(np.uint8, (recipe.crops.hr_size, recipe.crops.hr_size, 3)),
@@ -154,7 +154,7 @@ def prepare_regions(
 
     def make(part: Part) -> tuple[Regions, list[str]]:
         shift = recipe.judge_training.shift
-        fingerprint = _fingerprint(data, recipe, part, [shift, _digest(generator)])
+        fingerprint = _fingerprint(data, recipe, part, [shift, _hash_of_weights(generator)])
         cuts = _cut_regions(part, shift if part.name == TRAINING else 0.0, recipe.crops)
         parts = _super_resolved(_progress(cuts, len(part.names)), generator, recipe.crops, runtime)
         arrays, unreadable = open_store(folder / part.name, fingerprint, layouts, parts)
@@ -169,7 +169,7 @@ def prepare_regions(
 def _prepare(
     data: TrainingInput, recipe: Recipe, runtime: Runtime, make: Callable[[Part], tuple[Made, list[str]]]
 ) -> Prepared[Made]:
-    """Make both parts, or wait until the first process has made them and open what it made."""
+    """Make both parts, or wait until the first process has made them, and open its files."""
     if not runtime.is_main:
         runtime.barrier()
     split = load_split(data.root, "train")
@@ -187,7 +187,7 @@ def _prepare(
 
 
 def match_proposals(files: DetectionFiles, split: WiderSplit) -> dict[str, Detections]:
-    """Proposals by image name; images without a file have none.
+    """Proposals by image name; images without a file are left out.
 
     Raises:
         DataError: if no file belongs to any image of the split.
@@ -204,14 +204,15 @@ def match_proposals(files: DetectionFiles, split: WiderSplit) -> dict[str, Detec
 def image_rois(
     name: str, split: WiderSplit, proposals: Sequence[Mapping[str, Detections]], recipe: Recipe, shift: float = 0.0
 ) -> Rois:
-    """The regions of interest of one image, of which only the header is read; the same whatever the other images are.
+    """The regions of interest of one image; they do not depend on any other image. Of the file only the header is read.
 
     Args:
-        name: the image.
-        split: where it lies, and its faces.
-        proposals: of every detector, by image name.
-        recipe: thresholds, quotas, seed.
-        shift: as of :class:`Part`.
+        name: name of the image.
+        split: the folder of the images, and their faces.
+        proposals: proposals by image name, one mapping per detector.
+        recipe: the thresholds, the quotas and the seed.
+        shift: with a shift above 0, regions that overlap a face are added once more, moved and scaled at random by
+            about this share of their side.
     """
     rng = np.random.default_rng([recipe.seed, *hashlib.md5(name.encode(), usedforsecurity=False).digest()])
     config = recipe.rois
@@ -219,7 +220,7 @@ def image_rois(
         with Image.open(split.images / name) as image:
             size = image.size
     except OSError:
-        size, config = (1, 1), replace(config, backgrounds_per_image=0)  # reported when it is to be cut
+        size, config = (1, 1), replace(config, backgrounds_per_image=0)  # the error is reported when the image is cut
     of_image = [by_name[name] for by_name in proposals if name in by_name]
     chosen = choose_rois(of_image, split.faces[name], size, config, rng)
     if not shift:
@@ -238,7 +239,7 @@ def _patch_sources(part: Part, extra_images: Path | None) -> Iterator[PatchSourc
 
 
 def _cut_regions(part: Part, shift: float, crops: CropConfig) -> Iterator[tuple[Rois, Cut] | Unreadable]:
-    """Regions of interest and their patches, image by image."""
+    """The regions of interest of each image, and their patches."""
 
     def cut(name: str) -> tuple[Rois, Cut] | Unreadable:
         rois = part.rois(name, shift)
@@ -255,7 +256,7 @@ def _cut_regions(part: Part, shift: float, crops: CropConfig) -> Iterator[tuple[
 def _super_resolved(
     cuts: Iterable[tuple[Rois, Cut] | Unreadable], generator: AnyGenerator, crops: CropConfig, runtime: Runtime
 ) -> Iterator[Rows | Unreadable]:
-    """Rows of :class:`Regions`, image by image: small crops, super-resolved, before large ones."""
+    """The rows of :class:`Regions` of each image: first the small crops, super-resolved, then the large ones."""
     for group in _groups(cuts):
         none = Cut.empty(crops)
         small = np.concatenate([none.small, *(one[1].small for one in group if not isinstance(one, Unreadable))])
@@ -281,7 +282,7 @@ def _super_resolved(
 
 
 def _groups(cuts: Iterable[tuple[Rois, Cut] | Unreadable]) -> Iterator[list[tuple[Rois, Cut] | Unreadable]]:
-    """Images with about :data:`GROUP` small crops together."""
+    """Consecutive images whose small crops are about :data:`GROUP` together."""
     group: list[tuple[Rois, Cut] | Unreadable] = []
     count = 0
     for one in cuts:
@@ -300,13 +301,13 @@ def _progress(items: Iterable[Made], total: int) -> Iterable[Made]:
 
 
 def _fingerprint(data: TrainingInput, recipe: Recipe, part: Part, more: Sequence[object]) -> str:
-    """Changes whenever what is made of a part would."""
+    """A hash of everything that the data made from a part depends on, apart from file contents."""
     tree = to_tree(recipe)
     parts = [str(data), part.name, part.names, more, tree["seed"], tree["crops"], tree["rois"]]
     return hashlib.md5(json.dumps(parts).encode(), usedforsecurity=False).hexdigest()
 
 
-def _digest(network: nn.Module) -> str:
+def _hash_of_weights(network: nn.Module) -> str:
     digest = hashlib.md5(usedforsecurity=False)
     for tensor in network.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Everything that can be configured about training, in one tree; sections live beside what they configure."""
+"""The settings of training, in one tree. Each section is a dataclass, defined in the module that it configures."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tinygan.training.loop import LoopConfig
 
 @dataclass(frozen=True, kw_only=True)
 class GanConfig:
-    """Settings of stage ``gan`` beside its schedule.
+    """Settings of stage ``gan``, apart from its schedule.
 
     Attributes:
-        ema_decay: decay of the exponential moving average of the generator's and discriminator's weights,
-            which is what is saved; 0 switches it off.
+        ema_decay: decay of the exponential moving average of the generator's and discriminator's weights. The
+            averaged weights are saved. 0: no average; the weights themselves are saved.
         discriminator_rate: the discriminator's learning rate, as a factor on the schedule's.
-        discriminator_steps: k, the discriminator's updates for each of the generator's (1 in the paper). The
-            judge needs many more patches than the generator, whose updates cost the most.
+        discriminator_steps: k, the number of updates of the discriminator per update of the generator (1 in the
+            paper). The discriminator needs many more patches than the generator, whose updates cost the most.
     """
 
     ema_decay: float = 0.0
@@ -41,20 +41,23 @@ class GanConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeTraining:
-    """Settings of stage ``judge`` beside its schedule.
+    """Settings of stage ``judge``, apart from its schedule.
 
     Attributes:
-        widths: filters of ``vgg_lite``'s five stages, none fewer than in stage ``gan``; ``None``: as many as there.
-        surroundings: ``mobilenet025``: the discriminator gets a second tower, which sees what lies around a proposal;
-            ``none``: it gets none.
-        surroundings_rate: learning rate of the second tower, as a factor on the schedule's; lower where the tower
-            starts from public weights.
-        box: whether the discriminator gets a third head, which says where the face lies.
+        widths: number of filters in each of ``vgg_lite``'s five stages, at least as many as in stage ``gan``;
+            ``None``: as many as in stage ``gan``.
+        surroundings: ``mobilenet025``: the discriminator gets a second tower, which sees the surroundings of a
+            proposal; ``none``: it gets no second tower.
+        surroundings_rate: learning rate of the second tower, as a factor on the schedule's; to be lowered if the
+            tower starts from public weights.
+        box: whether the discriminator gets a third head, which predicts the box of the face.
         box_weight: weight of the third head's loss.
-        box_iou: proposals whose IoU to a face is at least this teach the third head.
-        shift: every region that touches a face comes once more, moved and scaled by about this share of its side.
+        box_iou: least IoU with a face of the proposals on which the third head is trained.
+        shift: each region that overlaps a face is added once more, moved and scaled at random by about this share of
+            its side.
         weight_decay: weight decay of the optimiser, AdamW.
-        ema_decay: decay of the exponential moving average of the weights, which is what is saved; 0 switches it off.
+        ema_decay: decay of the exponential moving average of the weights. The averaged weights are saved. 0: no
+            average; the weights themselves are saved.
     """
 
     widths: tuple[int, ...] | None = None
@@ -76,7 +79,7 @@ class JudgeTraining:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
 
     def form(self, discriminator: DiscriminatorConfig) -> DiscriminatorConfig:
-        """The discriminator of stage ``gan``, grown."""
+        """The config of stage ``gan``'s discriminator, with the widths, the tower and the third head of this stage."""
         widths = discriminator.lite_widths if self.widths is None else self.widths
         return replace(discriminator, lite_widths=widths, surroundings=self.surroundings, box=self.box)
 
@@ -88,9 +91,9 @@ class Recipe:
     Attributes:
         seed: seed of the weights, the jitter and the batches.
         crops: sizes of patches, how much they show around a box, and which go through the generator.
-        rois: which regions are trained on, and as what; which images are held out.
+        rois: which regions are trained on, how they are labelled, and which images are held out.
         degradation: how low-resolution copies of patches are made.
-        batches: what batches are made of, and how patches are augmented.
+        batches: composition of batches, and augmentation of patches.
         generator: form of the generator, G1 and its refinement G2.
         discriminator: form of the discriminator.
         losses: weights and switches of the losses.

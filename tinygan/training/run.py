@@ -1,4 +1,4 @@
-"""What training stages share: the run folder and its files, averaged weights, what a checkpoint remembers, the end."""
+"""What all training stages share: the run folder and its files, averaged weights, the record of training images."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from tinygan.checkpoint import WEIGHTS_FILE, name_hash
 from tinygan.errors import CheckpointError, DataError
 from tinygan.files import remove_written, write_atomically
 
-CONFIG_FILE = "config.yaml"  # the resolved recipe, and what the run was made from as comments
+CONFIG_FILE = "config.yaml"  # the resolved recipe, with the inputs of the run as comments
 METRICS_FILE = "metrics.jsonl"  # a line of figures every few steps
 CURVES_FILE = "curves.png"  # the same, drawn
 STATE_FILE = "last.ckpt"  # to resume from
-FINISHED_FILE = "finished.json"  # there is one once the stage is through
-HOLDOUT_FILE = "holdout.txt"  # names of the images that were kept out
+FINISHED_FILE = "finished.json"  # exists only if the stage is finished
+HOLDOUT_FILE = "holdout.txt"  # names of the images kept out of training
 FUSION_FILE = "fusion.json"  # stage fusion: what was fitted, and its gains on the hold-out
 FILES = (CONFIG_FILE, METRICS_FILE, CURVES_FILE, STATE_FILE, FINISHED_FILE, HOLDOUT_FILE, FUSION_FILE, WEIGHTS_FILE)
-SAMPLES_FOLDER, SAMPLE_FILES = "samples", "epoch_[0-9]*.png"  # a picture an epoch
-JUDGED_FOLDER, JUDGED_FILES = "judged", "detector_[0-9]*.npz"  # stage fusion: what the judge says of the hold-out
-PATCHES_FOLDER = "patches"  # scratch, gone when the stage is through
+SAMPLES_FOLDER, SAMPLE_FILES = "samples", "epoch_[0-9]*.png"  # one picture per epoch
+JUDGED_FOLDER, JUDGED_FILES = "judged", "detector_[0-9]*.npz"  # stage fusion: judged proposals of the hold-out
+PATCHES_FOLDER = "patches"  # scratch, removed when the stage is finished
 
 
 def moving_average(network: nn.Module, decay: float) -> AveragedModel | None:
-    """The exponential average of a network's weights and BN statistics; ``None`` if it has none, or ``decay`` is 0."""
+    """The exponential average of a network's weights and BN statistics; ``None`` without any, or if ``decay`` is 0."""
     if not decay or not network.state_dict():
         return None
     average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
@@ -37,28 +37,28 @@ def moving_average(network: nn.Module, decay: float) -> AveragedModel | None:
 
 
 class Prepared(Protocol):
-    """What a stage trained on."""
+    """The images that a stage trained on, kept out, or could not read."""
 
     @property
     def training_names(self) -> list[str]:
-        """Images trained on."""
+        """Names of the images trained on."""
 
     @property
     def holdout_names(self) -> list[str]:
-        """Images kept out."""
+        """Names of the images kept out of training."""
 
     @property
     def unreadable(self) -> list[str]:
-        """A line for every image that could not be read."""
+        """One line per image that could not be read."""
 
 
 def trained_on(prepared: Prepared) -> frozenset[str]:
-    """What a checkpoint remembers of its training images, so that fusion can refuse them."""
+    """Hashes of the training images' names, kept in the checkpoint so that stage ``fusion`` can refuse these images."""
     return frozenset(name_hash(name) for name in prepared.training_names)
 
 
 def finish(folder: RunFolder, prepared: Prepared) -> None:
-    """List the hold-out, mark the run finished, and remove its patches."""
+    """Write the list of hold-out images, mark the run as finished, and remove its patches."""
     write_atomically(folder.file(HOLDOUT_FILE), "".join(f"{name}\n" for name in prepared.holdout_names).encode())
     summary = {"training_images": len(prepared.training_names), "unreadable": prepared.unreadable}
     write_atomically(folder.file(FINISHED_FILE), json.dumps(summary, indent=1).encode())
@@ -69,10 +69,10 @@ class RunFolder:
     """The folder of one training run.
 
     Args:
-        path: where it lies.
-        config_yaml: the resolved config.
-        resume: continue what lies there.
-        overwrite: start again; all that an earlier run wrote there is removed, and nothing else.
+        path: the folder, which may not exist yet.
+        config_yaml: the resolved config as YAML text.
+        resume: whether to continue the run that is already in the folder.
+        overwrite: whether to start again; everything that an earlier run wrote is then removed, and nothing else.
 
     Raises:
         DataError: if there is a run already and neither option is given.
@@ -100,7 +100,7 @@ class RunFolder:
 
     @property
     def patches(self) -> Path:
-        """Where patches are kept while the stage trains."""
+        """The folder in which patches are kept while the stage trains."""
         return self.path / PATCHES_FOLDER
 
     def sample(self, epoch: int) -> Path:
@@ -129,7 +129,7 @@ class RunFolder:
         return rows
 
     def keep_metrics_before(self, step: int) -> None:
-        """Drop rows of steps that a resumed run will do again."""
+        """Remove the rows of steps that a resumed run repeats."""
         rows = [row for row in self.metrics() if row["step"] < step]
         write_atomically(self.file(METRICS_FILE), "".join(json.dumps(row) + "\n" for row in rows).encode())
 

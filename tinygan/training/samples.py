@@ -1,4 +1,4 @@
-"""Held-out patches: what is measured and pictured while a stage trains."""
+"""Figures and sample pictures of held-out patches, made while a stage trains."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class HeldOut:
     """Patches of images kept out of training.
 
     Args:
-        streams: ``paired``, and for stage ``gan`` also ``small`` and ``medium``.
-        recipe: patch sizes and degradation.
+        streams: patches by stream: ``paired``, and for stage ``gan`` also ``small`` and ``medium``.
+        recipe: the sizes of patches and how low-resolution copies are made.
     """
 
     def __init__(self, streams: Mapping[str, Patches], recipe: Recipe) -> None:
@@ -44,7 +44,7 @@ class HeldOut:
         self._lr = np.stack(lr) if lr else np.zeros((0, size, size, 3), np.uint8)
 
     def psnr(self, generator: AnyGenerator, runtime: Runtime) -> dict[str, float]:
-        """Mean RGB PSNR over held-out faces of bicubic, G1 and G2, in dB; empty without held-out faces."""
+        """Mean RGB PSNR of bicubic, G1 and G2 over held-out faces, in dB; empty without held-out faces."""
         if not len(self._hr):
             return {}
         hr = to_float(self._hr)
@@ -54,7 +54,7 @@ class HeldOut:
         return {name: _mean_psnr(picture, hr) for name, picture in zip(names, pictures, strict=True)}
 
     def separation(self, judge: Judge) -> dict[str, float]:
-        """Area under the ROC curve of the face logit on each stream."""
+        """Area under the ROC curve of the face logit, for each stream."""
         areas = {}
         for stream in (PAIRED, SMALL, MEDIUM):
             patches = self._streams[stream]
@@ -82,7 +82,7 @@ class HeldOut:
 
 @torch.no_grad()
 def generate(generator: nn.Module, lr: ByteArray, runtime: Runtime, batch_size: int = 128) -> Generated:
-    """Super-resolve uint8 [N, s, s, 3] in evaluation mode; the generator's mode is put back."""
+    """Super-resolve uint8 [N, s, s, 3] in evaluation mode; afterwards the generator is in the mode it was in before."""
     was_training = generator.training
     generator.eval()
     parts = []
@@ -94,7 +94,7 @@ def generate(generator: nn.Module, lr: ByteArray, runtime: Runtime, batch_size: 
 
 
 def roc_area(logits: FloatArray, labels: IntArray) -> float | None:
-    """Probability that a face outranks a non-face (ties count half); ``None`` without both."""
+    """Probability that a face has a higher logit than a non-face (ties count half); ``None`` unless there are both."""
     faces = int((labels == FACE).sum())
     others = len(labels) - faces
     if not faces or not others:
@@ -129,5 +129,5 @@ def _mean_psnr(picture: Tensor, hr: Tensor) -> float:
 
 
 def _spread(positions: IntArray, count: int) -> IntArray:
-    """At most ``count`` of the positions, evenly spread."""
+    """At most ``count`` of the positions, evenly spaced."""
     return positions[:: max(1, -(-len(positions) // count))]

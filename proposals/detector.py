@@ -105,6 +105,13 @@ class DetectorNetwork(ABC, nn.Module, Generic[OutputT]):
             CheckpointError: if they are absent, damaged or another network's.
         """
 
+    def before_training(self, pictures: Tensor) -> None:
+        """Make loaded weights fit to be trained further.
+
+        Args:
+            pictures: RGB [B, 3, H, W] in [0, 255], uint8, as training will show them.
+        """
+
 
 class _Candidates(NamedTuple):
     """Boxes in pixels of the image: [K, 4], scores [K], landmarks [K, 10]."""

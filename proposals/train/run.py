@@ -125,8 +125,10 @@ def train_proposer(inputs: Inputs, recipe: DetectorRecipe, folder: RunFolder, ru
     on_disk = [name for name in inputs.holdout_names if (split.images / name).is_file()]
     measured = {name: split.faces[name] for name in _spread(on_disk, recipe.evaluate_images)}
     seed_everything(recipe.seed)
-    stage = DetectorStage(inputs.network, recipe, runtime, split.images, measured)
     size = stage_batch_size(recipe.loop, runtime)
+    first = PictureSource(inputs.photos, recipe, size).draw(0)  # the same on all devices
+    inputs.network.before_training(first.pictures)
+    stage = DetectorStage(inputs.network, recipe, runtime, split.images, measured)
     source = PictureSource(inputs.photos, recipe, size, runtime.rank, runtime.world_size)
     run_loop(stage, source.draw, recipe.loop, folder, runtime)
     prepared = Prepared(inputs.training_names, inputs.holdout_names, list(source.unreadable))

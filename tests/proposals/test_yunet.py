@@ -1,6 +1,7 @@
 """YuNet: decoding by hand, public weights, and parity with onnxruntime."""
 
 import warnings
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def test_weights_of_an_onnx_file_are_those_of_the_folded_network(exported):
     assert "backbone.model0.conv2.conv2.weight" not in file.read_bytes().decode("latin1"), "folded: the name is lost"
     loaded = YuNetNetwork(YuNetConfig())
     loaded.load_weights(file)
-    folded = fold_batch_norm(network)
+    folded = fold_batch_norm(deepcopy(network))
     pictures = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
     for ours, theirs in zip(loaded.eval()(pictures)[:4], folded(pictures)[:4], strict=True):
         assert torch.allclose(ours, theirs, atol=1e-4) and theirs.std() > 1e-3
@@ -162,11 +163,27 @@ def test_the_fine_level_starts_as_a_copy_of_the_next(exported):
     assert torch.equal(state["neck.fine.conv2.bias"], state["neck.lateral_convs.0.conv2.bias"])
 
 
-def test_weights_that_do_not_fit_say_what_to_set(exported, shared_data):
+def test_folded_weights_get_their_normalisation_back_and_answer_as_before(exported):
+    plain, normed = (YuNetNetwork(YuNetConfig(fine=True, norm=norm)) for norm in (False, True))
+    pictures = torch.randint(0, 256, (4, 3, 64, 96), dtype=torch.uint8)
+    for network in (plain, normed):
+        network.load_weights(exported[0])
+        network.before_training(pictures)
+    norm = normed.backbone.model3.conv1.bn
+    assert norm.running_var.min() > 0 and norm.weight.std() > 0.01
+    before = [answer.detach() for answer in plain.eval()(pictures)[:4]]
+    for mode in (normed.eval(), normed.train()):  # the running statistics are the pictures' own
+        for ours, theirs in zip(mode(pictures)[:4], before, strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-3 * float(theirs.abs().max()))
+
+
+def test_weights_that_do_not_fit_say_what_to_set(exported, shared_data, tmp_path):
+    file = tmp_path / "trained.pth"
+    torch.save(exported[1].state_dict(), file)
     with pytest.raises(
-        CheckpointError, match=r"not the weights of YuNet with norm=true.*no batch norm.*set norm=false"
+        CheckpointError, match=r"not the weights of YuNet: .*these have batch normalisation: set norm=t"
     ):
-        YuNetNetwork(YuNetConfig(norm=True)).load_weights(exported[0])
+        YuNetNetwork(YuNetConfig()).load_weights(file)
     with pytest.raises(CheckpointError, match="expected layers backbone, neck and bbox_head"):
         YuNetNetwork(YuNetConfig()).load_weights(shared_data / "weights/retinaface_mobilenet025.pth")
 

@@ -42,8 +42,8 @@ def test_the_first_stage_fits_its_limits_and_brings_its_fusion():
     weights = load_checkpoint(file, ("proposer",))
     fusion = stored_fusion(weights)
     assert fusion is not None and fusion.fitted and fusion.judge > 0 and weights.proposer == "retinaface"
-    # It learned from the images that lite learned from, so the others are honest for both.
-    assert weights.trained_on == load_checkpoint(packaged_weights("lite"), ("fused",)).trained_on
+    # It learned from images that lite learned from too, so the others are honest for both.
+    assert weights.trained_on <= load_checkpoint(packaged_weights("lite"), ("fused",)).trained_on
 
 
 def test_saved_anew_a_checkpoint_has_the_same_bytes(tmp_path):

@@ -35,7 +35,7 @@ class Detections:
 
     def __post_init__(self) -> None:
         boxes = _boxes(self.boxes)
-        scores = np.asarray(self.scores, dtype=np.float64).reshape(-1)
+        scores = np.asarray(to_numpy(self.scores), dtype=np.float64).reshape(-1)
         if len(scores) != len(boxes):
             raise ValueError(f"got {len(boxes)} boxes but {len(scores)} scores")
         if not np.isfinite(scores).all():
@@ -108,8 +108,30 @@ class GroundTruth:
         return usable
 
 
+def to_numpy(values: Any) -> npt.NDArray[Any]:
+    """An array of anything array-like, also of torch's tensors on any device, with a gradient or in bfloat16.
+
+    Raises:
+        ValueError: if rows differ in length.
+        TypeError: if it is no array.
+    """
+    if hasattr(values, "detach"):  # torch itself is not imported here
+        tensor = values.detach().cpu()
+        try:
+            array: npt.NDArray[Any] = tensor.numpy()
+        except TypeError:  # NumPy knows no bfloat16
+            array = tensor.float().numpy()
+        return array
+    try:
+        return np.asarray(values)
+    except (RuntimeError, TypeError):  # a list of such tensors
+        if not isinstance(values, list | tuple):
+            raise
+        return np.asarray([to_numpy(value) for value in values])
+
+
 def _boxes(values: object) -> FloatArray:
-    boxes = np.asarray(values, dtype=np.float64)
+    boxes = np.asarray(to_numpy(values), dtype=np.float64)
     if boxes.size == 0:
         boxes = boxes.reshape(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
@@ -120,7 +142,7 @@ def _boxes(values: object) -> FloatArray:
 
 
 def _columns(fields: Mapping[str, Any], rows: int) -> dict[str, npt.NDArray[Any]]:
-    columns = {name: np.asarray(column) for name, column in fields.items()}
+    columns = {name: to_numpy(column) for name, column in fields.items()}
     for name, column in columns.items():
         if len(column) != rows:
             raise ValueError(f"field {name!r} has {len(column)} rows, expected {rows}")

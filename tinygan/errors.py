@@ -7,8 +7,14 @@ TinyGanError
 └── MissingDependency  an optional package that is not installed
 
 Every message says what was got, what was expected, where, and what to do. The command line prints it
-as one line and exits with 2.
+as one line and exits with 2. One bad input among several costs that input alone: it is skipped and listed.
 """
+
+from __future__ import annotations
+
+import logging
+
+log = logging.getLogger(__name__)
 
 
 class TinyGanError(Exception):
@@ -29,3 +35,15 @@ class CheckpointError(TinyGanError):
 
 class MissingDependency(TinyGanError):
     """An optional package is needed and not installed."""
+
+
+def unexpected(error: Exception, where: object) -> str:
+    """A line on an error that nobody foresaw, for the list of skipped inputs; ``--debug`` shows its traceback.
+
+    Args:
+        error: what was raised.
+        where: the input that raised it.
+    """
+    log.debug("%s", where, exc_info=error)
+    reason = " ".join(str(error).split())
+    return f"{where}: failed: {type(error).__name__}{': ' if reason else ''}{reason}"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from tinygan.errors import DataError
+
+log = logging.getLogger(__name__)
 
 
 def make_way(
@@ -69,6 +73,43 @@ def remove_written(files: Collection[Path], below: Path) -> None:
     for folder in sorted(within, reverse=True):  # the innermost first
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def fingerprint(file: Path | None) -> str:
+    """What shows that a file changed: its size in bytes and the time of its last change in ns; empty without a file."""
+    try:
+        status = None if file is None else file.stat()
+    except OSError:
+        status = None
+    return "" if status is None else f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, in no order; linked folders are followed, and each folder is read once.
+
+    A link is followed after all real folders, so that files keep the names they have without it.
+    """
+    real, linked = [folder], deque[Path]()
+    seen: set[tuple[int, int]] = set()
+    while real or linked:
+        here = real.pop() if real else linked.popleft()
+        try:
+            status = here.stat()
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError as error:
+            log.warning("%s: cannot be searched: %s", here, error.strerror)
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            path = here / entry.name
+            if not entry.is_dir():
+                yield path
+            elif entry.is_symlink():
+                linked.append(path)
+            else:
+                real.append(path)
 
 
 def _read(marker: Path, read_settings: Callable[[str], Any]) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from tinygan.errors import ConfigError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+Device: TypeAlias = "str | int | torch.device | None"
 Precision = Literal["auto", "bf16", "32"]
 CPUINFO = Path("/proc/cpuinfo")
 CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -192,6 +193,13 @@ def restore_rng_state(state: Mapping[str, Tensor], device: torch.device) -> None
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def device_name(device: Device) -> str:
+    """A device as :class:`RuntimeOptions` names it; a number N is ``cuda:N``, ``None`` is ``auto``."""
+    if device is None:
+        return "auto"
+    return f"cuda:{device}" if isinstance(device, int) else str(device)
 
 
 def _pick_device(name: str) -> torch.device:

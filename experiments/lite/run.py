@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import Tensor
 
-from experiments.lite import look
+from experiments.lite import left_out, look
 from experiments.lite.flops import giga_flops
 from experiments.lite.holdout import holdout_gains
 from experiments.lite.report import compare, format_table, truth_of
@@ -38,17 +38,23 @@ from tinygan.training.run import FINISHED_FILE, METRICS_FILE
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "tinygan-train": train_command.main,
     "tinygan-rescore": rescore_command.main,
+    "experiments.lite.left_out": left_out.main,
     "experiments.lite.look": look.main,
     "experiments.sr_quality.run": sr_quality.main,
 }
 SHORT, SHORT_JUDGE = "gan.epochs=2", "judge.epochs=4"
+JUDGE = (  # as it shipped: pictures resized instead of super-resolved, and no more regions of a crowd than of others
+    "crops.route_px=0",
+    "rois.regions_per_image=180",
+    "judge.epochs=4",
+)
 SHIPPED = "lite.safetensors"
 WIDTHS = {  # discriminators beside the shipped one, whose short run is "gan_standard"
     "narrow": "[8,32,64,96,128]",
     "narrowest": "[8,16,32,64,96]",
 }
 RUNS = ("mse", "gan", "judge", "gan_standard", "judge_unseen", "gan_narrow", "gan_narrowest")
-STEPS = ("look", "mse", "gan", "judge", "fusion", "unseen", "widths", "report", "report_unseen")
+STEPS = ("look", "mse", "gan", "judge", "fusion", "left_out", "unseen", "widths", "report", "report_unseen")
 
 
 @dataclass
@@ -80,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="WIDER FACE root, official .mat files in eval/")
     parser.add_argument("--proposals", type=Path, nargs="+", required=True, help="two detectors or more")
     parser.add_argument(
-        "--also", type=Path, nargs="+", default=[], help="further detectors for stages judge and fusion; not reported"
+        "--also", type=Path, nargs="+", default=[], help="further detectors for stages judge and fusion; reported apart"
     )
     parser.add_argument("--extra-images", type=Path, help="further pictures of faces for stage mse-init, such as LFW")
     parser.add_argument("--out", type=Path, default=Path("runs/lite"))
@@ -103,7 +109,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if results.is_file():
         inputs.results = json.loads(results.read_text())
     steps = {"look": _look, "mse": _mse, "gan": _gan, "judge": _judge, "fusion": _fusion}
-    steps |= {"unseen": _unseen, "widths": _widths, "report": _report, "report_unseen": _report_unseen}
+    steps |= {
+        "left_out": _left_out,
+        "unseen": _unseen,
+        "widths": _widths,
+        "report": _report,
+        "report_unseen": _report_unseen,
+    }
     for name in STEPS:
         if name in arguments.steps:
             steps[name](inputs)
@@ -130,7 +142,7 @@ def _gan(inputs: Inputs) -> None:
 
 
 def _judge(inputs: Inputs) -> None:
-    _train(inputs, "judge", [*inputs.proposals, *inputs.also], [], init="gan", stage="judge")
+    _train(inputs, "judge", [*inputs.proposals, *inputs.also], JUDGE, init="gan", stage="judge")
 
 
 def _fusion(inputs: Inputs) -> None:
@@ -138,6 +150,13 @@ def _fusion(inputs: Inputs) -> None:
     _fuse(inputs, "judge", [*inputs.proposals, *inputs.also])
     fused = load_checkpoint(inputs.run("fused"), ("fused",))
     save_checkpoint(inputs.run(SHIPPED), replace(fused, tensors=halved(fused.tensors)))
+
+
+def _left_out(inputs: Inputs) -> None:
+    """Every detector behind a fusion that never saw it, on the hold-out."""
+    file = inputs.out / "left_out.json"
+    _do("experiments.lite.left_out", "--run", inputs.run("fused"), "--data", inputs.data, "--json", file)
+    inputs.results["left_out"] = json.loads(file.read_text())
 
 
 def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -177,6 +196,8 @@ def _report(inputs: Inputs) -> None:
     """WIDER_val: before and after with the checkpoint that ships, also with every box where it was."""
     inputs.results["giga_flops"] = giga_flops(inputs.run(SHIPPED))
     _compare_on_val(inputs, "val", SHIPPED, inputs.proposals)
+    if inputs.also:
+        _compare_on_val(inputs, "val_also", SHIPPED, inputs.also)
     _compare_on_val(inputs, "val_without_boxes", SHIPPED, inputs.proposals, "--no-boxes")
     _do("experiments.sr_quality.run", "--checkpoint", inputs.run("fused"), "--data", inputs.data,
         "--out", inputs.run("sr_quality"))  # fmt: skip
@@ -203,6 +224,10 @@ def _compare_on_val(inputs: Inputs, key: str, run: str, paths: Sequence[Path], *
         pairs[detector] = (open_detections(path), open_detections(out))
     for iou_threshold in (0.5,) if options else (0.5, 0.7):
         compared = compare(pairs, truth, names, iou_threshold)
+        if iou_threshold == 0.5:
+            inputs.results[f"{key}_binned_points"] = {
+                detector: left_out.binned_points(*pair, truth, names) for detector, pair in pairs.items()
+            }
         title = f"{run} {' '.join(options)}, {subset.name}, {len(names)} images, IoU {iou_threshold}"
         print(f"\n{title}: points of exact AP, 95 % intervals\n{format_table(compared)}", flush=True)
         inputs.results[key if iou_threshold == 0.5 else f"{key}_iou_{iou_threshold}"] = compared

@@ -27,7 +27,8 @@ class CallableConfig:
 
     Attributes:
         function: ``package.module:name``; it takes an image, uint8 RGB [H, W, 3], and returns ``boxes, scores``:
-            [N, 4] ``x1, y1, x2, y2`` in pixels with x2/y2 exclusive, and [N], larger is more face-like.
+            [N, 4] ``x1, y1, x2, y2`` in pixels with x2/y2 exclusive, and [N], larger is more face-like; arrays, lists
+            or tensors. ``None``, alone or for both, is no face.
         keep: number of boxes per image, the best ones, that are kept.
     """
 
@@ -69,9 +70,11 @@ class CallableProposer:
             answer: Any = self._function(pixels)
         except Exception as error:  # whatever somebody's function may raise
             raise DataError(f"{self._name} failed: {type(error).__name__}: {error}; see where with --debug") from error
+        boxes: Any
+        scores: Any
         try:
-            boxes, scores = answer
-            found = Detections(boxes, scores)
+            boxes, scores = (None, None) if answer is None else answer
+            found = Detections.empty() if boxes is None and scores is None else Detections(boxes, scores)
         except (TypeError, ValueError) as error:
             raise DataError(f"{self._name}: expected boxes [N, 4] and scores [N], finite numbers: {error}") from error
         return best_inside(found, pixels.shape[1], pixels.shape[0], self._keep)

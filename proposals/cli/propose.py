@@ -13,10 +13,12 @@ from tinygan.cli.common import (
     SUBSET,
     Parser,
     add_config_options,
+    add_image_options,
     add_output_options,
     add_runtime_options,
     list_skipped,
     make_parser,
+    name_unread,
     run_command,
     runtime_options,
     show_config,
@@ -58,6 +60,7 @@ def _parser() -> Parser:
     parser.add_argument("--subset", type=Path, metavar="LIST", help=f"search these images only: {SUBSET}")
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="write counts and times to FILE.json")
     add_output_options(parser, "a run")
+    add_image_options(parser)
     add_config_options(parser, "the first stage")
     add_runtime_options(parser, "images per forward pass (default: 1)")
     return parser
@@ -68,6 +71,7 @@ def _propose(arguments: argparse.Namespace) -> int:
         raise DataError(f"{arguments.report}: no such folder to write the report into")
     from proposals.engine import KEPT, plan_proposing, propose_all, run_settings
     from tinygan.files import write_atomically
+    from tinygan.formats.images import allow_pixels
     from tinygan.formats.writing import open_output
     from tinygan.proposers import choose_proposer
     from tinygan.runtime import Runtime
@@ -75,13 +79,17 @@ def _propose(arguments: argparse.Namespace) -> int:
     chosen = choose_proposer(arguments.proposer, arguments.weights, arguments.config, arguments.overrides)
     if arguments.show_config:
         return show_config(chosen.config)
-    plan = plan_proposing(arguments.images, arguments.subset)
+    allow_pixels(arguments.max_pixels)
+    plan = plan_proposing(arguments.images, arguments.subset, arguments.orientation)
     runtime = Runtime(runtime_options(arguments).exact())
     proposer = chosen.build(runtime)
-    settings = run_settings(chosen.name, chosen.config, chosen.weights, arguments.images, runtime.precision)
-    writer = open_output(
-        arguments.out, KEPT, "tinygan-propose", settings, resume=arguments.resume, overwrite=arguments.overwrite
+    settings = run_settings(
+        chosen.name, chosen.config, chosen.weights, arguments.images, runtime.precision, arguments.orientation
     )
+    writer = open_output(
+        arguments.out, KEPT, "tinygan-propose", settings,
+        resume=arguments.resume, overwrite=arguments.overwrite, names=plan.image_of,
+    )  # fmt: skip
     log.info("%s", runtime)
     report = propose_all(plan, proposer, writer, arguments.batch_size or 1)
     writer.close()
@@ -95,11 +103,13 @@ def _print(report: Report, out: Path) -> int:
         f"{out}: {report.images} images, {report.boxes} boxes; {report.without_boxes} images without a box; "
         f"{report.resumed} done before; {report.seconds:.1f} s, {report.ms_per_image:.0f} ms per image"
     )
+    name_unread(report.unread)
     skipped = report.skipped
     if not skipped:
         return DONE
     return list_skipped(
-        f"{len(skipped)} images were skipped: {len(report.missing)} missing, {len(report.unreadable)} unreadable",
+        f"{len(skipped)} images were skipped: {len(report.missing)} missing, {len(report.unreadable)} unreadable, "
+        f"{len(report.failed)} failed",
         skipped,
         "; --report FILE.json lists them all",
     )

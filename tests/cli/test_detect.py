@@ -155,7 +155,7 @@ def test_results_are_not_lost(photos, tmp_path, capsys):
         (("face.png", "--checkpoint", "huge"), "no such file, folder or shipped checkpoint"),
         (("face.png", "--first-stage-weights", "absent.pth"), "absent.pth"),
         (("face.png", "--set", "kep=3"), "did you mean 'keep'"),
-        (("face.png", "face.jpg"), "would both be written to"),
+        (("face.png", "deep/face.png"), "would both be written to"),
         ((), "required: INPUT"),
     ],
 )

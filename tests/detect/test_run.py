@@ -33,7 +33,7 @@ class OneFace:
 def test_a_video_that_breaks_off_is_dropped_whole(tmp_path, monkeypatch, pictures):
     pytest.importorskip("av")
 
-    def break_off(path):
+    def break_off(path, damage):
         for number in range(3):
             yield Frame(number, number / 10, Image.new("RGB", (32, 32)))
         raise DataError(f"{path}: expected a readable video")

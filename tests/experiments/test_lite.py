@@ -107,7 +107,9 @@ def test_one_command_runs_the_recipe_and_can_be_repeated(tiny_wider, tiny_option
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert set(results["widths"]) == {"narrowest", "narrow", "standard", "as shipped, full length"}
     assert results["val"]["second"]["all"].keys() >= {"before", "after", "points", "low", "high"}
-    assert {"val_iou_0.7", "val_without_boxes", "val_unseen_iou_0.7"} <= set(results)
+    assert {"val_iou_0.7", "val_without_boxes", "val_unseen_iou_0.7", "val_also", "val_binned_points"} <= set(results)
+    assert len(results["left_out"]) == 3 and results["left_out"].popitem()[1]["all"]["looks_per_proposal"] >= 1
+    assert load_checkpoint(tmp_path / "out/lite.safetensors", ("fused",)).recipe["crops"]["route_px"] == 0
     assert load_checkpoint(tmp_path / "out/lite.safetensors", ("fused",)).recipe["discriminator"]["box"]
     assert results["val_unseen"].keys() == {"second"} and results["giga_flops"]["total"] > 0
     assert (tmp_path / "out/look/hardest.png").is_file() and (tmp_path / "out/sr_quality/sheet.png").is_file()

@@ -60,8 +60,10 @@ def test_names_that_make_no_file(tmp_path, name):
 
 
 def test_two_images_of_one_file(tmp_path):
-    with pytest.raises(DataError, match=r"images 'a\.jpg' and 'a\.png' would share the file a\.txt"):
-        write_wider(tmp_path / "out", {"a.jpg": ONE, "a.png": ONE})
+    write_wider(tmp_path / "out", {"a.jpg": ONE, "a.png": ONE, "b.png": ONE})
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a.jpg.txt", "a.png.txt", "b.txt"]
+    with pytest.raises(DataError, match=r"out: images 'a\.jpg' and 'a\.jpg\.bmp' would share the file a\.jpg\.txt"):
+        write_wider(tmp_path / "out", {"a.jpg": ONE, "a.png": ONE, "a.jpg.bmp": ONE})
 
 
 def test_archives_are_looked_for_beside_their_name(tmp_path):

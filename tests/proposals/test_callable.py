@@ -19,7 +19,7 @@ def test_a_function_that_fails_is_named():
 
 
 @pytest.mark.parametrize(
-    "answer", [None, np.zeros((3, 4)), (np.zeros((2, 4)), np.zeros(3)), ([[0, 0, 1, np.nan]], [1])]
+    "answer", [7, (None, [0.5]), np.zeros((3, 4)), (np.zeros((2, 4)), np.zeros(3)), ([[0, 0, 1, np.nan]], [1])]
 )
 def test_answers_that_are_no_boxes_and_scores(answer):
     with pytest.raises(DataError, match=r"mine:find: expected boxes \[N, 4\] and scores \[N\]"):

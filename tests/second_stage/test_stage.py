@@ -124,8 +124,10 @@ def test_no_boxes_give_no_boxes(stage):
 
 def test_mistakes_are_named(stage, tmp_path):
     picture, boxes = np.zeros((20, 30, 3), np.uint8), np.array([[1.0, 1, 9, 9]])
-    with pytest.raises(DataError, match=r"uint8 \[H, W, 3\], got float64 \[20, 30\]"):
-        stage.rescore(np.zeros((20, 30)), boxes, [0.5])
+    with pytest.raises(
+        DataError, match=r"\[H, W, 3\] or \[H, W, 4\], got float64 \[3, 20, 30\]; move the channels last"
+    ):
+        stage.rescore(np.zeros((3, 20, 30)), boxes, [0.5])
     with pytest.raises(DataError, match="boxes need scores"):
         stage.rescore(picture, boxes)
     with pytest.raises(DataError, match="expected boxes"):

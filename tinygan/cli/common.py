@@ -6,10 +6,13 @@ Exit 0: all done. 1: done, some inputs were skipped and listed. 2: misuse or mal
 from __future__ import annotations
 
 import argparse
+import io
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from contextlib import redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from tinygan import __version__
 from tinygan.errors import TinyGanError
@@ -101,6 +104,32 @@ def runtime_options(arguments: argparse.Namespace) -> RuntimeOptions:
     )
 
 
+def add_image_options(parser: argparse.ArgumentParser) -> None:
+    """``--orientation`` and ``--max-pixels``: how pictures are read."""
+    group = parser.add_argument_group("pictures")
+    group.add_argument(
+        "--orientation",
+        choices=["upright", "stored"],
+        default="upright",
+        help="upright (default): EXIF orientation is applied, boxes refer to what viewers show; stored: boxes refer to "
+        "the pixels as the file has them",
+    )
+    group.add_argument(
+        "--max-pixels",
+        type=positive_int,
+        metavar="N",
+        help="read images of up to N pixels, if you trust them (default: 178956970, against decompression bombs)",
+    )
+
+
+def name_unread(unread: Sequence[str]) -> None:
+    """Say in one line on stderr how many pictures are of kinds that are not read, if there are any."""
+    if unread:
+        from tinygan.formats.names import describe_unread
+
+        print(describe_unread(unread), file=sys.stderr)
+
+
 def add_config_options(parser: argparse.ArgumentParser, settings: str, presets: Sequence[str] = ()) -> None:
     """``--config``, ``--set`` and ``--show-config``.
 
@@ -152,6 +181,48 @@ def positive_int(text: str) -> int:
     return value
 
 
+class Printed(io.TextIOBase):
+    """Standard output or error, which never fail a run: what it did counts, not who reads what it says.
+
+    Characters that the terminal's encoding lacks are escaped. Once nobody reads any more, as in ``| head``, the rest is
+    dropped.
+
+    Args:
+        stream: the stream of this process.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        """Write text, and what is buffered, so that it is known at once whether somebody reads it."""
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except BrokenPipeError:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())  # or Python would try again as it ends, and fail
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is buffered here."""
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """The stream's."""
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The stream's."""
+        return self._stream.encoding
+
+
 def share(text: str) -> float:
     """An argparse type: a number in [0, 1]."""
     try:
@@ -177,8 +248,15 @@ def run_command(parser: Parser, body: Callable[[argparse.Namespace], int], argv:
     words = sys.argv[1:] if argv is None else argv
     if SHOW_CONFIG in words:
         parser.waive_required()
+    with redirect_stdout(Printed(sys.stdout)), redirect_stderr(Printed(sys.stderr)):
+        return _run(parser, body, words)
+
+
+def _run(parser: Parser, body: Callable[[argparse.Namespace], int], words: Sequence[str]) -> int:
     arguments = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if arguments.debug:
+        logging.getLogger("tinygan").setLevel(logging.DEBUG)
     try:
         return body(arguments)
     except KeyboardInterrupt:

@@ -15,10 +15,12 @@ from tinygan.cli.common import (
     DONE,
     Parser,
     add_config_options,
+    add_image_options,
     add_output_options,
     add_runtime_options,
     list_skipped,
     make_parser,
+    name_unread,
     positive_int,
     run_command,
     runtime_options,
@@ -78,6 +80,7 @@ def _parser() -> Parser:
     parser.add_argument("--no-boxes", action="store_true", help="leave every box where the first stage put it")
     parser.add_argument("--no-pictures", action="store_true", help="write detections.json and .csv only")
     add_output_options(parser, "a run")
+    add_image_options(parser)
     add_config_options(parser, "the first stage")
     add_runtime_options(parser, "patches per forward pass of the second stage (default: 128)")
     return parser
@@ -93,8 +96,10 @@ def _detect(arguments: argparse.Namespace) -> int:
     from tinygan.detect.detector import FaceDetector
     from tinygan.detect.results import open_results
     from tinygan.detect.run import DetectConfig, detect_all
+    from tinygan.formats.images import allow_pixels
     from tinygan.runtime import Runtime
 
+    allow_pixels(arguments.max_pixels)
     chosen = _choice(arguments)
     options = runtime_options(arguments)
     first, second = Runtime(options.exact()), Runtime(options)
@@ -107,12 +112,16 @@ def _detect(arguments: argparse.Namespace) -> int:
         options=options,
     )
     settings = _settings(arguments, chosen, first, second)
-    config = DetectConfig(min_score=arguments.min_score, pictures=not arguments.no_pictures)
+    config = DetectConfig(
+        min_score=arguments.min_score, pictures=not arguments.no_pictures, orientation=arguments.orientation
+    )
     with open_results(arguments.out, settings, arguments.resume, arguments.overwrite) as results:
         log.info("first stage: %s; second stage: %s", first, second)
-        skipped = detect_all(detector, sources, results, config)
+        skipped = sources.skipped + detect_all(detector, sources.found, results, config)
         totals = results.write_tables(settings)
-    return _print(totals, skipped, arguments.out, time.monotonic() - started)
+    code = _print(totals, skipped, arguments.out, time.monotonic() - started)
+    name_unread(sources.unread)
+    return code
 
 
 def _choice(arguments: argparse.Namespace) -> Choice:
@@ -130,6 +139,7 @@ def _settings(arguments: argparse.Namespace, chosen: Choice, first: Runtime, sec
     checkpoint = find_weights(checkpoint) if checkpoint.exists() else packaged_weights(arguments.checkpoint)
     return {
         "min_score": arguments.min_score,
+        "orientation": arguments.orientation,
         "first_stage": {
             "proposer": chosen.name,
             "weights": _digest(chosen.weights),

@@ -14,10 +14,12 @@ from tinygan.cli.common import (
     SUBSET,
     Parser,
     add_config_options,
+    add_image_options,
     add_output_options,
     add_runtime_options,
     list_skipped,
     make_parser,
+    name_unread,
     positive_int,
     run_command,
     runtime_options,
@@ -69,6 +71,7 @@ def _parser() -> Parser:
     parser.add_argument("--subset", type=Path, metavar="LIST", help=f"rescore these images only: {SUBSET}")
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="write counts and times to FILE.json")
     add_output_options(parser, "a run")
+    add_image_options(parser)
     add_config_options(parser, "rescoring")
     add_runtime_options(parser, "patches per forward pass (default: 128)")
     return parser
@@ -78,6 +81,7 @@ def _rescore(arguments: argparse.Namespace) -> int:
     if arguments.report is not None and not arguments.report.absolute().parent.is_dir():
         raise DataError(f"{arguments.report}: no such folder to write the report into")
     from tinygan.files import write_atomically
+    from tinygan.formats.images import allow_pixels
     from tinygan.formats.writing import open_output
     from tinygan.runtime import Runtime
     from tinygan.second_stage.engine import KEPT, plan_rescoring, rescore, run_settings
@@ -87,13 +91,15 @@ def _rescore(arguments: argparse.Namespace) -> int:
     config = _config(arguments, weights)
     if arguments.show_config:
         return show_config(config)
-    plan = plan_rescoring(arguments.proposals, arguments.images, config, arguments.subset)
+    allow_pixels(arguments.max_pixels)
+    plan = plan_rescoring(arguments.proposals, arguments.images, config, arguments.subset, arguments.orientation)
     runtime = Runtime(runtime_options(arguments))
     judge = Judge.from_weights(weights, runtime)
-    settings = run_settings(weights, config, arguments.proposals, runtime.precision)
+    settings = run_settings(weights, config, arguments.proposals, runtime.precision, arguments.orientation)
     writer = open_output(
-        arguments.out, KEPT, "tinygan-rescore", settings, resume=arguments.resume, overwrite=arguments.overwrite
-    )
+        arguments.out, KEPT, "tinygan-rescore", settings,
+        resume=arguments.resume, overwrite=arguments.overwrite, names=plan.proposals,
+    )  # fmt: skip
     log.info("%s", runtime)
     report = rescore(plan, judge, config, writer)
     writer.close()
@@ -144,12 +150,14 @@ def _print(report: Report, out: Path) -> int:
         f"calibration: {report.calibration}; "
         f"{report.seconds:.1f} s, {report.rois_per_second:.0f} ROIs/s"
     )
+    name_unread(report.unread)
     skipped = report.skipped
     if not skipped:
         return DONE
+    strays = f"; {len(report.unusable)} files of proposals were not read" if report.unusable else ""
     return list_skipped(
-        f"{len(skipped)} images were not rescored: {len(report.missing)} missing, {len(report.unreadable)} unreadable, "
-        f"{len(report.without_proposals)} without proposals",
+        f"{len(skipped) - len(report.unusable)} images were not rescored: {len(report.missing)} missing, "
+        f"{len(report.unreadable)} unreadable, {len(report.without_proposals)} without proposals{strays}",
         skipped,
         "; --report FILE.json lists them all",
     )

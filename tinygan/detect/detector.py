@@ -5,22 +5,24 @@ faces = tinygan.FaceDetector().detect("photo.jpg")
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 
 from tinygan.boxes import iou
 from tinygan.checkpoint import is_ours, load_checkpoint, packaged_weights
 from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError
-from tinygan.formats.images import read_upright
+from tinygan.formats.images import Orientation, Picture, to_picture
 from tinygan.proposers import best_inside, choose_proposer
-from tinygan.runtime import Runtime, RuntimeOptions
+from tinygan.runtime import Device, Runtime, RuntimeOptions, device_name
 from tinygan.second_stage.fusion import Fusion, stored_fusion
-from tinygan.second_stage.stage import Enlarged, Picture, SecondStage, to_picture
+from tinygan.second_stage.stage import Enlarged, SecondStage
 
 if TYPE_CHECKING:
     from tinygan.proposers import Choice, Proposer
@@ -37,18 +39,29 @@ class FaceDetector:
     Args:
         first_stage: proposes boxes; default: the RetinaFace that ships.
         second_stage: default: the checkpoint ``lite``, with the fusion fitted for the first stage that ships.
+        device: of the stages that are not given; see :class:`SecondStage`.
+        orientation: of image files: ``upright`` applies EXIF orientation, ``stored`` does not.
 
     Raises:
+        ConfigError: if there is no such device.
         CheckpointError: if weights are absent or damaged.
     """
 
-    def __init__(self, first_stage: Proposer | None = None, second_stage: SecondStage | None = None) -> None:
-        fusion = None
+    def __init__(
+        self,
+        first_stage: Proposer | None = None,
+        second_stage: SecondStage | None = None,
+        *,
+        device: Device = "auto",
+        orientation: Orientation = "upright",
+    ) -> None:
+        fusion, options = None, RuntimeOptions(device=device_name(device))
         if first_stage is None:
             choice = choose_proposer("retinaface")
-            first_stage, fusion = choice.build(Runtime(RuntimeOptions().exact())), fitted_fusion(choice.weights)
+            first_stage, fusion = choice.build(Runtime(options.exact())), fitted_fusion(choice.weights)
         self._first = first_stage
-        self._second = SecondStage(LITE, fusion=fusion) if second_stage is None else second_stage
+        self._second = SecondStage(LITE, fusion=fusion, device=device) if second_stage is None else second_stage
+        self._orientation = orientation
 
     @classmethod
     def open(
@@ -91,8 +104,7 @@ class FaceDetector:
         """Find the faces of one image.
 
         Args:
-            image: RGB, uint8 [H, W, 3], a Pillow image as it is, or a file, whose EXIF orientation is applied: boxes
-                refer to the upright picture.
+            image: as of :meth:`SecondStage.rescore`; boxes refer to the upright picture.
             min_score: boxes of a lower final score are left out.
 
         Returns:
@@ -103,13 +115,54 @@ class FaceDetector:
         Raises:
             DataError: if the image cannot be read or is unfit, or ``min_score`` lies outside [0, 1].
         """
+        (found,) = self.detect_many([image], min_score)
+        return found
+
+    def detect_many(
+        self, images: Iterable[Picture], min_score: float = MIN_SCORE, batch_size: int = 8
+    ) -> Iterator[Detections]:
+        """Find the faces of many images, in batches.
+
+        Args:
+            images: as of :meth:`detect`; drawn when needed, a batch ahead at most.
+            min_score: boxes of a lower final score are left out.
+            batch_size: images that the first stage searches at once, and whose boxes the second stage judges together.
+
+        Returns:
+            As of :meth:`detect`, of each image, in their order.
+
+        Raises:
+            DataError: if ``min_score`` or ``batch_size`` is out of range; on the way, if an image cannot be read or is
+                unfit, after the faces of all images before it.
+        """
         if not 0 <= min_score <= 1:
             raise DataError(f"min_score lies in [0, 1], got {min_score}")
-        picture = read_upright(Path(image)) if isinstance(image, str | Path) else to_picture(image)
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-        judged = self._second.rescore(picture, self._first.propose([pixels])[0])
-        found = best_inside(judged[judged.scores >= min_score], picture.width, picture.height, len(judged))
-        return found.with_fields(outcome=outcomes(found))
+        if batch_size < 1:
+            raise DataError(f"batch_size must be at least 1, got {batch_size}")
+        return self._detect_lazily(images, min_score, batch_size)
+
+    def _detect_lazily(self, images: Iterable[Picture], min_score: float, batch_size: int) -> Iterator[Detections]:
+        batch: list[Image.Image] = []
+        for image in images:
+            try:
+                batch.append(to_picture(image, self._orientation))
+            except DataError:
+                yield from self._search(batch, min_score)
+                raise
+            if len(batch) == batch_size:
+                yield from self._search(batch, min_score)
+                batch = []
+        yield from self._search(batch, min_score)
+
+    def _search(self, pictures: Sequence[Image.Image], min_score: float) -> list[Detections]:
+        if not pictures:
+            return []
+        proposals = self._first.propose([torch.from_numpy(np.array(one)).permute(2, 0, 1) for one in pictures])
+        faces = []
+        for picture, judged in zip(pictures, self._second.rescore_many(pictures, proposals), strict=True):
+            found = best_inside(judged[judged.scores >= min_score], picture.width, picture.height, len(judged))
+            faces.append(found.with_fields(outcome=outcomes(found)))
+        return faces
 
     def enlarge(self, image: Picture, faces: Detections, most: int = 12) -> Enlarged:
         """Super-resolved pictures of the best small faces; see :meth:`SecondStage.enlarge`."""

@@ -19,7 +19,7 @@ from typing import IO, Any
 from tinygan.detect.sources import Source
 from tinygan.detections import Detections
 from tinygan.errors import DataError
-from tinygan.files import make_way, open_atomically, remove_written, write_atomically
+from tinygan.files import fingerprint, make_way, open_atomically, remove_written, write_atomically
 
 JOURNAL, JSON_TABLE, CSV_TABLE = "detect.jsonl", "detections.json", "detections.csv"
 Record = dict[str, Any]  # a line of JSON
@@ -66,12 +66,14 @@ class Results:
         self.done: dict[str, str | None] = {}  # the picture or video of each input, if one was written
         self._begun: str | None = None
         self._paths: dict[str, str] = {}
+        self._made_of: dict[str, str] = {}
+        self.damage: dict[str, str] = {}  # what of a finished video could not be read
         self._safe = end = len(self._journal.readline())  # the settings
         for line in self._journal:
             end += len(line)
             if line.startswith(b'{"done"') and line.endswith(b"\n"):
                 entry = json.loads(line)
-                self.done[entry["done"]], self._paths[entry["done"]] = entry["output"], entry["path"]
+                self._note(entry)
                 self._safe, self._begun = end, None
             elif line.startswith(b'{"begun"') and line.endswith(b"\n"):
                 self._begun = json.loads(line)["begun"]
@@ -95,27 +97,59 @@ class Results:
         self._journal.write(json.dumps({"begun": self._begun}).encode() + b"\n")
         self._journal.flush()
 
-    def finish(self, source: Source) -> None:
-        """All of this input is noted, and its picture or video written, if it was begun."""
-        entry = {"done": source.name, "output": self._begun, "path": str(source.path.resolve())}
+    def finish(self, source: Source, damage: str = "") -> None:
+        """All of this input is noted, and its picture or video written, if it was begun.
+
+        Args:
+            source: the input.
+            damage: what of it could not be read.
+        """
+        entry = {
+            "done": source.name,
+            "output": self._begun,
+            "path": str(source.path.resolve()),
+            "made_of": fingerprint(source.path),
+            **({"damage": damage} if damage else {}),
+        }
         self._journal.write(json.dumps(entry).encode() + b"\n")
         self._journal.flush()
         self._safe = self._journal.tell()
-        self.done[source.name], self._paths[source.name] = self._begun, str(entry["path"])
+        self._note(entry)
         self._begun = None
+
+    def _note(self, entry: Record) -> None:
+        name = entry["done"]
+        self.done[name], self._paths[name], self._made_of[name] = (
+            entry["output"],
+            entry["path"],
+            entry.get("made_of", ""),
+        )
+        if "damage" in entry:
+            self.damage[name] = entry["damage"]
 
     def missing(self, sources: Sequence[Source]) -> list[Source]:
         """The inputs that are not done.
 
         Raises:
-            DataError: if another file of the same name is.
+            DataError: if another file of the same name is, or one changed since.
         """
+        changed = [
+            source.name
+            for source in sources
+            if self._made_of.get(source.name, "") not in ("", fingerprint(source.path))
+        ]
         for source in sources:
             path = self._paths.get(source.name, str(source.path.resolve()))
             if path != str(source.path.resolve()):
                 raise DataError(
                     f"{self.folder}: holds '{source.name}' of {path}; choose another --out for {source.path}"
                 )
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            raise DataError(
+                f"{self.folder}: changed since the run that is to be continued: {', '.join(changed[:3])}{more}; "
+                "put back what was there, or replace the results with --overwrite"
+            )
         return [source for source in sources if source.name not in self.done]
 
     def drop(self) -> None:

@@ -16,8 +16,8 @@ from tinygan.detect.results import Record, Results, to_record
 from tinygan.detect.sources import Source
 from tinygan.detect.video import Frame, VideoWriter, read_frames, write_video
 from tinygan.detections import Detections, FloatArray
-from tinygan.errors import DataError
-from tinygan.formats.images import read_upright
+from tinygan.errors import DataError, unexpected
+from tinygan.formats.images import Orientation, read_image
 from tinygan.pictures import save_png
 
 log = logging.getLogger(__name__)
@@ -31,11 +31,13 @@ class DetectConfig:
         min_score: boxes of a lower final score are left out; in pictures they are thin, if the first stage's was not.
         pictures: whether to write a picture or video of every input.
         strip: small faces shown below a picture, at most.
+        orientation: of image files: ``upright`` or ``stored``; boxes refer to it, and so are pictures drawn.
     """
 
     min_score: float = MIN_SCORE
     pictures: bool = True
     strip: int = 12
+    orientation: Orientation = "upright"
 
 
 def detect_all(detector: FaceDetector, sources: Sequence[Source], results: Results, config: DetectConfig) -> list[str]:
@@ -48,29 +50,35 @@ def detect_all(detector: FaceDetector, sources: Sequence[Source], results: Resul
         config: what is written.
 
     Returns:
-        A line for every input that could not be read; nothing of it is written.
+        A line for every input that could not be read, of which nothing is written, and for every video of which parts
+        could not.
 
     Raises:
-        DataError: if ``results`` holds another input of the same name.
+        DataError: if ``results`` holds another input of the same name, or one that changed since.
     """
-    skipped = []
     todo = results.missing(sources)
+    skipped = [results.damage[source.name] for source in sources if source.name in results.damage]
     for source in tqdm(todo, desc="detecting", unit="input", disable=None if len(todo) > 1 else True):
+        damage: list[str] = []
         try:
             if source.is_video:
-                _detect_video(detector, source, results, config)
+                _detect_video(detector, source, results, config, damage)
             else:
                 _detect_image(detector, source, results, config)
-        except DataError as error:
+        except OSError:  # of writing: reading makes it a DataError
+            raise
+        except Exception as error:  # whatever one input may raise costs that input alone
             results.drop()
-            skipped.append(str(error))
+            reason = str(error) if isinstance(error, DataError) else unexpected(error, source.path)
+            skipped.append(reason if str(source.path) in reason else f"{source.path}: {reason}")
             continue
-        results.finish(source)
+        results.finish(source, "; ".join(damage))
+        skipped += damage
     return skipped
 
 
 def _detect_image(detector: FaceDetector, source: Source, results: Results, config: DetectConfig) -> None:
-    picture = read_upright(source.path)
+    picture = read_image(source.path, config.orientation)
     found, dropped, record = _detect(detector, source, picture, config)
     if config.pictures:
         enlarged = detector.enlarge(picture, found, config.strip)
@@ -81,8 +89,10 @@ def _detect_image(detector: FaceDetector, source: Source, results: Results, conf
     results.add(record)
 
 
-def _detect_video(detector: FaceDetector, source: Source, results: Results, config: DetectConfig) -> None:
-    frames = tqdm(read_frames(source.path), desc=source.name, unit="frame", leave=False, disable=None)
+def _detect_video(
+    detector: FaceDetector, source: Source, results: Results, config: DetectConfig, damage: list[str]
+) -> None:
+    frames = tqdm(read_frames(source.path, damage), desc=source.name, unit="frame", leave=False, disable=None)
     if not config.pictures:
         for frame in frames:
             _detect_frame(detector, source, frame, results, config, None)

@@ -25,7 +25,7 @@ class Frame(NamedTuple):
     """A frame of a video.
 
     Attributes:
-        number: from 0.
+        number: from 0; a frame that could not be decoded has one too.
         seconds: since the first frame.
         picture: RGB, upright.
     """
@@ -47,15 +47,19 @@ def require_av(path: Path) -> Any:
         raise MissingDependency(f"{path}: reading videos needs PyAV: pip install 'tinygan[video]'") from error
 
 
-def read_frames(path: Path) -> Iterator[Frame]:
-    """Decode a video, a frame at a time.
+def read_frames(path: Path, damage: list[str] | None = None) -> Iterator[Frame]:
+    """Decode a video, a frame at a time. What cannot be decoded is left out; the frames around it are kept.
+
+    Args:
+        path: the video.
+        damage: gets a line in the end if parts of the video could not be decoded.
 
     Raises:
-        DataError: if the file holds no video that can be decoded to its end.
+        DataError: if the file holds no video of which a frame can be decoded.
         MissingDependency: without PyAV.
     """
     av = require_av(path)
-    number, first = 0, 0.0
+    count, first, problems = 0, 0.0, list[str]()
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -63,16 +67,42 @@ def read_frames(path: Path) -> Iterator[Frame]:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             rate = float(stream.average_rate or 25)
-            for frame in container.decode(stream):
+            for frame in _decoded(container, stream, av, problems):
+                number = count + len(problems)
                 seconds = number / rate + first if frame.time is None else float(frame.time)
-                first = seconds if number == 0 else first
+                first = seconds if count == 0 else first
                 yield Frame(number, round(seconds - first, 6), _upright(frame))
-                number += 1
+                count += 1
     except (av.FFmpegError, OSError) as error:
-        at = f" at frame {number}" if number else ""
-        raise DataError(f"{path}: expected a readable video: {' '.join(str(error).split())}{at}") from error
-    if number == 0:
+        raise DataError(f"{path}: expected a readable video: {' '.join(str(error).split())}") from error
+    if count == 0 and not problems:
         raise DataError(f"{path}: expected a video, found no frame in it")
+    if count == 0:
+        raise DataError(f"{path}: expected a readable video: {problems[0]}")
+    if problems and damage is not None:
+        places = f"{len(problems)} place{'' if len(problems) == 1 else 's'}"
+        damage.append(f"{path}: damaged in {places} ({problems[0]}); the {count} frames around are kept")
+
+
+def _decoded(container: Any, stream: Any, av: Any, problems: list[str]) -> Iterator[Any]:
+    """Frames of all packets that can be decoded; what could not be is added to ``problems``."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except (av.FFmpegError, OSError) as error:  # the file breaks off
+            problems.append(str(error))
+            packet = None
+        try:
+            frames = stream.decode(packet)
+        except av.EOFError:  # the decoder was emptied before
+            return
+        except av.FFmpegError as error:
+            problems.append(str(error))
+            continue
+        yield from frames
+        if packet is None:
+            return
 
 
 class VideoWriter:

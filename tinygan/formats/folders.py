@@ -9,6 +9,7 @@ import numpy as np
 
 from tinygan.detections import Detections
 from tinygan.errors import DataError
+from tinygan.files import walk_files
 from tinygan.formats import wider
 from tinygan.formats.archives import read_archive
 from tinygan.formats.names import stem
@@ -92,7 +93,7 @@ def read_wider(path: Path) -> DetectionFiles:
         DataError: if the path is neither, or holds no ``.txt``.
     """
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*.txt") if p.is_file())
+        files = sorted(p for p in walk_files(path) if p.suffix == ".txt" and p.is_file() and not _is_shadow(p))
         readers = {stem(p.relative_to(path).as_posix()): p.read_bytes for p in files}
     else:
         contents = read_archive(path)
@@ -110,6 +111,14 @@ def _line_beyond_range(text: str) -> str:
         if not np.isfinite([x + width, y + height]).all():
             return f":{number}"
     return ""
+
+
+def _is_shadow(path: Path) -> bool:
+    """Whether a file is what macOS puts beside a file ``a.txt`` on foreign disks: ``._a.txt``."""
+    if not path.name.startswith("._"):
+        return False
+    with path.open("rb") as file:
+        return path.with_name(path.name[2:]).exists() or file.read(4) == b"\0\5\x16\7"
 
 
 def _constant(content: bytes) -> Callable[[], bytes]:

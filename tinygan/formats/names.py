@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from tinygan.errors import DataError
+from tinygan.files import walk_files
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff",
+    ".jfif", ".jpe", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".avif",
+)  # fmt: skip
+_OTHER_PICTURES = (
+    ".arw", ".cr2", ".cr3", ".dng", ".exr", ".gif", ".hdr", ".j2k", ".jxl", ".jxr", ".mpo", ".nef", ".orf", ".psd",
+    ".raf", ".raw", ".rw2", ".svg", ".tga",
+)  # fmt: skip
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")  # of pictures without an ending
 
 
 def stem(name: str) -> str:
@@ -24,13 +34,88 @@ def list_images(folder: Path) -> list[str]:
     Raises:
         DataError: if the folder is absent or holds no image.
     """
+    return find_images(folder).names
+
+
+class Listing(NamedTuple):
+    """What lies below a folder, as sorted POSIX paths relative to it.
+
+    Attributes:
+        names: images that are read, by their ending.
+        unread: files that look like pictures and are not read.
+    """
+
+    names: list[str]
+    unread: list[str]
+
+
+def find_images(folder: Path) -> Listing:
+    """Every picture below ``folder``, linked folders included.
+
+    Raises:
+        DataError: if the folder is absent or holds no image.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of images")
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    names = sorted(path.relative_to(folder).as_posix() for path in found)
-    if not names:
-        raise DataError(f"{folder}: expected images ({' '.join(IMAGE_SUFFIXES)}) in it or below, found none")
-    return names
+    listing = Listing([], [])
+    for path in walk_files(folder):
+        if is_image_name(path.name):
+            listing.names.append(path.relative_to(folder).as_posix())
+        elif looks_like_picture(path):
+            listing.unread.append(path.relative_to(folder).as_posix())
+    listing.names.sort()
+    listing.unread.sort()
+    if not listing.names:
+        also = f"; {describe_unread(listing.unread)}" if listing.unread else ""
+        raise DataError(f"{folder}: expected images ({' '.join(IMAGE_SUFFIXES)}) in it or below, found none{also}")
+    return listing
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file is read as an image, by its name; ``._x.jpg`` is what macOS notes on ``x.jpg``."""
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("._")
+
+
+def looks_like_picture(path: Path) -> bool:
+    """Whether a file that is not read may be a picture: by its ending, or by how it starts if it has none."""
+    if path.name.startswith("."):
+        return False
+    if path.suffix:
+        return path.suffix.lower() in _OTHER_PICTURES
+    try:
+        with path.open("rb") as file:
+            head = file.read(12) if path.is_file() else b""
+    except OSError:
+        return False
+    return head.startswith(_STARTS) or head[4:8] == b"ftyp"
+
+
+def describe_unread(unread: Sequence[str]) -> str:
+    """One line on the pictures that are not read: how many of which kind."""
+    kinds = Counter(PurePosixPath(name).suffix.lower() or "no ending" for name in unread)
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return f"pictures of a kind that is not read: {len(unread)} ({counts}), such as {unread[0]}"
+
+
+def output_names(names: Iterable[str], source: object = "images") -> dict[str, str]:
+    """What the text file of each image is called, without ``.txt``.
+
+    That is the image's :func:`stem`. Images that would share a file, as ``a.JPG`` and ``a.png`` would, keep their
+    endings: ``a.JPG.txt``, ``a.png.txt``.
+
+    Raises:
+        DataError: if two would share a file even so; it names ``source``.
+    """
+    stems = {name: stem(name) for name in names}
+    shared = Counter(stems.values())
+    outputs = {name: file if shared[file] == 1 else name.replace("\\", "/") for name, file in stems.items()}
+    owner: dict[str, str] = {}
+    for name, output in outputs.items():
+        if owner.setdefault(output, name) != name:
+            raise DataError(
+                f"{source}: images '{owner[output]}' and '{name}' would share the file {output}.txt; rename one"
+            )
+    return outputs
 
 
 def match_names(files: Iterable[str], images: Iterable[str], source: str = "files") -> dict[str, str]:
@@ -88,6 +173,8 @@ def _best(name: str, candidates: list[str], source: str) -> str | None:
     lengths = [_common_suffix(name, candidate) for candidate in candidates]
     longest = max(lengths)
     winners = [c for c, length in zip(candidates, lengths, strict=True) if length == longest]
+    for part in (str, stem, lambda path: PurePosixPath(path).name):  # a.png rather than a.JPG, either than e/a.png
+        winners = [winner for winner in winners if part(winner) == part(name)] or winners
     if len(winners) > 1:
         raise DataError(
             f"{source}: '{name}' fits {winners[0]!r} and {winners[1]!r} equally well; "

@@ -17,9 +17,13 @@ from tinygan.errors import DataError
 from tinygan.files import encode, make_way, remove_written, write_atomically
 from tinygan.formats import wider
 from tinygan.formats.archives import is_archive_name, write_archive
-from tinygan.formats.names import stem
+from tinygan.formats.names import output_names, stem
 
 WRITTEN_FILE = "written.list"  # the detections that runs wrote into a folder, a name per line
+DONE_FILE = "done.list"  # what they were made of: image name and fingerprints, as JSON, a line per image
+
+
+Fingerprint = dict[str, str]  # {kind of input: what shows that it changed}
 
 
 def write_wider(path: Path, detections: Mapping[str, Detections]) -> None:
@@ -51,10 +55,13 @@ class DetectionWriter:
     Args:
         path: folder or archive to write.
         list_file: gets the name of every file before it is written; default: there is no such list.
+        names: all images that will be written, so that none shares another's file (see
+            :func:`tinygan.formats.names.output_names`).
     """
 
-    def __init__(self, path: Path, list_file: Path | None = None) -> None:
+    def __init__(self, path: Path, list_file: Path | None = None, names: Iterable[str] = ()) -> None:
         self.path, self._list_file = path, list_file
+        self._output = output_names(names, path)
         self.is_archive = is_archive_name(path)
         self.folder = path.with_name(f"{path.name}.partial") if self.is_archive else path
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -63,13 +70,45 @@ class DetectionWriter:
         """Whether this image's file was written already (by an earlier, cut-off run)."""
         return self._file(name).is_file()
 
+    def done(self, inputs: Mapping[str, Fingerprint]) -> set[str]:
+        """The images that an earlier run finished; see :meth:`finish`.
+
+        Args:
+            inputs: of what each image will be made.
+
+        Raises:
+            DataError: naming images that were made of something else, and what of it changed.
+        """
+        file = self.folder / DONE_FILE
+        lines = file.read_bytes().rpartition(b"\n")[0].splitlines() if file.is_file() else []  # a kill may cut the last
+        before: dict[str, Fingerprint] = dict(json.loads(line) for line in lines)
+        done = {name for name in inputs if name in before and self.has(name)}
+        changed = {
+            name: [kind for kind in inputs[name] if inputs[name][kind] != before[name].get(kind)]
+            for name in sorted(done)
+            if inputs[name] != before[name]
+        }
+        if changed:
+            named = [f"{name} ({' and '.join(kinds)})" for name, kinds in changed.items()]
+            more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+            raise DataError(
+                f"{self.path}: changed since the run that is to be continued: {', '.join(named[:3])}{more}; "
+                "put back what was there, or replace the results with --overwrite"
+            )
+        return done
+
+    def finish(self, name: str, made_of: Fingerprint) -> None:
+        """Note that an image's file is whole, and of what it was made, so that a continued run keeps it."""
+        with (self.folder / DONE_FILE).open("a", encoding="ascii") as file:
+            file.write(json.dumps([name, made_of]) + "\n")
+
     def count(self, name: str) -> int:
         """How many boxes an image was written with."""
-        return int(self._file(name).read_text().splitlines()[1])
+        return int(self._file(name).read_text(encoding="utf-8").splitlines()[1])
 
     def write(self, name: str, detections: Detections) -> None:
         """Write an image's detections, by falling score."""
-        self.write_text(name, wider.format_detections(stem(name), detections))
+        self.write_text(name, wider.format_detections(self._name(name), detections))
 
     def write_text(self, name: str, text: str) -> None:
         """Write an image's file as it is."""
@@ -90,11 +129,21 @@ class DetectionWriter:
         shutil.rmtree(self.folder)
 
     def _file(self, name: str) -> Path:
-        return self.folder / f"{_file_of(name, self.folder)}.txt"
+        return self.folder / f"{_checked(self._name(name), name, self.folder)}.txt"
+
+    def _name(self, name: str) -> str:
+        return self._output.get(name, stem(name))
 
 
 def open_output(
-    out: Path, kept: Sequence[str], command: str, settings: Mapping[str, Any], *, resume: bool, overwrite: bool
+    out: Path,
+    kept: Sequence[str],
+    command: str,
+    settings: Mapping[str, Any],
+    *,
+    resume: bool,
+    overwrite: bool,
+    names: Iterable[str] = (),
 ) -> DetectionWriter:
     """The writer for a folder or archive of detections.
 
@@ -105,6 +154,7 @@ def open_output(
         settings: what decides the results, as JSON types; a continued run must have the same.
         resume: continue what is there.
         overwrite: replace what is there: all that runs wrote is removed, and nothing else.
+        names: all images that will be written.
 
     Raises:
         DataError: in the cases of :func:`tinygan.files.make_way`, and if ``out`` is a file.
@@ -119,7 +169,7 @@ def open_output(
         folder, folder / kept[0], command, settings,
         resume=resume, overwrite=overwrite, clear=lambda: _clear(folder, kept), read_settings=json.loads,
     )  # fmt: skip
-    writer = DetectionWriter(out, folder / WRITTEN_FILE)
+    writer = DetectionWriter(out, folder / WRITTEN_FILE, names)
     write_atomically(folder / WRITTEN_FILE, b"".join(_line(file, folder) for file in _written(folder)))
     write_atomically(folder / kept[0], json.dumps(settings).encode())
     return writer
@@ -143,18 +193,11 @@ def _writable(detections: Detections, name: str, path: Path) -> Detections:
 
 def _files_of(names: Iterable[str], path: Path) -> dict[str, str]:
     """``{file below the folder, without .txt: image name}``."""
-    files: dict[str, str] = {}
-    for name in names:
-        file = _file_of(name, path)
-        if file in files:
-            raise DataError(f"{path}: images '{files[file]}' and '{name}' would share the file {file}.txt; rename one")
-        files[file] = name
-    return files
+    return {_checked(output, name, path): name for name, output in output_names(names, path).items()}
 
 
-def _file_of(name: str, path: Path) -> str:
+def _checked(file: str, name: str, path: Path) -> str:
     """An image's file below the folder, without ``.txt``; names that lead out of it are refused."""
-    file = stem(name)
     parts = PurePosixPath(file).parts
     outside = not "".join(parts).strip() or file.startswith("/") or ".." in parts
     if outside or any(ord(character) < 32 for character in file):
@@ -198,7 +241,7 @@ def _swap(new: Path, path: Path) -> None:
 
 
 def _clear(folder: Path, kept: Sequence[str]) -> None:
-    remove_written([*_written(folder), *(folder / name for name in (*kept, WRITTEN_FILE))], folder)
+    remove_written([*_written(folder), *(folder / name for name in (*kept, WRITTEN_FILE, DONE_FILE))], folder)
 
 
 def _written(folder: Path) -> list[Path]:

@@ -18,8 +18,8 @@ from tinygan.boxes import decode_boxes, interpolate
 from tinygan.concurrency import ordered_map
 from tinygan.data.cutting import CropConfig, Cut, cut_regions
 from tinygan.detections import BoolArray, Detections, FloatArray
-from tinygan.errors import DataError
-from tinygan.formats.images import read_image
+from tinygan.errors import DataError, unexpected
+from tinygan.formats.images import ImageFile, read_image
 from tinygan.second_stage.judge import Judge
 
 LOOK_RESIZE = 0.5  # share of the way to the size it found at which the judge looks again
@@ -40,7 +40,7 @@ class Request:
     """
 
     name: str
-    image: Path | Image.Image
+    image: Path | ImageFile | Image.Image
     proposals: Detections
     count: int | None = None
 
@@ -96,7 +96,7 @@ class _Glance(NamedTuple):
     """What to look at: boxes float64 [N, 4] of a picture or file."""
 
     name: str
-    image: Path | Image.Image
+    image: Path | ImageFile | Image.Image
     boxes: FloatArray
 
 
@@ -200,10 +200,12 @@ def _cut(glance: _Glance, crops: CropConfig, wide: bool, keep_picture: bool) -> 
     if not len(glance.boxes):
         return _Group(glance.name, Cut.empty(crops), None, None)
     try:
-        picture = read_image(glance.image) if isinstance(glance.image, Path) else glance.image
+        picture = glance.image if isinstance(glance.image, Image.Image) else read_image(glance.image)
         cut = cut_regions(picture, glance.boxes, crops, wide)
     except DataError as problem:
         return _Group(glance.name, Cut.empty(crops), str(problem), None)
+    except Exception as problem:  # whatever one picture may raise costs that picture alone
+        return _Group(glance.name, Cut.empty(crops), unexpected(problem, glance.name), None)
     return _Group(glance.name, cut, None, picture if keep_picture else None)
 
 

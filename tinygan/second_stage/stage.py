@@ -7,26 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from tinygan.boxes import longer_side
 from tinygan.checkpoint import load_checkpoint, packaged_weights
 from tinygan.data.cutting import cut_stack
-from tinygan.detections import ByteArray, Detections, FloatArray, IntArray
+from tinygan.detections import ByteArray, Detections, FloatArray, IntArray, to_numpy
 from tinygan.errors import DataError
-from tinygan.formats.images import read_image
-from tinygan.runtime import Runtime, RuntimeOptions
+from tinygan.formats.images import Orientation, Picture, to_picture
+from tinygan.runtime import Device, Runtime, RuntimeOptions, device_name
 from tinygan.second_stage.calibration import Calibration
 from tinygan.second_stage.fusion import Fusion, stored_fusion
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
 from tinygan.second_stage.rescoring import RescoreConfig, calibrate_detector, rescore_judged
-
-Picture: TypeAlias = "Path | str | Image.Image | npt.NDArray[np.uint8]"
 
 
 class Enlarged(NamedTuple):
@@ -51,13 +48,15 @@ class SecondStage:
 
     Args:
         checkpoint: ``lite``, which ships, or a run folder or file of stage ``fusion`` or ``gan``.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, the number N, or a ``torch.device``.
         move_boxes: whether boxes may move to where the judge finds the face, and merge; if not, they only get new
             scores.
         max_rois: proposals of an image that are judged, the best ones; the others keep their place.
         batch_size: patches in one forward pass.
         fusion: weights fitted for one detector, in place of the checkpoint's own.
         runtime: where the networks run, in place of ``device`` at its own precision.
+        orientation: of image files: ``upright`` applies EXIF orientation, and boxes refer to what viewers show;
+            ``stored`` is for boxes of a detector that ignores it.
 
     Raises:
         CheckpointError: if there is no such checkpoint, or it is damaged.
@@ -67,20 +66,23 @@ class SecondStage:
         self,
         checkpoint: str | Path = "lite",
         *,
-        device: str = "auto",
+        device: Device = "auto",
         move_boxes: bool = True,
         max_rois: int = 600,
         batch_size: int = 128,
         fusion: Fusion | None = None,
         runtime: Runtime | None = None,
+        orientation: Orientation = "upright",
     ) -> None:
         path = Path(checkpoint)
         weights = load_checkpoint(path if path.exists() else packaged_weights(str(checkpoint)), ("fused", "gan"))
+        # A fusion that is given was fitted for one detector, so its usual calibration is that detector's own.
+        self._calibration: Calibration | None = None if fusion is None else fusion.usual_calibration
         if fusion is None:
             fusion = stored_fusion(weights) or Fusion()
         self._config = RescoreConfig(fusion=fusion, move_boxes=move_boxes, max_rois=max_rois, batch_size=batch_size)
-        self._judge = Judge.from_weights(weights, runtime or Runtime(RuntimeOptions(device=device)))
-        self._calibration: Calibration | None = None
+        self._judge = Judge.from_weights(weights, runtime or Runtime(RuntimeOptions(device=device_name(device))))
+        self._orientation = orientation
 
     def rescore(
         self, image: Picture, boxes: npt.ArrayLike | Detections, scores: npt.ArrayLike | None = None
@@ -88,7 +90,8 @@ class SecondStage:
         """Re-score the boxes of one image.
 
         Args:
-            image: RGB, uint8 [H, W, 3], a Pillow image, or a file.
+            image: a file, its content or a file object; a Pillow image as it is; or an array [H, W], [H, W, 3] or
+                [H, W, 4], also a tensor, of any depth (:mod:`tinygan.formats.images` has the rules).
             boxes: [N, 4], ``x1, y1, x2, y2`` in pixels, x2/y2 exclusive; or detections with their scores.
             scores: [N], in [0, 1]; not with detections.
 
@@ -136,7 +139,7 @@ class SecondStage:
             boxes: float64 [N, 4], the more important first.
             most: as many pictures at most.
         """
-        picture, crops = to_picture(image), self._judge.crops
+        picture, crops = to_picture(image, self._orientation), self._judge.crops
         squares = crops.squares(boxes, picture.width, picture.height)
         rows = np.flatnonzero(crops.is_small(longer_side(squares)))[:most]
         lr = cut_stack(picture, squares[rows], crops.lr_size)
@@ -150,10 +153,19 @@ class SecondStage:
                 f"expected detections of every image, got {len(images)} images and {len(detections)} of them"
             )
         requests = (
-            Request(str(number), to_picture(image), best, self._config.count_judged(best, self._calibration))
+            Request(
+                str(number),
+                to_picture(image, self._orientation),
+                best,
+                self._config.count_judged(best, self._calibration),
+            )
             for number, (image, best) in enumerate(zip(images, (one.sorted() for one in detections), strict=True))
         )
-        return list(judge_images(self._judge, requests, self._config.batch_size, looks=self._config.looks))
+        judged = list(judge_images(self._judge, requests, self._config.batch_size, looks=self._config.looks))
+        for one in judged:
+            if one.error is not None:
+                raise DataError(f"image {one.error}")
+        return judged
 
 
 def _detections(boxes: npt.ArrayLike | Detections, scores: npt.ArrayLike | None) -> Detections:
@@ -164,22 +176,7 @@ def _detections(boxes: npt.ArrayLike | Detections, scores: npt.ArrayLike | None)
     if scores is None:
         raise DataError("boxes need scores, one in [0, 1] for each")
     try:
-        return Detections(np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores, np.float64))
-    except ValueError as error:
+        array = to_numpy(boxes)
+        return Detections(array[None] if array.shape == (4,) else array, to_numpy(scores))
+    except (TypeError, ValueError) as error:
         raise DataError(f"expected boxes [N, 4] and N finite scores: {error}") from error
-
-
-def to_picture(image: Picture) -> Image.Image:
-    """An RGB picture of whatever :meth:`SecondStage.rescore` takes.
-
-    Raises:
-        DataError: if it cannot be read, or is no RGB image.
-    """
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    if isinstance(image, str | Path):
-        return read_image(Path(image))
-    pixels = np.asarray(image)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise DataError(f"expected an RGB image, uint8 [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
-    return Image.fromarray(pixels)

@@ -67,7 +67,7 @@ def corner(install):
 
 
 def test_somebody_elses_first_stage_is_found_like_ours(corner):
-    assert proposer_names() == sorted(["callable", "corner", "retinaface"])
+    assert proposer_names() == ["callable", "corner", "retinaface", "yunet"]
     assert "their_corner" not in sys.modules, "names are listed without importing anything"
     assert choose_proposer("corner", overrides=["side_px=7"]).config.side_px == 7
     with pytest.raises(ConfigError, match="'cornr': no such first stage; did you mean 'corner'"):
@@ -133,7 +133,7 @@ def test_two_packages_under_one_name_are_both_named(corner, install, tiny_wider,
 
 
 def test_every_installed_one_resolves_and_says_what_its_settings_are():
-    assert {"callable", "retinaface"} <= set(proposer_names())
+    assert {"callable", "retinaface", "yunet"} <= set(proposer_names())
     for name in proposer_names():
         entry = find_proposer(name)
         assert isinstance(entry, Entry) and "Attributes:" in entry.config.__doc__

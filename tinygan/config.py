@@ -85,6 +85,16 @@ def presets_for(schema: type[Any]) -> dict[str, Path]:
     return {name: path for name, path in _presets().items() if _read_yaml(path).keys() <= known}
 
 
+def peek(source: str | Path | None, key: str) -> Any:
+    """A key of a YAML file or packaged preset, before it is known which settings it is for; None if it has none.
+
+    Raises:
+        ConfigError: if the file is not YAML.
+    """
+    path = _presets().get(str(source)) if source is None or not Path(source).is_file() else Path(source)
+    return None if path is None else _read_yaml(path).get(key)
+
+
 def build_config(schema: type[Config], tree: Mapping[str, Any], origin: str = "config") -> Config:
     """Build ``schema`` from a nested mapping, e.g. one read back from a checkpoint."""
     built: Config = _build(schema, tree, prefix="", origin=str(tree.get(_ORIGIN, origin)))
@@ -108,13 +118,14 @@ def explain(config: Any) -> str:
 
 
 def attribute_docs(schema: type[Any]) -> dict[str, str]:
-    """The text on each attribute in the section ``Attributes:`` of a class's docstring, in plain text on one line.
+    """The text on each attribute in the sections ``Attributes:`` of a class and its bases, in plain text on one line.
 
     ``None`` becomes ``null``, as in YAML.
     """
     docs: dict[str, str] = {}
     name, inside = "", False
-    for line in inspect.cleandoc(schema.__doc__ or "").splitlines():
+    texts = [inspect.cleandoc(one.__doc__ or "") for one in reversed(schema.__mro__) if dataclasses.is_dataclass(one)]
+    for line in "\n".join(texts).splitlines():
         if line and not line.startswith(" "):
             inside = line == "Attributes:"
         elif inside and (start := re.match(r" {4}(\w+): (.+)", line)):

@@ -60,6 +60,8 @@ class Entry:
         build: function ``(config, weights, runtime) -> Proposer``; ``weights`` is the path that the user gave, or None.
         packaged: name of the weights that ship with tinygan and are taken when the user gives none; None for a
             proposer of another package, which finds its own.
+        recipe: ``module:class`` of the recipe by which ``tinygan-train-proposer`` trains it; None if it cannot.
+        wanted: for a proposer that can do nothing without weights and ships with none: what the user may give.
 
     Raises:
         TypeError: if ``config`` is not a dataclass, or ``build`` cannot be called.
@@ -68,6 +70,8 @@ class Entry:
     config: type[Any]
     build: Callable[[Any, Path | None, Runtime], Proposer]
     packaged: str | None = None
+    recipe: str | None = None
+    wanted: str | None = None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.config, type) and is_dataclass(self.config)):
@@ -91,7 +95,14 @@ class Choice:
     weights: Path | None
 
     def build(self, runtime: Runtime) -> Proposer:
-        """See :func:`build_proposer`."""
+        """See :func:`build_proposer`.
+
+        Raises:
+            CheckpointError: if there are no weights and the proposer needs some.
+        """
+        wanted = find_proposer(self.name).wanted
+        if self.weights is None and wanted is not None:
+            raise CheckpointError(f"proposer '{self.name}': no weights of it ship with tinygan; give it {wanted}")
         return build_proposer(self.name, self.config, self.weights, runtime)
 
 
@@ -168,7 +179,7 @@ def build_proposer(name: str, config: object, weights: Path | None, runtime: Run
     Args:
         name: one of :func:`proposer_names`.
         config: an instance of its config dataclass.
-        weights: its weights file; None leaves RetinaFace with random weights.
+        weights: its weights file; None leaves RetinaFace and YuNet with random weights.
         runtime: device and precision.
 
     Raises:

@@ -52,8 +52,8 @@ def _parser() -> Parser:
         "--weights",
         type=Path,
         metavar="W",
-        help="its weights: run folder of tinygan-train-proposer, .safetensors, or the .pth of a public RetinaFace "
-        "(default: those that ship with tinygan)",
+        help="its weights: run folder of tinygan-train-proposer, .safetensors, the .pth of a public RetinaFace, or the "
+        ".onnx of a public YuNet (default: those that ship with tinygan)",
     )
     parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="folder of the images, at any depth")
     parser.add_argument("--out", required=True, type=Path, metavar="P", help="folder or .tar.gz to write")

@@ -21,16 +21,17 @@ from tinygan.cli.common import (
     runtime_options,
     show_config,
 )
-from tinygan.errors import DataError
+from tinygan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from proposals.train.recipe import ProposerRecipe
+    from proposals.train.recipe import DetectorRecipe
     from tinygan.runtime import Runtime
 
 PRESETS = (
     "proposers/retinaface_mobilenet025",
     "proposers/retinaface_mobilenet025_finetune",
     "proposers/retinaface_resnet50",
+    "proposers/yunet",
 )
 EXAMPLE = "tinygan-train-proposer --config proposers/retinaface_mobilenet025 --data ROOT --out runs/first"
 
@@ -41,18 +42,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = make_parser("tinygan-train-proposer", "Train a first stage (RetinaFace) on WIDER FACE.", EXAMPLE)
+    parser = make_parser("tinygan-train-proposer", "Train a first stage on WIDER FACE.", EXAMPLE)
     parser.add_argument("--data", required=True, type=Path, metavar="ROOT", help=WIDER_ROOT)
     parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="run folder to write")
+    parser.add_argument(
+        "--proposer",
+        metavar="NAME",
+        help="first stage: retinaface or yunet (default: that of --config, of --init, else retinaface)",
+    )
     parser.add_argument(
         "--init",
         type=Path,
         metavar="W",
-        help="weights to start from: run folder of tinygan-train-proposer, .safetensors, or the .pth of a public "
-        "RetinaFace (default: random weights)",
+        help="weights to start from: run folder of tinygan-train-proposer, .safetensors, the .pth of a public "
+        "RetinaFace, or the .onnx of a public YuNet (default: random weights)",
     )
     parser.add_argument(
         "--landmarks", type=Path, metavar="FILE", help="RetinaFace's label.txt, with five landmarks per face"
+    )
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="P",
+        help="what other detectors found in the training images: faces that nobody labelled are learnt from them, or "
+        "ignored if they are less sure",
     )
     parser.add_argument("--seed", type=int, metavar="N", help="seed of weights and pictures (default: the settings')")
     add_output_options(parser, "a run")
@@ -71,7 +86,9 @@ def _train(arguments: argparse.Namespace) -> int:
 
     recipe = _recipe(arguments)
     runtime = Runtime(runtime_options(arguments).exact())
-    inputs = read_inputs(ProposerData(arguments.data, arguments.landmarks, arguments.init), recipe)
+    inputs = read_inputs(
+        ProposerData(arguments.data, arguments.landmarks, tuple(arguments.teacher), arguments.init), recipe
+    )
     settings = to_yaml(recipe) + _origin(arguments, runtime)
     folder = open_run(arguments, settings, runtime)
     if folder.finished:
@@ -84,7 +101,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _check_paths(arguments: argparse.Namespace) -> None:
-    for path in (arguments.data, arguments.init, arguments.landmarks):
+    for path in (arguments.data, arguments.init, arguments.landmarks, *arguments.teacher):
         if path is not None and not path.exists():
             raise DataError(f"{path}: no such file or folder")
     if arguments.init is not None and arguments.out.resolve() in (
@@ -94,22 +111,28 @@ def _check_paths(arguments: argparse.Namespace) -> None:
         raise DataError(f"{arguments.out}: holds the weights to start from; choose another --out")
 
 
-def _recipe(arguments: argparse.Namespace) -> ProposerRecipe:
+def _recipe(arguments: argparse.Namespace) -> DetectorRecipe:
     """Defaults < the network of --init < --config < --set and options."""
-    from proposals.train.recipe import ProposerRecipe
-    from proposals.train.run import saved_network
-    from tinygan.config import load_config
+    from proposals.train.recipe import find_recipe
+    from proposals.train.run import saved_network, saved_proposer
+    from tinygan.config import load_config, peek
+
+    said = peek(arguments.config, "proposer")
+    name = str(arguments.proposer or said or saved_proposer(arguments.init) or "retinaface")
+    if said not in (None, name):
+        raise ConfigError(f"--config {arguments.config}: settings of proposer '{said}', not of '{name}'")
 
     overrides = list(arguments.overrides)
     if arguments.seed is not None:
         overrides.append(f"seed={arguments.seed}")
     if arguments.batch_size is not None:
         overrides.append(f"loop.batch_size={arguments.batch_size}")
-    return load_config(ProposerRecipe, arguments.config, overrides, base=saved_network(arguments.init))
+    return load_config(find_recipe(name), arguments.config, overrides, base=saved_network(arguments.init, name))
 
 
 def _origin(arguments: argparse.Namespace, runtime: Runtime) -> str:
     """What a run was made from and its precision, as comments of its config.yaml: a resumed run has the same."""
     paths = {"data": arguments.data, "init": arguments.init, "landmarks": arguments.landmarks}
     lines = [f"# {name}: {path.resolve()}" for name, path in paths.items() if path is not None]
+    lines += [f"# teacher: {path.resolve()}" for path in arguments.teacher]
     return "\n".join(["# tinygan-train-proposer", f"# precision: {runtime.precision}", *lines]) + "\n"

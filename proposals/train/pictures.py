@@ -12,13 +12,12 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
+from torchvision.ops import nms
 
-from proposals.anchors import pyramid_anchors
-from proposals.backbones import STRIDES
-from proposals.matching import Faces, Targets, match_anchors
-from proposals.train.recipe import PictureConfig, ProposerRecipe
-from tinygan.boxes import longer_side
-from tinygan.detections import BoolArray, FloatArray, GroundTruth
+from proposals.matching import Faces, Targets
+from proposals.train.recipe import DetectorRecipe, PictureBatch, PictureConfig, TeacherConfig
+from tinygan.boxes import area, iou, longer_side
+from tinygan.detections import BoolArray, Detections, FloatArray, GroundTruth
 from tinygan.errors import DataError
 from tinygan.formats.images import read_image
 from tinygan.formats.retinaface import LANDMARKS, POINTS
@@ -27,18 +26,6 @@ log = logging.getLogger(__name__)
 MEAN_RGB = (123, 117, 104)  # the colour outside a photograph
 MIRRORED_POINTS = [1, 0, 2, 4, 3]  # left eye <-> right eye, corners of the mouth
 _TRIES = 20
-
-
-class PictureBatch(NamedTuple):
-    """B pictures and the targets of training on them.
-
-    Attributes:
-        pictures: uint8 RGB [B, 3, S, S].
-        targets: the targets of every anchor, stacked [B, A, ...].
-    """
-
-    pictures: Tensor
-    targets: Targets
 
 
 class Photograph(NamedTuple):
@@ -85,25 +72,53 @@ def photographs(
     return found
 
 
+def with_teachers(
+    photos: Sequence[Photograph], taught: Sequence[Detections], config: TeacherConfig
+) -> list[Photograph]:
+    """Add the faces that nobody labelled and other detectors found.
+
+    Args:
+        photos: the photographs.
+        taught: the boxes that all those detectors found in each of them.
+        config: which boxes are faces, and which are ignored.
+
+    Returns:
+        The photographs; faces that were added have no landmarks.
+    """
+    return [_with_boxes(photo, found, config) for photo, found in zip(photos, taught, strict=True)]
+
+
+def _with_boxes(photo: Photograph, found: Detections, config: TeacherConfig) -> Photograph:
+    likely = found[found.scores >= config.ignored_score].sorted()
+    boxes, scores = torch.from_numpy(likely.boxes), torch.from_numpy(likely.scores)
+    new = likely[nms(boxes, scores, config.same_face_iou).numpy()]
+    new = new[area(new.boxes) > 0]
+    if len(photo.boxes):
+        new = new[iou(new.boxes, photo.boxes).max(axis=1) < config.same_face_iou]
+    return photo._replace(
+        boxes=np.concatenate([photo.boxes, new.boxes]),
+        invalid=np.concatenate([photo.invalid, new.scores < config.face_score]),
+        landmarks=np.concatenate([photo.landmarks, np.full((len(new), POINTS, 2), np.nan)]),
+    )
+
+
 class PictureSource:
     """Draws batches: each a pure function of the seed, the step and the process.
 
     Args:
         photos: the photographs to draw from, at least one.
-        recipe: sizes, anchors and thresholds.
+        recipe: sizes and, where they are made from the faces alone, the targets.
         batch_size: number of pictures per batch and process.
         rank: number of this process.
         world_size: number of processes.
     """
 
     def __init__(
-        self, photos: Sequence[Photograph], recipe: ProposerRecipe, batch_size: int, rank: int = 0, world_size: int = 1
+        self, photos: Sequence[Photograph], recipe: DetectorRecipe, batch_size: int, rank: int = 0, world_size: int = 1
     ) -> None:
         self._photos, self._recipe, self._batch_size = photos, recipe, batch_size
         self._rank, self._world_size = rank, world_size
-        size = recipe.pictures.size
-        cells = [(-(-size // stride), -(-size // stride)) for stride in STRIDES]
-        self._anchors = pyramid_anchors(cells, STRIDES, recipe.network.anchors)
+        self._match = recipe.matcher()
         self.unreadable: dict[str, None] = {}
 
     def draw(self, step: int) -> PictureBatch:
@@ -113,18 +128,17 @@ class PictureSource:
             DataError: if image after image cannot be read.
         """
         rows = [self._draw(step * self._batch_size + at) for at in range(self._batch_size)]
-        pictures = torch.stack([picture for picture, _ in rows])
-        return PictureBatch(
-            pictures, Targets(*(torch.stack(parts) for parts in zip(*(t for _, t in rows), strict=True)))
-        )
+        pictures, faces = torch.stack([picture for picture, _ in rows]), [faces for _, faces in rows]
+        if self._match is None:
+            return PictureBatch(pictures, faces, None)
+        targets = zip(*map(self._match, faces), strict=True)
+        return PictureBatch(pictures, faces, Targets(*(torch.stack(parts) for parts in targets)))
 
-    def _draw(self, number: int) -> tuple[Tensor, Targets]:
+    def _draw(self, number: int) -> tuple[Tensor, Faces]:
         number = number * self._world_size + self._rank
         rng = np.random.default_rng([self._recipe.seed, 1, number])
         picture, faces = cut_picture(*self._photo(number), self._recipe.pictures, rng)
-        variances = (self._recipe.network.variances[0], self._recipe.network.variances[1])
-        targets = match_anchors(faces, self._anchors, variances, self._recipe.matching)
-        return torch.from_numpy(picture).permute(2, 0, 1).contiguous(), targets
+        return torch.from_numpy(picture).permute(2, 0, 1).contiguous(), faces
 
     def _photo(self, number: int) -> tuple[Image.Image, Photograph]:
         """The photograph of a draw; each is drawn once in every ``len(photos)`` draws."""

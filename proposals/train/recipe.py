@@ -1,15 +1,50 @@
-"""Everything that decides a first stage's training, in one typed tree."""
+"""Everything that decides a first stage's training, in one typed tree; a detector's recipe knows its losses."""
 
 from __future__ import annotations
 
 import math
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
-from proposals.losses import DetectionLossConfig
-from proposals.matching import MatchingConfig
-from proposals.retinaface import RetinaFaceConfig
+import torch
+from torch import Tensor
+
+from proposals.anchors import pyramid_anchors
+from proposals.assignment import AssignmentConfig
+from proposals.backbones import STRIDES
+from proposals.detector import DetectorConfig, DetectorNetwork
+from proposals.losses import DetectionLossConfig, detection_losses, weighted_sum
+from proposals.matching import Faces, MatchingConfig, Targets, match_anchors
+from proposals.retinaface import Output, RetinaFaceConfig, RetinaFaceNetwork
+from proposals.yunet import YuNetConfig, YuNetNetwork, YuNetOutput
+from proposals.yunet_losses import YuNetLossConfig, yunet_losses
+from proposals.yunet_losses import weighted_sum as yunet_weighted_sum
+from tinygan.errors import ConfigError
+from tinygan.proposers import find_proposer
 from tinygan.training.loop import LoopConfig
+
+
+class PictureBatch(NamedTuple):
+    """B pictures and what there is to find in them.
+
+    Attributes:
+        pictures: uint8 RGB [B, 3, S, S].
+        faces: the faces of each picture.
+        targets: the targets of every anchor, stacked [B, A, ...]; None where they depend on what the network says.
+    """
+
+    pictures: Tensor
+    faces: list[Faces]
+    targets: Targets | None
+
+    def to(self, device: torch.device) -> PictureBatch:
+        """The batch on a device."""
+        faces = [Faces(*(tensor.to(device) for tensor in one)) for one in self.faces]
+        targets = None if self.targets is None else Targets(*(tensor.to(device) for tensor in self.targets))
+        return PictureBatch(self.pictures.to(device), faces, targets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,27 +115,51 @@ class OptimiserConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProposerRecipe:
-    """Configuration of ``tinygan-train-proposer``.
+class TeacherConfig:
+    """What is learnt of faces that nobody labelled but other detectors found (``--teacher``).
 
     Attributes:
+        face_score: boxes of at least this score are faces.
+        ignored_score: boxes of at least this score, and less than ``face_score``, are ignored: neither faces nor
+            background.
+        same_face_iou: a box that overlaps a labelled face, or a better box, by at least this IoU tells nothing new.
+    """
+
+    face_score: float = 0.9
+    ignored_score: float = 0.4
+    same_face_iou: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ignored_score <= self.face_score:
+            raise ValueError(
+                f"expected 0 <= ignored_score <= face_score, got {self.ignored_score} and {self.face_score}"
+            )
+        if not 0 < self.same_face_iou <= 1:
+            raise ValueError(f"same_face_iou lies in (0, 1], got {self.same_face_iou}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorRecipe(ABC):
+    """What trainings of all first stages share.
+
+    Attributes:
+        proposer: name of the first stage.
         seed: seed of the weights, the pictures and their order.
-        network: RetinaFace and the thresholds it is used with.
+        network: the network and the thresholds it is used with.
         loop: the schedule; its patches are pictures here.
         pictures: how training pictures are cut from photographs.
-        matching: how anchors and faces are matched.
-        losses: the form and the weights of the losses.
+        teacher: what is learnt from other detectors' boxes.
         optimiser: what is learnt, and how.
         holdout: share of the images kept out of training, by hash of the name; the same images as the second stage's.
         evaluate_images: number of held-out images that are evaluated at the end of each epoch.
     """
 
+    proposer: str = ""
     seed: int = 0
-    network: RetinaFaceConfig = field(default_factory=RetinaFaceConfig)
+    network: DetectorConfig = field(default_factory=DetectorConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     pictures: PictureConfig = field(default_factory=PictureConfig)
-    matching: MatchingConfig = field(default_factory=MatchingConfig)
-    losses: DetectionLossConfig = field(default_factory=DetectionLossConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     holdout: float = 0.15
     evaluate_images: int = 60
@@ -112,3 +171,101 @@ class ProposerRecipe:
             raise ValueError(f"seed must not be negative, got {self.seed}")
         if self.evaluate_images < 0:
             raise ValueError(f"evaluate_images must not be negative, got {self.evaluate_images}")
+
+    @abstractmethod
+    def build(self) -> DetectorNetwork[Any]:
+        """The network with random weights."""
+
+    @abstractmethod
+    def matcher(self) -> Callable[[Faces], Targets] | None:
+        """How targets are made from the faces of a picture alone; None where they depend on what the network says."""
+
+    @abstractmethod
+    def terms(self, output: Any, batch: PictureBatch) -> Mapping[str, Tensor]:
+        """All terms of the loss, unweighted, as scalars."""
+
+    @abstractmethod
+    def weighted_sum(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """What is minimised."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposerRecipe(DetectorRecipe):
+    """RetinaFace: anchors, hard negatives or focal loss, smooth-L1.
+
+    Attributes:
+        matching: how anchors and faces are matched.
+        losses: the form and the weights of the losses.
+    """
+
+    proposer: Literal["retinaface"] = "retinaface"
+    network: RetinaFaceConfig = field(default_factory=RetinaFaceConfig)
+    matching: MatchingConfig = field(default_factory=MatchingConfig)
+    losses: DetectionLossConfig = field(default_factory=DetectionLossConfig)
+
+    def anchors(self) -> Tensor:
+        """The anchors of a training picture, float32 [A, 4]."""
+        cells = [(-(-self.pictures.size // stride), -(-self.pictures.size // stride)) for stride in STRIDES]
+        return pyramid_anchors(cells, STRIDES, self.network.anchors)
+
+    def build(self) -> RetinaFaceNetwork:
+        """See :class:`DetectorRecipe`."""
+        return RetinaFaceNetwork(self.network)
+
+    def matcher(self) -> Callable[[Faces], Targets]:
+        """See :class:`DetectorRecipe`."""
+        anchors, variances = self.anchors(), (self.network.variances[0], self.network.variances[1])
+        return lambda faces: match_anchors(faces, anchors, variances, self.matching)
+
+    def terms(self, output: Output, batch: PictureBatch) -> Mapping[str, Tensor]:
+        """See :class:`DetectorRecipe`."""
+        assert batch.targets is not None
+        return detection_losses(output, batch.targets, self.losses)
+
+    def weighted_sum(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """classification + λ1 box + λ2 landmarks."""
+        return weighted_sum(terms, self.losses)
+
+
+@dataclass(frozen=True, kw_only=True)
+class YuNetRecipe(DetectorRecipe):
+    """YuNet: cells are matched by what they say, cross-entropy and EIoU.
+
+    Attributes:
+        assignment: how cells and faces are matched.
+        losses: the weights of the losses.
+    """
+
+    proposer: Literal["yunet"] = "yunet"
+    network: YuNetConfig = field(default_factory=YuNetConfig)
+    assignment: AssignmentConfig = field(default_factory=AssignmentConfig)
+    losses: YuNetLossConfig = field(default_factory=YuNetLossConfig)
+
+    def build(self) -> YuNetNetwork:
+        """See :class:`DetectorRecipe`."""
+        return YuNetNetwork(self.network)
+
+    def matcher(self) -> None:
+        """See :class:`DetectorRecipe`."""
+        return None
+
+    def terms(self, output: YuNetOutput, batch: PictureBatch) -> Mapping[str, Tensor]:
+        """See :class:`DetectorRecipe`."""
+        return yunet_losses(output, batch.faces, self.network.strides, self.assignment)
+
+    def weighted_sum(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """See :class:`DetectorRecipe`."""
+        return yunet_weighted_sum(terms, self.losses)
+
+
+def find_recipe(name: str) -> type[DetectorRecipe]:
+    """The recipe that trains a first stage.
+
+    Raises:
+        ConfigError: if there is no such first stage, or it cannot be trained here.
+    """
+    target = find_proposer(name).recipe
+    if target is None:
+        raise ConfigError(f"proposer '{name}': cannot be trained; tinygan-train-proposer trains retinaface and yunet")
+    recipe: type[DetectorRecipe] = pkgutil.resolve_name(target)
+    return recipe

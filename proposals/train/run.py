@@ -5,28 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.models import resnet50
 
 from proposals.backbones import ResNet50
+from proposals.detector import DetectorNetwork
 from proposals.retinaface import RetinaFaceNetwork
-from proposals.train.pictures import Photograph, PictureSource, photographs
-from proposals.train.recipe import ProposerRecipe
+from proposals.train.pictures import Photograph, PictureSource, photographs, with_teachers
+from proposals.train.recipe import DetectorRecipe
 from proposals.train.stage import DetectorStage, freeze
 from tinygan.checkpoint import WEIGHTS_FILE, Checkpoint, is_ours, load_checkpoint, save_checkpoint
 from tinygan.config import to_tree
 from tinygan.data.rois import split_holdout
-from tinygan.detections import GroundTruth
-from tinygan.errors import ConfigError, DataError, MissingDependency
+from tinygan.detections import Detections, GroundTruth
+from tinygan.errors import CheckpointError, ConfigError, DataError, MissingDependency
 from tinygan.formats.names import match_names
+from tinygan.formats.registry import open_detections
 from tinygan.formats.retinaface import load_labels
 from tinygan.formats.wider import WiderSplit, load_split
-from tinygan.models.public_weights import load_into, load_tensors
 from tinygan.runtime import Runtime, seed_everything
 from tinygan.training.loop import run_loop, stage_batch_size
+from tinygan.training.prepare import match_proposals
 from tinygan.training.run import RunFolder, finish, trained_on
 
 
@@ -37,11 +41,13 @@ class ProposerData:
     Attributes:
         root: the WIDER FACE root.
         landmarks: RetinaFace's ``label.txt``; without it only boxes are learnt.
-        init: weights to start from: a run folder or file of this command, or a ``.pth``.
+        teachers: what other detectors found in the training images: faces that nobody labelled are learnt from them.
+        init: weights to start from: a run folder or file of this command, a ``.pth``, or an ``.onnx``.
     """
 
     root: Path
     landmarks: Path | None = None
+    teachers: tuple[Path, ...] = ()
     init: Path | None = None
 
 
@@ -76,10 +82,10 @@ class Inputs:
     training_names: list[str]
     holdout_names: list[str]
     photos: list[Photograph]
-    network: RetinaFaceNetwork
+    network: DetectorNetwork[Any]
 
 
-def read_inputs(data: ProposerData, recipe: ProposerRecipe) -> Inputs:
+def read_inputs(data: ProposerData, recipe: DetectorRecipe) -> Inputs:
     """Read all but the images.
 
     Raises:
@@ -92,6 +98,8 @@ def read_inputs(data: ProposerData, recipe: ProposerRecipe) -> Inputs:
     if not training:
         raise DataError(f"{data.root}: none of its {len(holdout)} images is left to train on; lower holdout")
     photos = photographs(split.images, split.faces, training, _labels(data.landmarks, split))
+    if data.teachers:
+        photos = with_teachers(photos, _taught(data.teachers, split, training), recipe.teacher)
     seed_everything(recipe.seed)
     network = first_network(recipe, data.init)
     optimiser = recipe.optimiser
@@ -101,7 +109,7 @@ def read_inputs(data: ProposerData, recipe: ProposerRecipe) -> Inputs:
     return Inputs(split, training, holdout, photos, network)
 
 
-def train_proposer(inputs: Inputs, recipe: ProposerRecipe, folder: RunFolder, runtime: Runtime) -> list[str]:
+def train_proposer(inputs: Inputs, recipe: DetectorRecipe, folder: RunFolder, runtime: Runtime) -> list[str]:
     """Train to the end; the folder then holds ``model.safetensors`` of kind ``proposer``.
 
     Args:
@@ -117,31 +125,47 @@ def train_proposer(inputs: Inputs, recipe: ProposerRecipe, folder: RunFolder, ru
     on_disk = [name for name in inputs.holdout_names if (split.images / name).is_file()]
     measured = {name: split.faces[name] for name in _spread(on_disk, recipe.evaluate_images)}
     seed_everything(recipe.seed)
-    stage = DetectorStage(inputs.network, recipe, runtime, split.images, measured)
     size = stage_batch_size(recipe.loop, runtime)
+    first = PictureSource(inputs.photos, recipe, size).draw(0)  # the same on all devices
+    inputs.network.before_training(first.pictures)
+    stage = DetectorStage(inputs.network, recipe, runtime, split.images, measured)
     source = PictureSource(inputs.photos, recipe, size, runtime.rank, runtime.world_size)
     run_loop(stage, source.draw, recipe.loop, folder, runtime)
     prepared = Prepared(inputs.training_names, inputs.holdout_names, list(source.unreadable))
     if runtime.is_main:
         tensors = {f"proposer.{name}": tensor for name, tensor in stage.result.state_dict().items()}
-        checkpoint = Checkpoint("proposer", to_tree(recipe), tensors, trained_on(prepared), proposer="retinaface")
+        checkpoint = Checkpoint("proposer", to_tree(recipe), tensors, trained_on(prepared), proposer=recipe.proposer)
         save_checkpoint(folder.file(WEIGHTS_FILE), checkpoint)
         finish(folder, prepared)
     return prepared.unreadable
 
 
-def saved_network(init: Path | None) -> dict[str, object] | None:
-    """The network settings saved with a run's weights; None for weights of other projects.
+def saved_proposer(init: Path | None) -> str | None:
+    """The first stage whose weights these are, as far as that can be told without reading those of other projects.
 
     Raises:
         CheckpointError: if a run folder or ``.safetensors`` file is absent, damaged or of another kind.
     """
+    if init is not None and is_ours(init):
+        return load_checkpoint(init, ("proposer",)).proposer
+    return "yunet" if init is not None and init.suffix == ".onnx" else None
+
+
+def saved_network(init: Path | None, proposer: str) -> dict[str, object] | None:
+    """The network settings saved with a run's weights; None for weights of other projects.
+
+    Raises:
+        CheckpointError: if a run folder or ``.safetensors`` file is absent, damaged, of another kind or first stage.
+    """
     if init is None or not is_ours(init):
         return None
-    return {"network": load_checkpoint(init, ("proposer",)).recipe["network"]}
+    saved = load_checkpoint(init, ("proposer",))
+    if saved.proposer != proposer:
+        raise CheckpointError(f"{init}: weights of proposer '{saved.proposer}', not of '{proposer}'")
+    return {"network": saved.recipe["network"]}
 
 
-def first_network(recipe: ProposerRecipe, init: Path | None) -> RetinaFaceNetwork:
+def first_network(recipe: DetectorRecipe, init: Path | None) -> DetectorNetwork[Any]:
     """The network before the first step.
 
     Raises:
@@ -149,12 +173,12 @@ def first_network(recipe: ProposerRecipe, init: Path | None) -> RetinaFaceNetwor
         ConfigError: if ImageNet weights are set for a backbone that has none.
         MissingDependency: if they cannot be downloaded.
     """
-    network = RetinaFaceNetwork(recipe.network)
+    network = recipe.build()
     if init is not None:
-        load_into(network, load_tensors(init), init, f"RetinaFace with backbone {recipe.network.backbone}")
+        network.load_weights(init)
     elif recipe.optimiser.backbone_weights == "imagenet":
-        if not isinstance(network.body, ResNet50):
-            raise ConfigError("optimiser.backbone_weights: imagenet is for network.backbone resnet50 alone; set none")
+        if not isinstance(network, RetinaFaceNetwork) or not isinstance(network.body, ResNet50):
+            raise ConfigError("optimiser.backbone_weights: imagenet is for RetinaFace with resnet50 alone; set none")
         network.body.load_state_dict(imagenet_tensors(), strict=False)
     return network
 
@@ -189,6 +213,20 @@ def _labels(path: Path | None, split: WiderSplit) -> Mapping[str, GroundTruth] |
     if not matched:
         raise DataError(f"{path}: none of its {len(labels)} images is among those of {split.images}")
     return {image: labels[name] for image, name in matched.items()}
+
+
+def _taught(paths: Sequence[Path], split: WiderSplit, names: Sequence[str]) -> list[Detections]:
+    """What all teachers found in each of the named images, in any order.
+
+    Raises:
+        DataError: if a path is absent, malformed or of other images.
+    """
+    teachers = [match_proposals(open_detections(path), split) for path in paths]
+    found = [[Detections.empty(), *(teacher[name] for teacher in teachers if name in teacher)] for name in names]
+    return [
+        Detections(np.concatenate([one.boxes for one in some]), np.concatenate([one.scores for one in some]))
+        for some in found
+    ]
 
 
 def _spread(names: Sequence[str], count: int) -> list[str]:

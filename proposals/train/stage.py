@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from proposals.losses import detection_losses, weighted_sum
-from proposals.matching import Targets
-from proposals.retinaface import RetinaFace, RetinaFaceNetwork
-from proposals.train.pictures import PictureBatch
-from proposals.train.recipe import OptimiserConfig, ProposerRecipe
+from proposals.detector import DetectorNetwork, PyramidDetector
+from proposals.train.recipe import DetectorRecipe, OptimiserConfig, PictureBatch
 from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import ConfigError, DataError
 from tinygan.evaluate.truth import truth_by_height
@@ -43,8 +39,8 @@ class DetectorStage:
 
     def __init__(
         self,
-        network: RetinaFaceNetwork,
-        recipe: ProposerRecipe,
+        network: DetectorNetwork[Any],
+        recipe: DetectorRecipe,
         runtime: Runtime,
         images: Path,
         truths: Mapping[str, GroundTruth],
@@ -57,16 +53,16 @@ class DetectorStage:
         self._found: dict[str, Detections] = {}
 
     def step(self, batch: PictureBatch) -> Mapping[str, Tensor]:
-        """One update on classification + λ1 box + λ2 landmarks."""
+        """One update on the weighted sum of the recipe's losses."""
         recipe, device = self._recipe, self._runtime.device
         training_mode(self.network, recipe.optimiser)
-        pictures = batch.pictures.to(device).contiguous(memory_format=torch.channels_last)
+        batch = batch.to(device)
+        pictures = batch.pictures.contiguous(memory_format=torch.channels_last)
         with self._runtime.autocast():
             output = self.network(pictures)
-        targets = Targets(*(tensor.to(device) for tensor in batch.targets))
-        terms = detection_losses(output, targets, recipe.losses)
+        terms = recipe.terms(output, batch)
         self.optimiser.zero_grad(set_to_none=True)
-        weighted_sum(terms, recipe.losses).backward()  # type: ignore[no-untyped-call]
+        recipe.weighted_sum(terms).backward()  # type: ignore[no-untyped-call]
         self._runtime.average_gradients(self.network)
         nn.utils.clip_grad_norm_(self.network.parameters(), recipe.optimiser.clip_norm)
         self.optimiser.step()
@@ -75,10 +71,10 @@ class DetectorStage:
         return terms
 
     @property
-    def result(self) -> RetinaFaceNetwork:
+    def result(self) -> DetectorNetwork[Any]:
         """The network to keep."""
         result = self.network if self.average is None else self.average.module
-        assert isinstance(result, RetinaFaceNetwork)
+        assert isinstance(result, DetectorNetwork)
         return result
 
     def set_learning_rate(self, rate: float) -> None:
@@ -128,7 +124,7 @@ class DetectorStage:
             self._runtime.average_buffers(network)
 
     def _propose(self, names: Sequence[str]) -> dict[str, Detections]:
-        detector = RetinaFace(deepcopy(self.result), self._recipe.network, self._runtime)
+        detector = PyramidDetector(self.result, self._recipe.network, self._runtime)
         found = {}
         for name in names:
             try:

@@ -15,8 +15,9 @@ import yaml
 from PIL import Image
 from skimage import data as pictures
 
+from proposals.train.recipe import find_recipe
 from tinygan.cli.evaluate import main as evaluate
-from tinygan.config import attribute_docs, load_config, presets_for
+from tinygan.config import attribute_docs, load_config, peek, presets_for
 from tinygan.formats.wider import load_ground_truth
 from tinygan.proposers import find_proposer, proposer_names
 
@@ -185,7 +186,7 @@ def test_presets_named_are_those_that_fit(command, help_of):
     assert list(named) == list(presets_for(schema))
     assert f"a preset ({', '.join(named)})" in " ".join(help_of(command).replace("-\n", "-").split())
     for preset in named:
-        load_config(schema, preset)
+        load_config(find_recipe(peek(preset, "proposer")) if command == "tinygan-train-proposer" else schema, preset)
 
 
 @pytest.mark.parametrize("command", WITH_CONFIG)

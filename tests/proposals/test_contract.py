@@ -13,8 +13,10 @@ from tinygan.proposers import build_proposer, find_proposer, proposer_names
 # Random weights score everything near 0.5, and boxes reach beyond the image: nothing is dropped unseen.
 OVERRIDES = {
     "callable": ["function=tests_contract_function:detect"],
+    "yunet": ["score_threshold=0"],  # but YuNet's, which start near 0.02
 }
-BUILDS = [(name, ()) for name in proposer_names()] + [("retinaface", ("backbone=resnet50",))]
+MORE = [("retinaface", ("backbone=resnet50",)), ("yunet", ("fine=true", "norm=true"))]
+BUILDS = [(name, ()) for name in proposer_names()] + MORE
 FACES = 40  # of the function
 
 

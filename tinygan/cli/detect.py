@@ -60,8 +60,8 @@ def _parser() -> Parser:
         "--first-stage-weights",
         type=Path,
         metavar="W",
-        help="weights of the first stage: run folder of tinygan-train-proposer, .safetensors, or the .pth of a public "
-        "RetinaFace (default: those that ship with tinygan)",
+        help="weights of the first stage: run folder of tinygan-train-proposer, .safetensors, the .pth of a public "
+        "RetinaFace, or the .onnx of a public YuNet (default: those that ship with tinygan)",
     )
     parser.add_argument(
         "--checkpoint",

@@ -5,9 +5,9 @@ from PIL import Image
 
 from proposals.anchors import decode_boxes, decode_landmarks
 from proposals.matching import FACE
-from proposals.train.pictures import MEAN_RGB, Photograph, PictureSource, cut_picture, photographs
-from proposals.train.recipe import PictureConfig, ProposerRecipe
-from tinygan.detections import GroundTruth
+from proposals.train.pictures import MEAN_RGB, Photograph, PictureSource, cut_picture, photographs, with_teachers
+from proposals.train.recipe import PictureConfig, ProposerRecipe, TeacherConfig
+from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import DataError
 from tinygan.formats.retinaface import LANDMARKS
 
@@ -88,11 +88,11 @@ def test_a_batch_is_a_function_of_seed_and_step(source_of):
 
 def test_targets_decode_to_the_face(source_of):
     source = source_of()()
-    batch = source.draw(0)
-    assert batch.pictures.shape == (3, 3, 64, 64) and batch.targets.labels.shape == (3, len(source._anchors))
+    batch, anchors = source.draw(0), ProposerRecipe(pictures=PictureConfig(size=64)).anchors()
+    assert batch.pictures.shape == (3, 3, 64, 64) and batch.targets.labels.shape == (3, len(anchors))
     rows = batch.targets.labels[0] == FACE
     assert rows.any()
-    anchors = source._anchors[rows]
+    anchors = anchors[rows]
     boxes = decode_boxes(batch.targets.boxes[0][rows], anchors, (0.1, 0.2))
     points = decode_landmarks(batch.targets.landmarks[0][rows], anchors, (0.1, 0.2))
     assert torch.allclose(boxes, boxes[:1].expand_as(boxes), atol=1e-3)  # one face: all tell of the same
@@ -129,3 +129,18 @@ def test_landmarks_are_those_of_the_same_box(tmp_path):
     (found,) = photographs(tmp_path, {"a.jpg": truth}, ["a.jpg"], labels)
     assert found.boxes.tolist() == boxes[:2].tolist() and found.invalid.tolist() == [False, True]  # no area, no face
     assert np.isnan(found.landmarks[0]).all() and np.array_equal(found.landmarks[1], POINTS)
+
+
+def test_faces_that_teachers_found_are_added():
+    known = photo(boxes=[[20, 20, 40, 40]])
+    boxes = [[21, 20, 41, 40], [60, 20, 80, 40], [61, 20, 81, 40], [100, 20, 110, 30], [5, 5, 9, 9], [50, 50, 50, 60]]
+    found = Detections(np.array(boxes, dtype=float), np.array([0.99, 0.7, 0.95, 0.6, 0.2, 0.99]))
+    config = TeacherConfig(face_score=0.9, ignored_score=0.5)
+    added, untouched = with_teachers([known, known], [found, Detections.empty()], config)
+    # The first is known, the second a worse box of the third's, the fifth too unsure, the last has no area.
+    assert added.boxes.tolist() == [[20, 20, 40, 40], [61, 20, 81, 40], [100, 20, 110, 30]]
+    assert added.invalid.tolist() == [False, False, True]
+    assert np.isnan(added.landmarks[1:]).all() and np.array_equal(added.landmarks[0], POINTS)
+    assert untouched.boxes.tolist() == known.boxes.tolist() and len(untouched.invalid) == 1
+    (alone,) = with_teachers([photo(boxes=())], [found], config)
+    assert len(alone.boxes) == 3

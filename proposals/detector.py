@@ -1,0 +1,197 @@
+"""What detectors on a feature pyramid share: thresholds, scales, the overview of long images, NMS."""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import nms
+
+from tinygan.detections import Detections
+from tinygan.models.folding import fold_batch_norm
+from tinygan.proposers import best_inside, check_image
+from tinygan.runtime import Runtime
+
+log = logging.getLogger(__name__)
+LANDMARKS = 5
+OVERVIEW_FROM, OVERVIEW_SIDE_PX = 2, 48  # times overview_px; side of a face in an overview
+
+OutputT = TypeVar("OutputT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorConfig:
+    """Which of a network's boxes are kept, and at which sizes it sees an image.
+
+    Attributes:
+        score_threshold: boxes of a lower face probability are dropped.
+        top_k: number of boxes per scale, the best ones, that enter NMS.
+        nms_iou: of two boxes with a larger IoU the one with the lower score is dropped.
+        keep: number of boxes per image, the best ones, that are kept after NMS.
+        scales: factors by which the image is resized; several are detected one by one and merged by NMS.
+        overview_px: images at least twice as long are searched once more, shrunk to this: faces of 48 px or more there
+            are looked for in this overview alone. 0: there is no overview.
+        max_side_px: longer sides (after scaling) are shrunk to this, which bounds memory.
+    """
+
+    score_threshold: float = 0.02
+    top_k: int = 5000
+    nms_iou: float = 0.4
+    keep: int = 750
+    scales: tuple[float, ...] = (1.0,)
+    overview_px: int = 0
+    max_side_px: int = 4096
+
+    def __post_init__(self) -> None:
+        if not self.scales or not positive(self.scales):
+            raise ValueError(f"scales are one or more factors above 0, got {self.scales}")
+        for name in ("score_threshold", "nms_iou"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} lies in [0, 1], got {getattr(self, name)}")
+        if self.overview_px < 0:
+            raise ValueError(f"overview_px must not be negative, got {self.overview_px}")
+        for name in ("top_k", "keep", "max_side_px"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def overview_of(self, longer_side_px: int) -> float | None:
+        """The scale of an image's overview, if it is to have one."""
+        wanted = self.overview_px > 0 and longer_side_px >= OVERVIEW_FROM * self.overview_px
+        return self.overview_px / longer_side_px if wanted else None
+
+
+def positive(values: Sequence[float]) -> bool:
+    """Whether all values are finite and above 0."""
+    return all(0 < value < math.inf for value in values)
+
+
+class DetectorNetwork(ABC, nn.Module, Generic[OutputT]):
+    """A network that says of A places in a picture how likely a face is there, and where exactly."""
+
+    @abstractmethod
+    def forward(self, pictures: Tensor) -> OutputT:
+        """The output for pictures: RGB [B, 3, H, W] in [0, 255], uint8 or float."""
+
+    @abstractmethod
+    def scores(self, output: OutputT) -> Tensor:
+        """Face probabilities [A] of the first picture, float32."""
+
+    @abstractmethod
+    def decode(self, output: OutputT, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes and landmarks of the first picture.
+
+        Args:
+            output: the network's output.
+            places: int64 [K], which of the A places.
+
+        Returns:
+            ``x1, y1, x2, y2`` [K, 4], and ``x, y`` of five points in turn [K, 10]; pixels of the picture, float32.
+        """
+
+    @abstractmethod
+    def load_weights(self, path: Path) -> None:
+        """Load weights of ``tinygan-train-proposer`` or of another project.
+
+        Raises:
+            CheckpointError: if they are absent, damaged or another network's.
+        """
+
+    def before_training(self, pictures: Tensor) -> None:
+        """Make loaded weights fit to be trained further.
+
+        Args:
+            pictures: RGB [B, 3, H, W] in [0, 255], uint8, as training will show them.
+        """
+
+
+class _Candidates(NamedTuple):
+    """Boxes in pixels of the image: [K, 4], scores [K], landmarks [K, 10]."""
+
+    boxes: Tensor
+    scores: Tensor
+    landmarks: Tensor
+
+
+class PyramidDetector(Generic[OutputT]):
+    """A network as a proposer; ``fields["landmarks"]`` [N, 10] holds ``x, y`` of five points.
+
+    Images run one by one, at their own size: padding them to a common one would change what is found.
+
+    Args:
+        network: a trained network, which is copied.
+        config: the thresholds and the scales.
+        runtime: the device and the precision.
+    """
+
+    def __init__(self, network: DetectorNetwork[OutputT], config: DetectorConfig, runtime: Runtime) -> None:
+        self._network, self._config, self._runtime = deepcopy(network), config, runtime
+        fold_batch_norm(self._network)
+        self._said_shrunk = False
+        runtime.place(self._network)
+
+    @torch.inference_mode()
+    def propose(self, images: Sequence[Tensor]) -> list[Detections]:
+        """Find faces; see :class:`tinygan.proposers.Proposer`."""
+        with self._runtime.autocast():
+            return [self._detect(image) for image in images]
+
+    def _detect(self, image: Tensor) -> Detections:
+        check_image(image)
+        picture = image.to(self._runtime.device)[None]
+        found = [self._candidates(picture, scale) for scale in self._config.scales]
+        overview = self._config.overview_of(max(picture.shape[-2:]))
+        if overview is not None:
+            found = [_smaller(one, OVERVIEW_SIDE_PX / overview) for one in found]
+            found.append(self._candidates(picture, overview))
+        boxes, scores, landmarks = (torch.cat(parts) for parts in zip(*found, strict=True))
+        chosen = nms(boxes, scores, self._config.nms_iou)
+        columns = [tensor[chosen].double().cpu().numpy() for tensor in (boxes, scores, landmarks)]
+        detections = Detections(columns[0], columns[1], {"landmarks": columns[2]})
+        return best_inside(detections, image.shape[2], image.shape[1], self._config.keep)
+
+    def _candidates(self, picture: Tensor, scale: float) -> _Candidates:
+        """The best boxes at one scale, before NMS."""
+        config, (height, width) = self._config, picture.shape[-2:]
+        resized = self._resize(picture, scale)
+        output: OutputT = self._network(resized)
+        scores = self._network.scores(output)
+        likely = (scores > config.score_threshold).nonzero()[:, 0]
+        scores, order = torch.sort(scores[likely], descending=True, stable=True)
+        scores, best = scores[: config.top_k], likely[order[: config.top_k]]
+        boxes, landmarks = self._network.decode(output, best)
+        back = boxes.new_tensor([width / resized.shape[-1], height / resized.shape[-2]])
+        return _Candidates(boxes * back.repeat(2), scores, landmarks * back.repeat(LANDMARKS))
+
+    def _resize(self, picture: Tensor, scale: float) -> Tensor:
+        height, width = picture.shape[-2:]
+        limit = self._config.max_side_px / max(height, width)
+        if limit < scale:
+            self._say_shrunk(max(height, width) * scale)
+        factor = min(scale, limit)
+        if factor == 1:
+            return picture
+        size = [max(1, round(side * factor)) for side in (height, width)]
+        return F.interpolate(picture.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
+
+    def _say_shrunk(self, side_px: float) -> None:
+        if not self._said_shrunk:
+            log.warning(
+                "an image of %.0f px was shrunk to max_side_px = %d for detection, and others may be; a larger "
+                "max_side_px finds more tiny faces and takes more memory", side_px, self._config.max_side_px,
+            )  # fmt: skip
+        self._said_shrunk = True
+
+
+def _smaller(found: _Candidates, side_px: float) -> _Candidates:
+    """The candidates whose longer side is shorter than ``side_px``."""
+    small = (found.boxes[:, 2:] - found.boxes[:, :2]).amax(dim=1) < side_px
+    return _Candidates(*(column[small] for column in found))

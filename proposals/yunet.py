@@ -1,0 +1,366 @@
+"""YuNet (Wu, Peng, Yu 2023): an anchor-free detector of faces and five landmarks, 74,000 parameters.
+
+Every cell of the maps at strides 8, 16 and 32 says how likely it sees a face (class x objectness), and the face's box
+and points from its own corner. Names of layers, widths and decoding are those of the public YuNet-n, so that the ONNX
+files of OpenCV Zoo (``face_detection_yunet``) load. In them batch normalisation is folded into the convolutions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from proposals.detector import LANDMARKS, DetectorConfig, DetectorNetwork, PyramidDetector
+from tinygan.errors import CheckpointError
+from tinygan.models.onnx_file import read_convolutions
+from tinygan.models.public_weights import load_into, load_tensors
+from tinygan.proposers import Entry
+from tinygan.runtime import Runtime, one_thread
+
+STRIDES, FINE_STRIDE = (8, 16, 32), 4
+STEM, CHANNELS = 16, 64
+COLUMNS = {"cls": 1, "bbox": 4, "obj": 1, "kps": 2 * LANDMARKS}  # numbers per cell, in the order of the public file
+PRIOR = 0.02  # face probability of every cell before training
+MAX_LOG_SIDE = 8.0  # log(side / stride): a wild answer stays finite
+
+
+@dataclass(frozen=True, kw_only=True)
+class YuNetConfig(DetectorConfig):
+    """Network and thresholds.
+
+    Attributes:
+        fine: whether there is a fourth level at stride 4, for faces of 5 to 12 px; the public weights have none.
+        norm: whether convolutions are followed by batch normalisation, for training; in the public weights it is folded
+            into the convolutions.
+    """
+
+    fine: bool = False
+    norm: bool = False
+    nms_iou: float = 0.45
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels from cell to cell of each level, in the order of the output."""
+        return (FINE_STRIDE, *STRIDES) if self.fine else STRIDES
+
+
+class YuNetOutput(NamedTuple):
+    """The network's answer for the A cells of B pictures, in the order of :func:`cells`.
+
+    Attributes:
+        class_logits: [B, A], face or not.
+        object_logits: [B, A], whether this cell is one that answers for a face.
+        boxes: [B, A, 4], centre from the cell's corner, and log of width and height, in strides.
+        landmarks: [B, A, 10], ``x, y`` of five points from the cell's corner, in strides.
+        sizes: height and width of each level, in cells.
+    """
+
+    class_logits: Tensor
+    object_logits: Tensor
+    boxes: Tensor
+    landmarks: Tensor
+    sizes: list[tuple[int, int]]
+
+
+class ConvUnit(nn.Module):
+    """A 1x1 convolution and a depthwise 3x3 one, without anything between.
+
+    Args:
+        inputs: channels in.
+        outputs: channels out.
+        norm: whether batch normalisation follows.
+        activate: whether ReLU follows.
+    """
+
+    def __init__(self, inputs: int, outputs: int, norm: bool, activate: bool = True) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, groups=outputs)
+        self.bn = nn.BatchNorm2d(outputs) if norm else nn.Identity()
+        self.activation = nn.ReLU(inplace=True) if activate else nn.Identity()
+
+    def forward(self, level: Tensor) -> Tensor:
+        """[B, inputs, H, W] to [B, outputs, H, W]."""
+        made: Tensor = self.activation(self.bn(self.conv2(self.conv1(level))))
+        return made
+
+
+class _Stem(nn.Module):
+    """A 3x3 convolution of stride 2, and a unit."""
+
+    def __init__(self, norm: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, STEM, 3, stride=2, padding=1)
+        self.bn1 = nn.BatchNorm2d(STEM) if norm else nn.Identity()
+        self.conv2 = ConvUnit(STEM, STEM, norm)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """[B, 3, H, W] to [B, 16, H / 2, W / 2]."""
+        made: Tensor = self.conv2(F.relu(self.bn1(self.conv1(pictures)), inplace=True))
+        return made
+
+
+class _Pair(nn.Module):
+    """Two units; the second changes the width."""
+
+    def __init__(self, inputs: int, outputs: int, norm: bool) -> None:
+        super().__init__()
+        self.conv1 = ConvUnit(inputs, inputs, norm)
+        self.conv2 = ConvUnit(inputs, outputs, norm)
+
+    def forward(self, level: Tensor) -> Tensor:
+        """[B, inputs, H, W] to [B, outputs, H, W]."""
+        made: Tensor = self.conv2(self.conv1(level))
+        return made
+
+
+class _Backbone(nn.Module):
+    """Maps at strides 4, 8, 16 and 32."""
+
+    def __init__(self, norm: bool) -> None:
+        super().__init__()
+        self.model0 = _Stem(norm)
+        self.model1 = _Pair(STEM, CHANNELS, norm)
+        self.model2, self.model3, self.model4, self.model5 = (_Pair(CHANNELS, CHANNELS, norm) for _ in range(4))
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] to four maps of 64 channels, fine to coarse."""
+        maps = [self.model2(self.model1(F.max_pool2d(self.model0(pictures), 2)))]
+        for model in (self.model3, self.model4, self.model5):
+            maps.append(model(F.max_pool2d(maps[-1], 2)))
+        return maps
+
+
+class _Neck(nn.Module):
+    """Top-down pyramid: a level is smoothed before it is handed down."""
+
+    def __init__(self, fine: bool, norm: bool) -> None:
+        super().__init__()
+        self.lateral_convs = nn.ModuleList(ConvUnit(CHANNELS, CHANNELS, norm) for _ in STRIDES)
+        self.fine = ConvUnit(CHANNELS, CHANNELS, norm) if fine else None
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Four maps, fine to coarse, to those of the levels."""
+        units = [*([] if self.fine is None else [self.fine]), *self.lateral_convs]
+        levels: list[Tensor] = []
+        for unit, level in zip(reversed(units), reversed(maps), strict=False):  # without stride 4, its map is left out
+            handed = F.interpolate(levels[0], scale_factor=2.0, mode="nearest") if levels else None
+            levels.insert(0, unit(level if handed is None else level + handed))
+        return levels
+
+
+class _Heads(nn.Module):
+    """What is said of each cell; every level has heads of its own. Those of stride 4 come last."""
+
+    def __init__(self, fine: bool, norm: bool) -> None:
+        super().__init__()
+        count = len(STRIDES) + fine
+
+        def last(columns: int) -> nn.ModuleList:
+            return nn.ModuleList(ConvUnit(CHANNELS, columns, norm=False, activate=False) for _ in range(count))
+
+        self.multi_level_share_convs = nn.ModuleList(
+            nn.Sequential(ConvUnit(CHANNELS, CHANNELS, norm)) for _ in range(count)
+        )
+        self.multi_level_cls, self.multi_level_bbox = last(COLUMNS["cls"]), last(COLUMNS["bbox"])
+        self.multi_level_obj, self.multi_level_kps = last(COLUMNS["obj"]), last(COLUMNS["kps"])
+        for unit in (*self.multi_level_cls, *self.multi_level_obj):
+            assert isinstance(unit, ConvUnit) and unit.conv2.bias is not None
+            nn.init.constant_(unit.conv2.bias, torch.logit(torch.tensor(PRIOR)).item())
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Levels to [B, A, columns] for each of ``COLUMNS``."""
+        order = [len(STRIDES), 0, 1, 2][-len(levels) :]  # of the heads, fine to coarse
+        shared = [self.multi_level_share_convs[at](level) for at, level in zip(order, levels, strict=True)]
+        answers = []
+        for name in COLUMNS:
+            heads = getattr(self, f"multi_level_{name}")
+            rows = [heads[at](level).flatten(2) for at, level in zip(order, shared, strict=True)]
+            answers.append(torch.cat(rows, dim=2).transpose(1, 2))
+        return answers
+
+
+class YuNetNetwork(DetectorNetwork[YuNetOutput]):
+    """Backbone, pyramid and heads.
+
+    Args:
+        config: the levels, and whether there is batch normalisation.
+    """
+
+    def __init__(self, config: YuNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = _Backbone(config.norm)
+        self.neck = _Neck(config.fine, config.norm)
+        self.bbox_head = _Heads(config.fine, config.norm)
+        self._folded = False
+
+    def forward(self, pictures: Tensor) -> YuNetOutput:
+        """Judge every cell.
+
+        Args:
+            pictures: RGB [B, 3, H, W] in [0, 255], uint8 or float; sides that are no multiples of 32 are padded with
+                black at the right and at the bottom.
+        """
+        below, right = (-side % STRIDES[-1] for side in pictures.shape[-2:])
+        levels = self.neck(self.backbone(F.pad(pictures.flip(1).float(), (0, right, 0, below))))
+        faces, boxes, objects, landmarks = self.bbox_head(levels)
+        sizes = [(int(level.shape[-2]), int(level.shape[-1])) for level in levels]
+        return YuNetOutput(faces[..., 0], objects[..., 0], boxes, landmarks, sizes)
+
+    def scores(self, output: YuNetOutput) -> Tensor:
+        """See :class:`proposals.detector.DetectorNetwork`; the geometric mean of both probabilities, as in OpenCV."""
+        faces, objects = output.class_logits[0].float(), output.object_logits[0].float()
+        return (torch.sigmoid(faces) * torch.sigmoid(objects)).sqrt()
+
+    def decode(self, output: YuNetOutput, places: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`proposals.detector.DetectorNetwork`."""
+        where = cells(output.sizes, self.config.strides).to(places.device)[places]
+        boxes = place_boxes(output.boxes[0, places].float(), where)
+        return boxes, place_landmarks(output.landmarks[0, places].float(), where)
+
+    def load_weights(self, path: Path) -> None:
+        """See :class:`proposals.detector.DetectorNetwork`; also the public ONNX files.
+
+        In a network with a level at stride 4, its layers start as copies of those of stride 8 if ``path`` has none. In
+        one with batch normalisation, that does nothing at first if ``path`` has it folded.
+        """
+        tensors = onnx_tensors(path) if path.suffix == ".onnx" else load_tensors(path)
+        fitting = _with_fine_level(tensors) if self.config.fine else tensors
+        self._folded = "backbone.model0.conv1.bias" in tensors and "backbone.model0.bn1.weight" not in tensors
+        if self._folded:
+            plain = YuNetNetwork(YuNetConfig(fine=self.config.fine)).state_dict()
+            fitting = {**{name: one for name, one in self.state_dict().items() if name not in plain}, **fitting}
+        load_into(self, fitting, path, f"YuNet{_settings(self.config)}", _hint(tensors, self.config))
+
+    @torch.no_grad()
+    def before_training(self, pictures: Tensor) -> None:
+        """Give folded weights their batch normalisation back.
+
+        Its statistics are those of the pictures, its scale and shift undo them, so that the network answers as before.
+        Folded weights are fragile: SGD at 1e-3 took the public ones' AP on 40 images from .83 to .17 in 30 steps.
+        """
+        if not self._folded:
+            return
+
+        def measure(norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+            variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+            norm.weight.copy_((variance + norm.eps).sqrt())
+            norm.bias.copy_(mean)
+
+        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+        hooks = [norm.register_forward_hook(measure) for norm in norms]
+        self.eval()(pictures)
+        for hook in hooks:
+            hook.remove()
+        self._folded = False
+
+
+def cells(sizes: list[tuple[int, int]], strides: tuple[int, ...]) -> Tensor:
+    """Corners of all cells, float32 [A, 3]: ``x, y`` in pixels and the stride; level by level, row by row."""
+    levels = []
+    for (height, width), stride in zip(sizes, strides, strict=True):
+        y, x = (torch.arange(count) * stride for count in (height, width))
+        corners = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 2)
+        levels.append(F.pad(corners, (0, 1), value=stride))
+    return torch.cat(levels).float()
+
+
+def place_boxes(answers: Tensor, where: Tensor) -> Tensor:
+    """Boxes from what cells say of them.
+
+    Args:
+        answers: float [..., 4], centre from the cell's corner, and log of width and height, in strides.
+        where: float [..., 3], from :func:`cells`.
+
+    Returns:
+        float [..., 4], ``x1, y1, x2, y2`` in pixels.
+    """
+    stride = where[..., 2:]
+    centre = where[..., :2] + answers[..., :2] * stride
+    half = answers[..., 2:].clamp(max=MAX_LOG_SIDE).exp() * stride / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def place_landmarks(answers: Tensor, where: Tensor) -> Tensor:
+    """Points [..., 2 K] in pixels, from what cells say of them: ``x, y`` from the cell's corner, in strides."""
+    corners = where[..., :2].repeat(*[1] * (where.ndim - 1), answers.shape[-1] // 2)
+    return corners + answers * where[..., 2:]
+
+
+def onnx_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a public YuNet, under the names of :class:`YuNetNetwork`.
+
+    The names of folded convolutions are lost in the file; they are the one on the picture, and the depthwise ones,
+    which take the output of a 1x1 convolution whose name is there.
+
+    Raises:
+        CheckpointError: if the file is absent, no ONNX file, or has a convolution that is no part of a YuNet.
+    """
+    tensors = {}
+    for convolution in read_convolutions(path):
+        name = convolution.name.removesuffix(".weight")
+        if convolution.before is not None:
+            name = convolution.before.name.removesuffix(".conv1.weight") + ".conv2"
+        elif "backbone.model0.conv1.weight" not in tensors:
+            name = "backbone.model0.conv1"
+        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = convolution.weight, convolution.bias
+    if not tensors:
+        raise CheckpointError(f"{path}: there is no convolution in this ONNX file; expected a YuNet")
+    return tensors
+
+
+def _with_fine_level(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, with copies of stride 8's for stride 4 where they are absent."""
+    copies = {}
+    for name, tensor in tensors.items():
+        parts = name.split(".")
+        if name.startswith("neck.lateral_convs.0."):
+            copies[".".join(["neck", "fine", *parts[3:]])] = tensor
+        elif name.startswith("bbox_head.multi_level_") and parts[2] == "0":
+            copies[".".join([*parts[:2], str(len(STRIDES)), *parts[3:]])] = tensor
+    return {**copies, **tensors}
+
+
+def _settings(config: YuNetConfig) -> str:
+    """Which settings its tensors depend on."""
+    chosen = [f"{name}=true" for name in ("fine", "norm") if getattr(config, name)]
+    return f" with {' and '.join(chosen)}" if chosen else ""
+
+
+def _hint(tensors: dict[str, Tensor], config: YuNetConfig) -> str:
+    """What to do about weights that do not fit."""
+    if "backbone.model0.conv1.bias" not in tensors:
+        return "; expected layers backbone, neck and bbox_head (an .onnx of OpenCV Zoo's face_detection_yunet)"
+    if "backbone.model0.bn1.weight" in tensors and not config.norm:
+        return "; these have batch normalisation: set norm=true"
+    return "; these have a level at stride 4: set fine=true" if "neck.fine.conv1.weight" in tensors else ""
+
+
+@one_thread()  # threads of torch started here would keep a process forked later from computing
+def build_yunet(config: YuNetConfig, weights: Path | None, runtime: Runtime) -> PyramidDetector[YuNetOutput]:
+    """Build the network, and load weights if there are any.
+
+    Raises:
+        CheckpointError: if ``weights`` is absent, no ONNX or PyTorch file, or of another network.
+    """
+    network = YuNetNetwork(config)
+    if weights is not None:
+        network.load_weights(weights)
+    return PyramidDetector(network, config, runtime)
+
+
+ENTRY = Entry(
+    YuNetConfig,
+    build_yunet,
+    recipe="proposals.train.recipe:YuNetRecipe",
+    wanted="yunet_n_dynamic.onnx (OpenCV Zoo's face_detection_yunet) or a run of tinygan-train-proposer",
+)

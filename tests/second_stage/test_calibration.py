@@ -124,17 +124,6 @@ def test_a_calibration_expects_what_scores_and_sizes_tell():
     assert np.corrcoef(surprise, noise)[0, 1] > 0.8
 
 
-def test_a_flood_does_not_decide_what_sure_proposals_are_to_get():
-    _, _, scores, noise = proposals(5000, 0.0, 1.0)
-    rng = np.random.default_rng(1)
-    flood = np.concatenate([scores, rng.uniform(0.02, 0.05, 50_000)])
-    seen = np.concatenate([noise, rng.normal(-6.0, 2.0, 50_000)])
-    calibration = fit_calibration(flood, seen, np.zeros(55_000), curve())
-    sure = scores > 0.9
-    expected = calibration.expected_logits(calibration.score_map.log_odds(scores[sure]), np.zeros(sure.sum()))
-    assert abs((noise[sure] - expected).mean()) < 0.5
-
-
 def test_the_usual_calibration_is_of_all_detectors_alike():
     parts = [proposals(4000, shift, 1.0, seed) for seed, shift in enumerate((0.0, 0.5))]
     usual = fit_usual_calibration([(scores, seen, np.zeros(4000), is_face) for is_face, _, scores, seen in parts])

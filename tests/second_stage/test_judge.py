@@ -135,3 +135,12 @@ def test_surroundings_of_both_routes_reach_their_own_boxes(finding_checkpoint, r
 def test_a_judge_without_third_head_finds_no_boxes_and_looks_once(judge, requests):
     answers = list(judge_images(judge, requests, 64, looks=2))
     assert np.isnan(answers[4].boxes).all() and answers[4].boxes.shape == (16, 4)
+
+
+def test_wild_logits_are_limited(judge, requests, monkeypatch):
+    monkeypatch.setattr("tinygan.second_stage.judging.LOGIT_LIMIT", 1e9)
+    free = next(judge_images(judge, requests[4:], 64)).face_logits
+    limit = float(np.abs(free).mean())
+    monkeypatch.setattr("tinygan.second_stage.judging.LOGIT_LIMIT", limit)
+    held = next(judge_images(judge, requests[4:], 64)).face_logits
+    assert np.abs(free).max() > limit and np.array_equal(held, np.clip(free, -limit, limit))

@@ -142,10 +142,7 @@ def fit_calibration(
         return None
     feature = rank_feature(scores, face_logits)
     score_map = _read_off(score_logit(scores), np.interp(feature, curve.knots, curve.values))
-    # Every range of ranks counts the same: a flood of low scores must not decide what sure proposals are to get.
-    weights = np.exp(feature)
-    expected = fit_expectation(score_map, scores, face_logits, size, weights)
-    return Calibration(score_map=score_map, expected=expected)
+    return Calibration(score_map=score_map, expected=fit_expectation(score_map, scores, face_logits, size))
 
 
 def fit_usual_calibration(detectors: Sequence[tuple[FloatArray, FloatArray, FloatArray, FloatArray]]) -> Calibration:

@@ -24,6 +24,7 @@ from tinygan.second_stage.judge import Judge
 
 LOOK_RESIZE = 0.5  # share of the way to the size it found at which the judge looks again
 LOOK_LOGIT = -2.0  # it looks again at what may be a face
+LOGIT_LIMIT = 8.0  # of a face logit: beyond it the networks answer pictures unlike any they learnt from
 GROUP_BATCHES = 4  # batches of patches that are cut before the networks run over them
 GROUP_PIXELS = 64_000_000  # decoded pixels that may wait for a second look
 
@@ -52,7 +53,8 @@ class Judged:
     Attributes:
         name: the request's.
         proposals: all N of them, by falling score.
-        face_logits: float64 [M], logit of face (positive) or not.
+        face_logits: float64 [M], logit of face (positive) or not, within +-:data:`LOGIT_LIMIT`. A few boxes, such as
+            those far larger than any face, get logits of -100 and less, which would spoil every mean.
         boxes: float64 [M, 4], where the judge finds the face, in pixels of the image; NaN from a judge without the
             third head.
         error: why the image could not be read; nothing is judged then.
@@ -130,7 +132,8 @@ def judge_images(
 
     for look in _look(judge, first(), batch_size, workers, looks if judge.finds_boxes else 1):
         request = asked.popleft()
-        yield Judged(look.name, request.proposals, look.face_logits, look.boxes, look.error)
+        face_logits = np.clip(look.face_logits, -LOGIT_LIMIT, LOGIT_LIMIT)
+        yield Judged(look.name, request.proposals, face_logits, look.boxes, look.error)
 
 
 def _look(

@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--run", type=Path, required=True, help="run folder of stage fusion, with two detectors or more"
     )
     parser.add_argument("--data", type=Path, required=True, help="WIDER FACE root, official .mat files in eval/")
+    parser.add_argument("--detectors", nargs="+", metavar="NAME", help="leave out these in turn; default: each")
     parser.add_argument("--json", type=Path, help="write every figure")
     arguments = parser.parse_args(argv)
     recipe = build_config(Recipe, load_checkpoint(arguments.run, ("fused",)).recipe)
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     judged = {name: load_judged(file) for name, file in _detectors(arguments.run).items()}
     truth = truth_of(arguments.data, split, list(split.faces))
     found: dict[str, Any] = {}
-    for name, images in judged.items():
+    for name in arguments.detectors or judged:
+        images = judged[name]
         others = [one for other, one in judged.items() if other != name]
         fusion = fit_fusion(others, split.faces, recipe.rois, recipe.fusion_search)
         calibration = calibration_of(images, fusion)

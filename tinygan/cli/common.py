@@ -76,8 +76,8 @@ def add_dialect_options(parser: argparse.ArgumentParser, what: str, truth: str =
     """Options that say what a file of boxes leaves unsaid; :func:`read_dialect` reads them.
 
     Args:
-        parser: of a command.
-        what: the files that they are about.
+        parser: the command's parser.
+        what: the files that the options are about.
         truth: further files that ``--category`` is about.
     """
     group = parser.add_argument_group(f"how {what} are read")
@@ -131,7 +131,7 @@ def add_runtime_options(parser: argparse.ArgumentParser, batch: str = "patches p
     """Options on where and how the networks run.
 
     Args:
-        parser: of a command.
+        parser: the command's parser.
         batch: help for ``--batch-size``, which counts other things in other commands.
     """
     group = parser.add_argument_group("runtime")
@@ -193,8 +193,8 @@ def add_config_options(parser: argparse.ArgumentParser, settings: str, presets: 
     """``--config``, ``--set`` and ``--show-config``.
 
     Args:
-        parser: of a command.
-        settings: what they set.
+        parser: the command's parser.
+        settings: what the options set.
         presets: names of the presets that fit.
     """
     group = parser.add_argument_group(f"settings of {settings}")
@@ -337,7 +337,7 @@ def open_run(arguments: argparse.Namespace, settings: str, runtime: Runtime) -> 
     Args:
         arguments: with ``out``, ``resume`` and ``overwrite``.
         settings: text of its ``config.yaml``.
-        runtime: of this process.
+        runtime: the process's device and precision.
     """
     from tinygan.training.run import RunFolder
 

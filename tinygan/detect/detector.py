@@ -78,10 +78,10 @@ class FaceDetector:
 
         Args:
             first_stage: from :func:`tinygan.proposers.choose_proposer`.
-            checkpoint: as of :class:`SecondStage`.
-            move_boxes: as of :class:`SecondStage`.
-            max_rois: as of :class:`SecondStage`.
-            batch_size: as of :class:`SecondStage`.
+            checkpoint: the second stage's checkpoint, as for :class:`SecondStage`.
+            move_boxes: whether boxes may move and merge, as for :class:`SecondStage`.
+            max_rois: number of proposals judged per image, as for :class:`SecondStage`.
+            batch_size: patches per forward pass, as for :class:`SecondStage`.
             options: device, precision and threads; at precision ``auto`` the first stage runs in 32 bits, as bf16
                 moves its boxes.
 

@@ -24,7 +24,7 @@ def keep_faces(
         of_rows: the category of each of N rows, a name or a number.
         wanted: names or numbers, in any case of letters.
         place: for messages.
-        names: of categories that are numbers.
+        names: names of the categories that are numbers.
 
     Raises:
         DataError: if there are several categories and none is wanted or called ``face``.

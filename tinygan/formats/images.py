@@ -95,7 +95,7 @@ def to_picture(image: Picture, orientation: Orientation = "upright") -> Image.Im
     Args:
         image: a file or its content; a Pillow image, as it is; or an array or tensor, [H, W], [H, W, 1], [H, W, 3] or
             [H, W, 4] (torch's: [C, H, W]) of any number type, with channels in the order R, G, B (, alpha).
-        orientation: of files, as of :func:`read_image`.
+        orientation: how files are turned, see :func:`read_image`.
 
     Raises:
         DataError: if it cannot be read, or is no picture.

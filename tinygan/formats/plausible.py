@@ -67,7 +67,7 @@ class BoxCheck:
     Args:
         picture_of: ``{image: picture}``; of the pictures, the headers alone are read.
         images: those with boxes.
-        orientation: of the pictures to which the boxes refer.
+        orientation: orientation of the pictures to which the boxes refer.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ def write_texts(path: Path, names: Iterable[str], text_of: Callable[[str, str], 
 
     Args:
         path: replaced if it exists, and never seen half written.
-        names: of the images.
+        names: names of the images.
         text_of: ``text_of(file, name)``, an image's text; ``file`` is its place in the folder, without ``.txt``.
 
     Raises:
@@ -90,7 +90,7 @@ class DetectionWriter:
         """The images that an earlier run finished; see :meth:`finish`.
 
         Args:
-            inputs: of what each image will be made.
+            inputs: fingerprints of what each image's detections are made from.
 
         Raises:
             DataError: naming images that were made of something else, and what of it changed.

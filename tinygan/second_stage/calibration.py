@@ -203,7 +203,7 @@ def fit_expectation(
     """Weights of the expected face logit (see :class:`Calibration`), by least squares.
 
     Args:
-        score_map: of the detector.
+        score_map: the detector's score map.
         scores: float64 [N].
         face_logits: float64 [N].
         size: float64 [N].

@@ -329,7 +329,7 @@ def impute_face_logits(
         sides_px: float64 [M], their longer sides.
         judged_scores: float64 [N].
         judged_logits: float64 [N].
-        calibration: of the detector.
+        calibration: the detector's calibration.
 
     Returns:
         float64 [M].

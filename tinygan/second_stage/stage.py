@@ -110,8 +110,8 @@ class SecondStage:
         """Re-score the boxes of several images, their patches in common batches.
 
         Args:
-            images: as of :meth:`rescore`.
-            detections: of each.
+            images: the images, as for :meth:`rescore`.
+            detections: the detections of each image.
 
         Returns:
             Of each, as of :meth:`rescore`.
@@ -129,7 +129,7 @@ class SecondStage:
 
         Args:
             images: a few dozen, with 500 proposals or more in all.
-            detections: of each.
+            detections: the detections of each image.
 
         Returns:
             Whether there were enough; if not, the calibration stays as it was.
@@ -144,7 +144,7 @@ class SecondStage:
         """The super-resolved pictures of faces small enough for the generator; larger ones have none.
 
         Args:
-            image: as of :meth:`rescore`.
+            image: the image, as for :meth:`rescore`.
             boxes: float64 [N, 4], the more important first.
             most: as many pictures at most.
         """

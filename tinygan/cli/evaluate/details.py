@@ -24,8 +24,8 @@ class Details:
     """Breakdowns of an evaluation.
 
     Attributes:
-        after: of ``--detections``.
-        before: of ``--baseline``, if there is one.
+        after: evaluation of ``--detections``.
+        before: evaluation of ``--baseline``, if there is one.
         difference: between the two.
     """
 

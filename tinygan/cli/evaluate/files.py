@@ -77,7 +77,7 @@ def add_input_options(parser: argparse.ArgumentParser, ground_truth: str) -> Non
     """``--detections``, ``--ground-truth`` and what goes with them.
 
     Args:
-        parser: of one protocol.
+        parser: the protocol's parser.
         ground_truth: help for ``--ground-truth``.
     """
     add = parser.add_argument

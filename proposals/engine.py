@@ -19,7 +19,7 @@ from tqdm import tqdm
 from tinygan.concurrency import ordered_map
 from tinygan.config import to_tree
 from tinygan.errors import DataError, unexpected
-from tinygan.files import fingerprint
+from tinygan.files import fingerprint, report_json
 from tinygan.formats import wider
 from tinygan.formats.images import Orientation, read_image
 from tinygan.formats.names import find_images, match_names, output_names
@@ -65,9 +65,7 @@ class Report:
 
     def to_json(self) -> str:
         """Counts first, then the names behind them."""
-        counts = {key: len(value) if isinstance(value, list) else value for key, value in asdict(self).items()}
-        names = {f"{key}_images": value for key, value in asdict(self).items() if isinstance(value, list)}
-        return json.dumps({**counts, **names}, indent=1) + "\n"
+        return report_json(asdict(self))
 
 
 @dataclass(frozen=True)

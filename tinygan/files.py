@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import tempfile
@@ -195,3 +196,10 @@ def read_bytes(path: Path, expected: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: expected {expected}: {error.strerror}") from error
+
+
+def report_json(report: Mapping[str, Any]) -> str:
+    """A run's report as JSON: counts first (lists by their lengths), then the names behind them."""
+    counts = {key: len(value) if isinstance(value, list) else value for key, value in report.items()}
+    names = {f"{key}_images": value for key, value in report.items() if isinstance(value, list)}
+    return json.dumps({**counts, **names}, indent=1) + "\n"

@@ -59,11 +59,6 @@ def naming_of(content: Any, source: str) -> Naming:
     return Naming(_names_of(content, source), _names_of_categories(categories))
 
 
-def load_names(path: Path) -> dict[ImageId, str]:
-    """Read names of images from disk; see :func:`parse_names`."""
-    return parse_names(decode(read_bytes(path, "a COCO annotation file (JSON)"), str(path)), str(path))
-
-
 def parse_json(text: str, source: str) -> Any:
     """Parse JSON; a :class:`DataError` that names the line where it cannot be."""
     try:

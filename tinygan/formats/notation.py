@@ -49,7 +49,7 @@ def read_as(files: DetectionFiles, notation: Notation, dialect: Dialect) -> Dete
     Files of pictures that are not there are left out where boxes are parts of a picture's size.
 
     Args:
-        files: as their format reads them.
+        files: the detections as their format reads them.
         notation: what their numbers are.
         dialect: the folder of the pictures, for relative boxes.
 

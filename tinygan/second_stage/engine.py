@@ -18,7 +18,7 @@ from tinygan.checkpoint import Checkpoint
 from tinygan.config import build_config, to_tree
 from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError
-from tinygan.files import fingerprint, write_atomically
+from tinygan.files import fingerprint, report_json, write_atomically
 from tinygan.formats.dialect import AS_WRITTEN, Dialect
 from tinygan.formats.folders import DetectionFiles
 from tinygan.formats.images import ImageFile, Orientation
@@ -102,9 +102,7 @@ class Report:
 
     def to_json(self) -> str:
         """Counts first, then the names behind them."""
-        counts = {key: len(value) if isinstance(value, list) else value for key, value in asdict(self).items()}
-        names = {f"{key}_images": value for key, value in asdict(self).items() if isinstance(value, list)}
-        return json.dumps({**counts, **names}, indent=1) + "\n"
+        return report_json(asdict(self))
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,11 @@ class Placement(NamedTuple):
     boxes: FloatArray
     stays: IntArray
 
+    @property
+    def rows(self) -> IntArray:
+        """Positions of the boxes that stay, int64 [K]."""
+        return np.flatnonzero(self.stays == np.arange(len(self.stays)))
+
 
 def rescore_judged(
     judged: Sequence[Judged], config: RescoreConfig, calibration: Calibration | None = None
@@ -208,5 +213,4 @@ def _finished(judged: Judged, face_logits: FloatArray, scores: FloatArray, confi
     if not config.move_boxes:
         return Detections(proposals.boxes, scores, columns)
     placed = place(judged, config.fusion)
-    staying = np.flatnonzero(placed.stays == np.arange(len(proposals)))
-    return Detections(placed.boxes, best_of_face(scores, placed.stays), columns)[staying]
+    return Detections(placed.boxes, best_of_face(scores, placed.stays), columns)[placed.rows]

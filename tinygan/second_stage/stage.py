@@ -146,7 +146,7 @@ class SecondStage:
         Args:
             image: the image, as for :meth:`rescore`.
             boxes: float64 [N, 4], the more important first.
-            most: as many pictures at most.
+            most: largest number of pictures.
         """
         picture, crops = to_picture(image, self._orientation), self._judge.crops
         squares = crops.squares(boxes, picture.width, picture.height)

@@ -257,7 +257,7 @@ class _Trials:
             stays, detections, first = [np.zeros(0, np.int64)], {}, 0
             for name, one in self._judged.items():
                 placed = place(one, fusion)
-                rows = np.flatnonzero(placed.stays == np.arange(len(placed.stays)))
+                rows = placed.rows
                 stays.append(placed.stays + first)
                 falling = -np.arange(first, first + len(rows), dtype=np.float64)  # so that claims keep this order
                 detections[name] = Detections(placed.boxes[rows], falling)
@@ -352,7 +352,7 @@ def fitted_gains(
     Args:
         judged: ``{detector: {image name: judged proposals}}``.
         truths: the faces of these images.
-        fusion: as fitted.
+        fusion: the fitted fusion.
         config: faces of which heights count, and the IoUs of a hit.
 
     Returns:

@@ -13,6 +13,7 @@ import argparse
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -138,9 +139,9 @@ def open_picture(path: Path, environment: Mapping[str, str]) -> bool:
     viewer = shutil.which("xdg-open", path=environment.get("PATH"))
     if "CI" in environment or not environment.keys() & {"DISPLAY", "WAYLAND_DISPLAY"} or viewer is None:
         return False
-    subprocess.Popen(
-        [viewer, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )  # fmt: skip
+    quiet = subprocess.DEVNULL
+    started = subprocess.Popen([viewer, str(path)], stdout=quiet, stderr=quiet, start_new_session=True)
+    threading.Thread(target=started.wait, daemon=True).start()  # some viewers stay until they are closed
     return True
 
 

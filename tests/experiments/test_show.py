@@ -1,5 +1,7 @@
 """The first look: what ``make demo`` prints, writes and opens."""
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -50,4 +52,8 @@ def test_a_picture_is_opened_on_a_desktop_alone(environment, opened, tmp_path):
     viewer.write_text(f'#!/bin/sh\n/bin/echo "$1" > {seen}.partial && /bin/mv {seen}.partial {seen}\n')
     viewer.chmod(0o755)
     assert open_picture(tmp_path / "a.png", {"PATH": str(tmp_path), **environment}) is opened
+    waited = time.monotonic()
+    while opened and not seen.is_file() and time.monotonic() < waited + 60:
+        time.sleep(0.02)
+    assert seen.is_file() is opened and (not opened or seen.read_text() == f"{tmp_path / 'a.png'}\n")
     assert not open_picture(tmp_path / "a.png", {"PATH": str(tmp_path / "nothing"), "DISPLAY": ":0"})

@@ -151,6 +151,17 @@ def add_runtime_options(parser: argparse.ArgumentParser, batch: str = "patches p
     )
 
 
+def add_backend_option(parser: argparse.ArgumentParser) -> None:
+    """``--backend``: what runs trained networks."""
+    parser.add_argument(
+        "--backend",
+        choices=["torch", "onnxruntime", "openvino"],
+        default="torch",
+        help="what runs the networks, on CPUs: onnxruntime (pip install 'tinygan[onnx]') or openvino (pip install "
+        "'tinygan[openvino]'), which are faster (default: torch)",
+    )
+
+
 def runtime_options(arguments: argparse.Namespace) -> RuntimeOptions:
     """Where and how the networks run, of the options that :func:`add_runtime_options` added.
 
@@ -159,7 +170,10 @@ def runtime_options(arguments: argparse.Namespace) -> RuntimeOptions:
     from tinygan.runtime import RuntimeOptions, command_threads
 
     return RuntimeOptions(
-        device=arguments.device, precision=arguments.precision, threads=command_threads(arguments.threads)
+        device=arguments.device,
+        precision=arguments.precision,
+        threads=command_threads(arguments.threads),
+        backend=getattr(arguments, "backend", "torch"),
     )
 
 

@@ -29,13 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     from tinygan.proposers import proposer_names
 
-    parser = make_parser("tinygan-export", "Write the networks as files that other programs run.", EXAMPLE)
+    parser = make_parser("tinygan-export", "Write the networks as ONNX, OpenVINO or TorchScript.", EXAMPLE)
     parser.add_argument("--format", required=True, choices=["onnx", "openvino", "torchscript"], help="format to write")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write into")
     stage = parser.add_mutually_exclusive_group()
     stage.add_argument(
         "--checkpoint",
-        default="lite",
         metavar="PATH|lite",
         help="second stage: run folder or .safetensors file of stage fusion, judge or gan; default: lite, which ships "
         "with tinygan; writes its judge, discriminator and generator",
@@ -81,8 +80,8 @@ def _second_stage(arguments: argparse.Namespace) -> tuple[list[Graph], Path]:
     from tinygan.checkpoint import find_weights, load_checkpoint, packaged_weights
     from tinygan.second_stage.graphs import second_stage_graphs
 
-    path = Path(arguments.checkpoint)
-    path = find_weights(path) if path.exists() else packaged_weights(arguments.checkpoint)
+    named = arguments.checkpoint or "lite"
+    path = find_weights(Path(named)) if Path(named).exists() else packaged_weights(named)
     return second_stage_graphs(load_checkpoint(path, ("fused", "gan"))), path
 
 

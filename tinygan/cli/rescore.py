@@ -13,6 +13,7 @@ from tinygan.cli.common import (
     DONE,
     SUBSET,
     Parser,
+    add_backend_option,
     add_config_options,
     add_dialect_options,
     add_image_options,
@@ -76,7 +77,7 @@ def _parser() -> Parser:
     add_output_options(parser, "a run")
     add_image_options(parser)
     add_config_options(parser, "rescoring")
-    add_runtime_options(parser, "patches per forward pass (default: 128)")
+    add_backend_option(add_runtime_options(parser, "patches per forward pass (default: 128)"))
     return parser
 
 
@@ -101,7 +102,7 @@ def _rescore(arguments: argparse.Namespace) -> int:
     )
     runtime = Runtime(runtime_options(arguments))
     judge = Judge.from_weights(weights, runtime)
-    settings = run_settings(weights, config, arguments.proposals, runtime.precision, arguments.orientation, dialect)
+    settings = run_settings(weights, config, arguments.proposals, runtime, arguments.orientation, dialect)
     writer = open_output(
         arguments.out, KEPT, "tinygan-rescore", settings,
         resume=arguments.resume, overwrite=arguments.overwrite, names=plan.proposals,

@@ -28,6 +28,7 @@ from tinygan.formats.registry import open_detections
 from tinygan.formats.spool import Spool
 from tinygan.formats.wider import load_subset
 from tinygan.formats.writing import DetectionWriter, Fingerprint
+from tinygan.runtime import Runtime
 from tinygan.second_stage.calibration import Calibration, score_logit
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
@@ -228,7 +229,7 @@ def run_settings(
     weights: Checkpoint,
     config: RescoreConfig,
     proposals: Path,
-    precision: str,
+    runtime: Runtime,
     orientation: Orientation = "upright",
     dialect: Dialect = AS_WRITTEN,
 ) -> dict[str, object]:
@@ -237,7 +238,7 @@ def run_settings(
     for name in sorted(weights.tensors):
         digest.update(weights.tensors[name].contiguous().numpy().tobytes())
     settings = {key: value for key, value in to_tree(config).items() if key in SETTINGS}
-    where = {"proposals": str(proposals.resolve()), "precision": precision, "orientation": orientation}
+    where = {"proposals": str(proposals.resolve()), **runtime.settings(), "orientation": orientation}
     where |= {"dialect": str(dialect)} if str(dialect) else {}
     return {"weights": digest.hexdigest(), **settings, **where}
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +211,58 @@ def test_a_damaged_packet_costs_its_frame(tmp_path, codec, pixel_format, suffix)
     assert [frame.seconds for frame in frames] == pytest.approx([n / 10 for n in range(12) if n != 4], abs=1e-3)
     assert len(damage) == 1 and "damaged in 1 place (" in damage[0] and "the 11 frames around are kept" in damage[0]
     assert abs(np.asarray(frames[3].picture).mean() - 60) < 8
+
+
+def h264_video(path: Path, spoil: Callable[[int, bytes], bytes | None], frames: int = 24) -> None:
+    """A texture that moves; every sixth frame stands alone, and all others refer to the one before."""
+    av = pytest.importorskip("av")
+    if "libx264" not in av.codecs_available:
+        pytest.skip("this PyAV has no libx264")
+    texture = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"g": "6", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        pictures = [av.VideoFrame.from_ndarray(np.roll(texture, 3 * n, 1), format="rgb24") for n in range(frames)]
+        for number, packet in enumerate([p for picture in (*pictures, None) for p in stream.encode(picture)]):
+            content = spoil(number, bytes(packet))
+            if content is not None:
+                broken = av.Packet(content)
+                broken.pts, broken.dts, broken.time_base = packet.pts, packet.dts, packet.time_base
+                broken.is_keyframe, broken.stream = packet.is_keyframe, stream
+                container.mux(broken)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "avi", "mkv"])
+@pytest.mark.parametrize("damaged", [None, 7, 12])
+def test_h264_says_which_frames_its_decoder_made_up(tmp_path, suffix, damaged):
+    def halve(number: int, content: bytes) -> bytes:
+        half = len(content) // 2
+        return content[:half] + bytes(len(content) - half) if number == damaged else content
+
+    h264_video(tmp_path / f"a.{suffix}", halve)
+    damage: list[str] = []
+    assert [frame.number for frame in read_frames(tmp_path / f"a.{suffix}", damage)] == list(range(24))
+    said = f"{tmp_path}/a.{suffix}: 1 frame could be decoded in part; the 24 frames around are kept"
+    assert damage == ([] if damaged is None else [said])
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_h264_frames_that_are_lost_in_silence_are_counted(tmp_path, suffix):
+    h264_video(tmp_path / f"a.{suffix}", lambda number, content: None if number == 6 else content)
+    damage: list[str] = []
+    frames = list(read_frames(tmp_path / f"a.{suffix}", damage))
+    lost = 23 - len(frames)
+    assert lost >= 3, "the frames that refer to the one left out"
+    assert f"{lost} frames could not be decoded; the {len(frames)} frames around are kept" in damage[0]
+    seconds = [frame.seconds for frame in frames]
+    assert seconds[:6] == pytest.approx([n / 10 for n in range(6)], abs=2e-3)
+    assert seconds[-1] == pytest.approx(2.3, abs=2e-3)
+
+
+def test_a_lossy_h264_video_ends_with_exit_code_1(tmp_path, run, capsys):
+    h264_video(tmp_path / "a.mp4", lambda number, content: None if number == 6 else content, 12)
+    assert run("detect", tmp_path / "a.mp4", "--out", tmp_path / "d", "--no-pictures") == 1
+    assert "frames could not be decoded; the" in capsys.readouterr().err
 
 
 class NoFace:

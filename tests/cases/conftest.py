@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,12 +15,75 @@ from skimage import data
 import tinygan
 from proposals.cli.propose import main as propose
 from tinygan.cli.detect import main as detect
+from tinygan.cli.evaluate import main as evaluate
 from tinygan.cli.rescore import main as rescore
 from tinygan.detect.detector import FaceDetector
+from tinygan.detections import Detections, GroundTruth
+from tinygan.formats.wider import format_ground_truth
+from tinygan.formats.writing import write_wider
 from tinygan.proposers import choose_proposer
 from tinygan.runtime import RuntimeOptions
 
 COMMANDS = {"propose": propose, "detect": detect, "rescore": rescore}
+
+
+NAMES = ("1--Parade/000042.jpg", "1--Parade/street view.jpg", "2--Fair/b.jpg", "2--Fair/nobody.jpg")
+
+
+class Case(NamedTuple):
+    """One detector's boxes in pictures, and where everything lies."""
+
+    folder: Path
+    found: dict[str, Detections]
+    sizes: dict[str, tuple[int, int]]
+    truth: dict[str, GroundTruth]
+
+    @property
+    def images(self) -> list[dict[str, object]]:
+        """COCO's ``images``."""
+        return [
+            {"id": number, "file_name": name, "width": self.sizes[name][0], "height": self.sizes[name][1]}
+            for number, name in enumerate(self.found, 7)
+        ]
+
+    def rows(self) -> list[tuple[int, str, list[float], list[float], float]]:
+        """Image id, name, corners, ``x y w h`` and score of every box."""
+        return [
+            (number, name, box, [box[0], box[1], box[2] - box[0], box[3] - box[1]], score)
+            for number, (name, one) in enumerate(self.found.items(), 7)
+            for box, score in zip(one.boxes.tolist(), one.scores.tolist(), strict=True)
+        ]
+
+
+@pytest.fixture(scope="session")
+def case(tmp_path_factory) -> Case:
+    folder = tmp_path_factory.mktemp("dialects")
+    rng = np.random.default_rng(3)
+    found, truth, sizes = {}, {}, {}
+    for number, name in enumerate(NAMES):
+        size = (320 + 40 * number, 240)
+        (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size).save(folder / "images" / name)
+        corner = rng.uniform(0, 150, (8, 2)).round(2)
+        faces = np.concatenate([corner, corner + rng.uniform(20, 60, (8, 2)).round(2)], axis=1)
+        boxes = (faces + rng.normal(0, 5, faces.shape)).round(2)
+        empty = name.endswith("nobody.jpg")
+        truth[name] = GroundTruth.empty() if empty else GroundTruth(faces, np.zeros(8, bool))
+        found[name] = Detections.empty() if empty else Detections(boxes, rng.uniform(0.1, 0.9, 8).round(4)).sorted()
+        sizes[name] = size
+    (folder / "truth_bbx_gt.txt").write_text(format_ground_truth(truth))
+    write_wider(folder / "official", found)
+    one = Case(folder, found, sizes, truth)
+    (folder / "instances.json").write_text(json.dumps({"images": one.images, "annotations": [], "categories": []}))
+    return one
+
+
+def figures(case: Case, detections: Path, *options: object, truth: str = "truth_bbx_gt.txt") -> dict[str, object]:
+    """``faces``, ``ap_binned`` and ``ap_exact`` of ``tinygan-evaluate wider``, which has to end well."""
+    report = detections.parent / "report.json"
+    words = ["wider", "--detections", detections, "--ground-truth", case.folder / truth, "--json", report, *options]
+    assert evaluate([str(word) for word in words]) in (0, 1)
+    return json.loads(report.read_text())["detections"]["subsets"]["all"]
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ def annotation_file(folder: Path) -> Path | None:
     Raises:
         DataError: if there are several.
     """
-    files = [file for file in list_texts(folder, ".json") if _holds(file, b'"annotations"')]
+    files = [file for file in list_texts(folder, ".json") if _holds(file, (b'"annotations"', b'"original_width"'))]
     if len(files) > 1:
         raise DataError(f"{folder}: holds several files of annotations, {_some(files, folder)}; give one of them")
     return files[0] if files else None
@@ -79,11 +79,12 @@ def has_texts(folder: Path) -> bool:
     return any(not is_list(file.name) for file in list_texts(folder))
 
 
-def _holds(file: Path, words: bytes) -> bool:
+def _holds(file: Path, words: Sequence[bytes]) -> bool:
     try:
-        return words in file.read_bytes()
+        content = file.read_bytes()
     except OSError:
         return False
+    return any(word in content for word in words)
 
 
 def _some(files: Sequence[Path], folder: Path) -> str:

@@ -152,10 +152,10 @@ def _add(found: Labelled, region: Any, labels: Mapping[object, str], image: str,
         if float(value.get("rotation") or 0) % 360 or float(region.get("image_rotation") or 0) % 360:
             found.odd["turned rectangle"] += 1
             return
-        x, y, width, height = (float(value[key]) / 100 for key in ("x", "y", "width", "height"))
+        x, y, width, height = (float(value[key]) for key in ("x", "y", "width", "height"))
         wide, high = (float(region[key]) for key in ("original_width", "original_height"))
         score = region.get("score")
-        box = (x * wide, y * high, (x + width) * wide, (y + height) * high)
+        box = (x * wide / 100, y * high / 100, (x + width) * wide / 100, (y + height) * high / 100)
         label = _label(region) or labels.get(region.get("id"), "")
         found.add(image, box, label, None if score is None else float(score))
     except (KeyError, TypeError, ValueError) as error:

@@ -171,7 +171,9 @@ def warn(inputs: Inputs) -> int:
     """Say on stderr what did not fit; returns the exit code."""
     code = DONE
     if inputs.skipped:
-        code = list_skipped(f"warning: {len(inputs.skipped)} annotated inputs were left out", inputs.skipped)
+        code = list_skipped(
+            f"warning: {len(inputs.skipped)} inputs of the ground truth could not be read", inputs.skipped
+        )
     if inputs.unknown:
         print(
             f"warning: {len(inputs.unknown)} names of the subset are not in the ground truth: {_some(inputs.unknown)}",

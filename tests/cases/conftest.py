@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from skimage import data
 
@@ -130,7 +131,7 @@ def phone_photo(picture: Image.Image, path: Path) -> Path:
 
 
 def damaged_folder(picture: Image.Image, folder: Path) -> tuple[Path, list[str], list[str]]:
-    """Good, odd, damaged and foreign files; returns the folder and the names of good and of damaged pictures."""
+    """Forty good, odd, damaged and foreign files; returns the folder and the names of good and of damaged pictures."""
     (folder / "event").mkdir(parents=True)
     grey = np.asarray(picture.convert("L"))
     picture.save(folder / "plain.jpg", quality=95)
@@ -138,25 +139,38 @@ def damaged_folder(picture: Image.Image, folder: Path) -> tuple[Path, list[str],
     picture.save(folder / "twin.png")
     picture.convert("P").save(folder / "palette.png")
     picture.convert("RGBA").save(folder / "clear.png")
+    picture.convert("LA").save(folder / "grey clear.png")
     picture.convert("CMYK").save(folder / "print.tif")
+    picture.convert("CMYK").save(folder / "print.jpg")
     picture.convert("1").save(folder / "fax.tiff")
+    picture.save(folder / "pages.tif", save_all=True, append_images=[picture.resize((9, 9))])
     Image.fromarray(grey.astype(np.uint16) * 16).save(folder / "twelve.png")
+    tifffile.imwrite(folder / "motorola.tif", grey.astype(">u2") * 257, byteorder=">")
     Image.fromarray(grey.astype(np.float32) / 255).save(folder / "real.tif")
     phone_photo(picture, folder / "phone.jpe")
     picture.save(folder / "event/name with spaces.webp")
+    picture.save(folder / "event/moves.webp", save_all=True, append_images=[picture.rotate(90)])
     picture.save(folder / "event/netz.ppm")
     picture.resize((1, 1)).save(folder / "event/pixel.bmp")
+    picture.save(folder / "event/\u5bb6 \U0001f600.v1.2.png")
     picture.save(folder / "exif.jpg", exif=b"Exif\0\0" + bytes(range(99)))
     good = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
     whole = (folder / "twin.png").read_bytes()
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "sum.png").write_bytes(whole[:60] + bytes([whole[60] ^ 255]) + whole[61:])
     (folder / "cut.jpg").write_bytes((folder / "plain.jpg").read_bytes()[:900])
     (folder / "event/empty.jpg").touch()
     (folder / "text.jpeg").write_text("<html>404</html>")
+    (folder / "film.jpg").write_bytes(b"\0\0\0\x18ftypisom" + bytes(90))
     (folder / "noise.webp").write_bytes(b"RIFF\x10\0\0\0WEBPVP8 " + bytes(9))
     (folder / "head.tif").write_bytes(b"II*\0\x08\0\0\0")
     (folder / "gone.bmp").symlink_to(folder / "nowhere.bmp")
-    bad = ["cut.png", "cut.jpg", "event/empty.jpg", "text.jpeg", "noise.webp", "head.tif", "gone.bmp"]
-    for name in ("camera.CR2", "anim.gif", "notes.txt", "._twin.png", "Thumbs.db", "event/.DS_Store"):
+    (folder / "folder.png").symlink_to(folder / "folder.png")
+    bad = ["cut.png", "sum.png", "cut.jpg", "event/empty.jpg", "text.jpeg", "film.jpg", "noise.webp", "head.tif"]
+    bad += ["gone.bmp", "folder.png"]
+    foreign = ["camera.CR2", "anim.gif", "notes.txt", "table.csv", "._twin.png", "Thumbs.db", "event/.DS_Store"]
+    foreign += ["desktop.ini", "event/twin.xmp", "sound.wav"]
+    for name in foreign:
         (folder / name).write_bytes(b"\0\5\x16\7")
+    assert len(good) + len(bad) + len(foreign) == 40
     return folder, sorted(good), bad

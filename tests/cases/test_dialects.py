@@ -13,7 +13,7 @@ import pytest
 from tests.cases.conftest import NAMES, Case, figures
 from tinygan.cli.convert import main as convert
 from tinygan.errors import DataError
-from tinygan.formats.dialect import Dialect
+from tinygan.formats.dialect import Dialect, Notation
 from tinygan.formats.registry import DIALECTS, open_detections
 
 
@@ -285,3 +285,30 @@ def test_from_names_the_format_of_proposals(face, box, tmp_path, run, capsys):
     assert run("rescore", *words, "--from", "cvs", "--out", tmp_path / "q") == 2
     assert "unknown format 'cvs'" in (error := capsys.readouterr().err) and "did you mean 'csv'?" in error
     assert run("rescore", *words, "--out", tmp_path / "r", "--resume") == 2, "another format is another run"
+
+
+def test_tabs_with_decimal_commas(tmp_path):
+    (tmp_path / "b.tsv").write_text("image\tx1\ty1\tx2\ty2\tscore\na b.c.jpg\t1,5\t2\t3\t4\t0,5\n")
+    found = open_detections(tmp_path / "b.tsv")["a b.c.jpg"]
+    assert found.boxes.tolist() == [[1.5, 2, 3, 4]] and found.scores.tolist() == [0.5]
+
+
+def test_yolo_rows_in_pixels_are_refused_unless_named(case, tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/000042.txt").write_text("0 40 25 40 30 0.9\n")
+    with pytest.raises(DataError, match="if their numbers are pixels, read them with --from yolo --boxes cxcywh"):
+        open_detections(tmp_path / "labels", "yolo", Dialect(images=case.folder / "images"))
+    found = open_detections(tmp_path / "labels", "yolo", Dialect(boxes=Notation("cxcywh")))
+    assert found["000042"].boxes.tolist() == [[20, 10, 60, 40]]
+
+
+def test_boxes_without_area_are_told_where_no_picture_is_at_hand(case, tmp_path, caplog):
+    """Corners that were labelled ``x y w h`` the other way round: every width is negative."""
+    rows = case.rows()
+    entries = [{"image_id": n, "bbox": [*b[:2], -b[2], -b[3]], "score": s} for _, n, _, b, s in rows]
+    (tmp_path / "r.json").write_text(json.dumps(entries))
+    figures(case, tmp_path / "r.json")
+    assert "100% of 24 boxes have no area or are below 1.5 px; check what their four numbers are" in caplog.text
+    caplog.clear()
+    figures(case, case.folder / "official")
+    assert "no area" not in caplog.text

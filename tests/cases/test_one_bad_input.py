@@ -199,12 +199,26 @@ def test_a_first_stage_that_fails_on_one_image_of_a_batch(images, tmp_path, caps
         propose_all(plan_proposing(images), Fragile(), DetectionWriter(tmp_path / "q"))
 
 
-@pytest.mark.parametrize("nothing", [None, (None, None), ([], []), (np.zeros((0, 4)), np.zeros(0))])
+@pytest.mark.parametrize(
+    "nothing", [None, (None, None), ([], []), (np.zeros((0, 4)), np.zeros(0)), (), [], np.zeros((0, 5))]
+)
 def test_a_detector_function_that_returns_nothing_found_no_face(nothing):
     import torch
 
     (found,) = CallableProposer(lambda image: nothing).propose([torch.zeros(3, 20, 30, dtype=torch.uint8)])
     assert len(found) == 0 and found.boxes.shape == (0, 4)
+
+
+def test_what_else_a_detector_function_may_return():
+    import torch
+
+    image, box = torch.zeros(3, 20, 30, dtype=torch.uint8), np.array([[1.0, 2, 9, 9]])
+    whole = np.hstack([box, [[0.5]]])
+    for answer in (whole, torch.tensor(whole), Detections(box, np.array([0.5])), [box, [0.5]]):
+        (found,) = CallableProposer(lambda image, answer=answer: answer).propose([image])
+        assert found.boxes.tolist() == box.tolist() and found.scores.tolist() == [0.5]
+    with pytest.raises(DataError, match=r"got one array \[1, 4\], expected boxes and scores, or \[N, 5\]"):
+        CallableProposer(lambda image: box).propose([image])
 
 
 def test_two_pictures_of_one_stem_get_two_outputs(images, face, tmp_path, run):

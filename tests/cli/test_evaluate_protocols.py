@@ -115,8 +115,6 @@ def test_yolo(workspace: Path, capsys: pytest.CaptureFixture[str], protocol: str
     assert run(workspace, protocol, truth="texts") == 2
     assert "(--images)" in capsys.readouterr().err
     if protocol == "wider":
-        assert run(workspace, protocol, *images) == 2
-        assert "--images is for YOLO annotations" in capsys.readouterr().err
         assert run(workspace, protocol, *images, "--details", truth="texts") == 2
         assert "--details needs attributes" in capsys.readouterr().err
 

@@ -35,6 +35,7 @@ _SNIFFED = 50  # files of a folder that are looked into
 # landmarks of two or three numbers.
 _CONFIDENCE = {5: None, 6: 5, 7: 5, 16: 15, 21: 20}
 _FOUND = "'class cx cy w h confidence', a whole number and five parts in [0, 1]"
+_LARGEST_PART = 1.5  # of a picture, of boxes that reach over its border
 _TOLERANCE = 0.01  # boxes that reach over the border a little
 _ROW = "'class cx cy w h', a whole number and four parts of the image's size in [0, 1]"
 
@@ -150,7 +151,7 @@ def is_yolo(folder: Path) -> bool:
             head = [line.split() for line in islice(lines, 2)]
         if len(head) > 1 and len(head[1]) == 1 and head[1][0].isdigit():
             return False
-        if head and _is_found(head[0]) and max(map(float, head[0][1:5])) <= 1.5:
+        if head and _is_found(head[0]) and max(map(float, head[0][1:5])) <= _LARGEST_PART:
             return True
     return False
 
@@ -190,6 +191,11 @@ def read_yolo(path: Path, dialect: Dialect) -> ParsedDetections:
     if rows and all(score == 1 for score in scores):
         log.warning("%s: no box has a confidence (save_conf); all get the score 1", path)
     values = np.array(rows).reshape(-1, 5)
+    if dialect.boxes is None and len(values) and np.median(values[:, 1:].max(axis=1)) > _LARGEST_PART:
+        raise DataError(
+            f"{path}: expected parts of a picture's size, up to 1; most boxes are larger: if their numbers are pixels, "
+            "read them with --from yolo --boxes cxcywh (or xyxy, xywh)"
+        )
     boxed = set(images)
     empty = [name for name in texts if name not in boxed and name not in strays]
     empty += [name for name in on_disk if name not in matched]

@@ -208,6 +208,7 @@ def _open(path: Path, arguments: argparse.Namespace) -> DetectionFiles:
 def _read_source(files: DetectionFiles, images: Sequence[str], names: Sequence[str]) -> Source:
     """Detections of the images ``names``; files are matched against all ``images`` of the ground truth."""
     from tinygan.formats.names import match_names
+    from tinygan.formats.plausible import warn_of_degenerate
 
     matched = match_names(files, images, str(files.source))
     found = {name: files[matched[name]] for name in names if name in matched}
@@ -218,6 +219,7 @@ def _read_source(files: DetectionFiles, images: Sequence[str], names: Sequence[s
             f"{len(names)} images (such as '{names[0]}'); check --detections, --ground-truth and --subset"
         )
     missing = [name for name in names if name not in found]
+    warn_of_degenerate(found.values(), str(files.source))
     return Source(files.source, found, missing, len(files) - len(found), files)
 
 

@@ -100,22 +100,11 @@ def _load_truth(arguments: argparse.Namespace, skipped: list[str]) -> Evaluation
 
     path, images = find_truth(arguments.ground_truth), arguments.images
     is_official = any(path.glob("*.mat")) if path.is_dir() else not is_tools(path)
-    if images is not None and (is_official or not path.is_dir()) and not _has_relative_boxes(arguments):
-        raise ConfigError(f"--images is for YOLO annotations, a folder of .txt, which {path} is not; leave it out")
     if is_official:
         return load_evaluation_truth(path)
     if arguments.details:
         raise ConfigError(f"--details needs attributes such as blur and pose, which {path} lacks; leave it out")
     return truth_of_faces(load_faces(path, images, arguments.category, skipped))
-
-
-def _has_relative_boxes(arguments: argparse.Namespace) -> bool:
-    """Whether detections need the pictures' sizes."""
-    from tinygan.formats.registry import sniff_name
-
-    paths = [path for path in (arguments.detections, arguments.baseline) if path is not None and path.exists()]
-    relative = arguments.boxes is not None and arguments.boxes.relative
-    return relative or arguments.format == "yolo" or any(sniff_name(path) == "yolo" for path in paths)
 
 
 def _load_published(folder: Path | None, truth: EvaluationTruth) -> Published:

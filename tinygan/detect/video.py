@@ -173,11 +173,9 @@ class _Decoding:
         between = int(np.maximum(0, np.rint(steps / step) - 1).sum())
         if container.duration is None:
             return between
-        length = container.duration / self._av.time_base / float(stream.time_base)
-        start = (
-            0 if container.start_time is None else container.start_time / self._av.time_base / float(stream.time_base)
-        )
-        return between + max(0, round((start + length - self._times[-1]) / step - 1))
+        tick = float(stream.time_base) * self._av.time_base
+        end = ((container.start_time or 0) + container.duration) / tick
+        return between + max(0, round(float(end - self._times[-1]) / step - 1))
 
 
 def _count(number: int, noun: str) -> str:

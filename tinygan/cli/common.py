@@ -110,13 +110,12 @@ def read_dialect(arguments: argparse.Namespace) -> Dialect:
 
 
 def tell_left_out(files: DetectionFiles) -> int:
-    """Name on stderr the files that were left out for lack of a picture; returns the exit code."""
+    """Name on stderr the files that were left out, and why; returns the exit code."""
     if not files.left_out:
         return DONE
     return list_skipped(
-        f"{files.source}: {len(files.left_out)} files were left out: boxes are parts of a picture's size, and there is "
-        "no picture of that name",
-        files.left_out,
+        f"{files.source}: {len(files.left_out)} files were left out",
+        [f"{name}: {reason}" for name, reason in files.left_out.items()],
     )
 
 

@@ -143,6 +143,8 @@ class FaceDetector:
             raise DataError(f"min_score lies in [0, 1], got {min_score}")
         if batch_size < 1:
             raise DataError(f"batch_size must be at least 1, got {batch_size}")
+        if isinstance(images, Image.Image | str | bytes) or not isinstance(images, Iterable):
+            raise DataError(f"expected several pictures, a list or an iterator; got one {type(images).__name__}")
         return self._detect_lazily(images, min_score, batch_size)
 
     def _detect_lazily(self, images: Iterable[Picture], min_score: float, batch_size: int) -> Iterator[Detections]:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+Sides = float | tuple[float, float]  # of a square anchor, or width and height
 MAX_LOG_GROWTH = 4.135  # log(62.5), as in torchvision: a wild offset stays finite
 
 
 def pyramid_anchors(
-    sizes: Sequence[tuple[int, int]], strides: Sequence[int], sides_px: Sequence[Sequence[float]]
+    sizes: Sequence[tuple[int, int]], strides: Sequence[int], sides_px: Sequence[Sequence[Sides]]
 ) -> Tensor:
-    """Square anchors at the centre of every cell of every level.
+    """Anchors at the centre of every cell of every level.
 
     torchvision's ``AnchorGenerator`` puts them at cell corners, rounds them, and finds the stride by division of
     whole numbers, which is off by one where the image is no multiple of it.
@@ -21,7 +22,8 @@ def pyramid_anchors(
     Args:
         sizes: height and width of each level, in cells.
         strides: pixels from cell to cell of each level.
-        sides_px: for each level, the sides of the anchors of one cell in pixels.
+        sides_px: for each level, the sides of the anchors of one cell in pixels: one number for a square, or width and
+            height.
 
     Returns:
         float32 [A, 4], ``centre x, centre y, width, height`` in pixels: level by level, row by row, cell by cell,
@@ -31,9 +33,9 @@ def pyramid_anchors(
     for (height, width), stride, sides in zip(sizes, strides, sides_px, strict=True):
         y, x = ((torch.arange(count) + 0.5) * stride for count in (height, width))
         centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # [height, width, 2]
-        side = torch.tensor(sides, dtype=torch.float32)
+        pairs = torch.tensor([side if isinstance(side, tuple) else (side, side) for side in sides])
         shape = torch.Size([height, width, len(sides), 2])
-        both = [centres[:, :, None].expand(shape), side[None, None, :, None].expand(shape)]
+        both = [centres[:, :, None].expand(shape), pairs[None, None].float().expand(shape)]
         levels.append(torch.cat(both, dim=-1).reshape(-1, 4))
     return torch.cat(levels)
 

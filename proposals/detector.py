@@ -86,7 +86,7 @@ class DetectorNetwork(ABC, nn.Module, Generic[OutputT]):
         """Face probabilities [A] of the first picture, float32."""
 
     @abstractmethod
-    def decode(self, output: OutputT, places: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, output: OutputT, places: Tensor) -> tuple[Tensor, Tensor | None]:
         """Boxes and landmarks of the first picture.
 
         Args:
@@ -94,7 +94,8 @@ class DetectorNetwork(ABC, nn.Module, Generic[OutputT]):
             places: int64 [K], which of the A places.
 
         Returns:
-            ``x1, y1, x2, y2`` [K, 4], and ``x, y`` of five points in turn [K, 10]; pixels of the picture, float32.
+            ``x1, y1, x2, y2`` [K, 4], and ``x, y`` of five points in turn [K, 10] or None for a network that knows of
+            none; pixels of the picture, float32.
         """
 
     @abstractmethod
@@ -114,7 +115,7 @@ class DetectorNetwork(ABC, nn.Module, Generic[OutputT]):
 
 
 class _Candidates(NamedTuple):
-    """Boxes in pixels of the image: [K, 4], scores [K], landmarks [K, 10]."""
+    """Boxes in pixels of the image: [K, 4], scores [K], landmarks [K, 10] or [K, 0] where there are none."""
 
     boxes: Tensor
     scores: Tensor
@@ -122,7 +123,7 @@ class _Candidates(NamedTuple):
 
 
 class PyramidDetector(Generic[OutputT]):
-    """A network as a proposer; ``fields["landmarks"]`` [N, 10] holds ``x, y`` of five points.
+    """A network as a proposer; ``fields["landmarks"]`` [N, 10] holds ``x, y`` of five points, if it learnt any.
 
     Images run one by one, at their own size: padding them to a common one would change what is found.
 
@@ -155,7 +156,7 @@ class PyramidDetector(Generic[OutputT]):
         boxes, scores, landmarks = (torch.cat(parts) for parts in zip(*found, strict=True))
         chosen = nms(boxes, scores, self._config.nms_iou)
         columns = [tensor[chosen].double().cpu().numpy() for tensor in (boxes, scores, landmarks)]
-        detections = Detections(columns[0], columns[1], {"landmarks": columns[2]})
+        detections = Detections(columns[0], columns[1], {"landmarks": columns[2]} if landmarks.shape[1] else {})
         return best_inside(detections, image.shape[2], image.shape[1], self._config.keep)
 
     def _candidates(self, picture: Tensor, scale: float) -> _Candidates:
@@ -169,7 +170,8 @@ class PyramidDetector(Generic[OutputT]):
         scores, best = scores[: config.top_k], likely[order[: config.top_k]]
         boxes, landmarks = self._network.decode(output, best)
         back = boxes.new_tensor([width / resized.shape[-1], height / resized.shape[-2]])
-        return _Candidates(boxes * back.repeat(2), scores, landmarks * back.repeat(LANDMARKS))
+        points = boxes.new_zeros(len(boxes), 0) if landmarks is None else landmarks * back.repeat(LANDMARKS)
+        return _Candidates(boxes * back.repeat(2), scores, points)
 
     def _resize(self, picture: Tensor, scale: float) -> Tensor:
         height, width = picture.shape[-2:]

@@ -1,4 +1,4 @@
-"""RetinaFace's multi-task loss as pure functions (Deng et al. 2020, Eq. 1, without its dense regression)."""
+"""The losses of detectors with anchors as pure functions (Deng et al. 2020, Eq. 1, without its dense regression)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from proposals.matching import BACKGROUND, FACE, IGNORED, Targets
-from proposals.retinaface import Output
+from proposals.output import Output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ def hard_negative_loss(logits: Tensor, labels: Tensor, negatives_per_face: int) 
     return total / faces.sum().clamp(min=1)
 
 
-def focal_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
+def focal_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: float, weights: Tensor | None = None) -> Tensor:
     """Focal loss over all anchors that count (Lin et al. 2017, Eq. 5).
 
     Args:
@@ -75,15 +75,16 @@ def focal_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Te
         labels: int64 [B, A], ``FACE``, ``BACKGROUND`` or ``IGNORED``.
         alpha: weight of faces; 1 - alpha is that of background.
         gamma: exponent that lowers the weight of easy anchors; 0 weighs all alike.
+        weights: float [B, A], further weights of the anchors; default: 1.
 
     Returns:
-        A scalar: the sum, divided by the number of face anchors (at least 1).
+        A scalar: the weighted sum, divided by the number of face anchors (at least 1).
     """
     counts = labels != IGNORED
     faces = labels == FACE
-    total = sigmoid_focal_loss(logits[counts], faces[counts].to(logits.dtype), alpha, gamma, reduction="sum")
-    loss: Tensor = total / faces.sum().clamp(min=1)
-    return loss
+    losses: Tensor = sigmoid_focal_loss(logits[counts], faces[counts].to(logits.dtype), alpha, gamma, reduction="none")
+    total = losses.sum() if weights is None else (weights[counts] * losses).sum()
+    return total / faces.sum().clamp(min=1)
 
 
 def offset_loss(offsets: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
@@ -102,7 +103,7 @@ def offset_loss(offsets: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
 
 
 def detection_losses(output: Output, targets: Targets, config: DetectionLossConfig) -> dict[str, Tensor]:
-    """All terms, unweighted; landmarks count where they are known.
+    """All terms, unweighted; landmarks count where they are known, and have no term if the network learns none.
 
     Args:
         output: the network's output for B pictures.
@@ -110,25 +111,23 @@ def detection_losses(output: Output, targets: Targets, config: DetectionLossConf
         config: the form of the classification loss.
 
     Returns:
-        ``classification``, ``box`` and ``landmarks``, each a scalar.
+        ``classification``, ``box`` and, if there are any, ``landmarks``, each a scalar.
     """
     labels = targets.labels
-    logits = (
-        output.class_logits[..., 1] - output.class_logits[..., 0]
-    ).float()  # softmax of two classes is this one's sigmoid
+    logits = output.face_logits.float()
     if config.classification == "focal":
         classification = focal_loss(logits, labels, config.focal_alpha, config.focal_gamma)
     else:
         classification = hard_negative_loss(logits, labels, config.negatives_per_face)
     faces = labels == FACE
-    known = faces & torch.isfinite(targets.landmarks).all(dim=-1)
-    return {
-        "classification": classification,
-        "box": offset_loss(output.boxes, targets.boxes, faces),
-        "landmarks": offset_loss(output.landmarks, targets.landmarks, known),
-    }
+    terms = {"classification": classification, "box": offset_loss(output.boxes, targets.boxes, faces)}
+    if output.landmarks is not None:
+        known = faces & torch.isfinite(targets.landmarks).all(dim=-1)
+        terms["landmarks"] = offset_loss(output.landmarks, targets.landmarks, known)
+    return terms
 
 
 def weighted_sum(terms: Mapping[str, Tensor], config: DetectionLossConfig) -> Tensor:
-    """classification + λ1 box + λ2 landmarks."""
-    return terms["classification"] + config.box_weight * terms["box"] + config.landmark_weight * terms["landmarks"]
+    """classification + λ1 box + λ2 landmarks, if there are any."""
+    total = terms["classification"] + config.box_weight * terms["box"]
+    return total + config.landmark_weight * terms["landmarks"] if "landmarks" in terms else total

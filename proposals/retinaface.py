@@ -8,38 +8,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from proposals.anchors import decode_boxes, decode_landmarks, pyramid_anchors
-from proposals.backbones import STRIDES, BackboneName, build_backbone
-from proposals.detector import LANDMARKS, DetectorConfig, DetectorNetwork, PyramidDetector, positive
-from tinygan.models.public_weights import load_into, load_tensors
+from proposals.anchored import AnchoredConfig, AnchoredNetwork, other_backbone
+from proposals.anchors import Sides
+from proposals.backbones import MEAN_BGR, STRIDES, build_backbone
+from proposals.detector import LANDMARKS, PyramidDetector, positive
+from proposals.output import Output
 from tinygan.models.pyramid import ContextModule, FeaturePyramid
 from tinygan.proposers import Entry
 from tinygan.runtime import Runtime, one_thread
 
-MEAN_BGR = (104.0, 117.0, 123.0)
-PYRAMID_CHANNELS = {"mobilenet025": 64, "resnet50": 256}
+MOBILE_CHANNELS, CHANNELS = 64, 256  # of the pyramid
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetinaFaceConfig(DetectorConfig):
+class RetinaFaceConfig(AnchoredConfig):
     """Network and thresholds; thresholds as in papers/retinaface_finetuning.
 
     Attributes:
-        backbone: ``mobilenet025`` (0.43 M parameters) or ``resnet50`` (27 M).
         negative_slope: slope of the leaky ReLU of ``mobilenet025``, 0 for ReLU; 0.1 in some public checkpoints.
         anchors: sides in pixels at strides 8, 16 and 32; some public checkpoints: [[16, 32], [64, 128], [256, 512]].
-        variances: scales of the offsets of an anchor's centre and size.
     """
 
-    backbone: BackboneName = "mobilenet025"
     negative_slope: float = 0.0
     anchors: tuple[tuple[float, ...], ...] = ((10, 20), (32, 64), (128, 256))
-    variances: tuple[float, ...] = (0.1, 0.2)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,29 +42,21 @@ class RetinaFaceConfig(DetectorConfig):
         sides = [side for level in self.anchors for side in level]
         if len(self.anchors) != len(STRIDES) or len(counts) != 1 or not sides or not positive(sides):
             raise ValueError(f"anchors are three lists of equally many sides above 0, got {self.anchors}")
-        if len(self.variances) != 2 or not positive(self.variances):
-            raise ValueError(f"variances are two numbers above 0, got {self.variances}")
+
+    @property
+    def level_strides(self) -> tuple[int, ...]:
+        """See :class:`proposals.anchored.AnchoredConfig`."""
+        return STRIDES
+
+    @property
+    def level_sides(self) -> tuple[tuple[Sides, ...], ...]:
+        """See :class:`proposals.anchored.AnchoredConfig`."""
+        return self.anchors
 
     @property
     def anchors_per_cell(self) -> int:
         """Anchors at one place of one level."""
         return len(self.anchors[0])
-
-
-class Output(NamedTuple):
-    """The network's answer for A anchors, in the order of :func:`proposals.anchors.pyramid_anchors`.
-
-    Attributes:
-        class_logits: [B, A, 2], background and face.
-        boxes: [B, A, 4], offsets.
-        landmarks: [B, A, 10], offsets of eyes, nose and corners of the mouth.
-        sizes: height and width of each level, in cells.
-    """
-
-    class_logits: Tensor
-    boxes: Tensor
-    landmarks: Tensor
-    sizes: list[tuple[int, int]]
 
 
 class _Head(nn.Module):
@@ -86,22 +73,23 @@ class _Head(nn.Module):
         return rows.reshape(len(level), -1, self.columns)
 
 
-class RetinaFaceNetwork(DetectorNetwork[Output]):
+class RetinaFaceNetwork(AnchoredNetwork):
     """Backbone, feature pyramid, context modules and heads.
 
     Args:
         config: the backbone and the anchors.
     """
 
+    config: RetinaFaceConfig
     mean: Tensor
 
     def __init__(self, config: RetinaFaceConfig) -> None:
         super().__init__()
         self.config = config
-        channels = PYRAMID_CHANNELS[config.backbone]
-        slope = config.negative_slope if config.backbone == "mobilenet025" else 0.0
+        mobile = config.backbone == "mobilenet025"
+        channels, slope = (MOBILE_CHANNELS, config.negative_slope) if mobile else (CHANNELS, 0.0)
         self.body = build_backbone(config.backbone, slope)
-        self.fpn = FeaturePyramid(self.body.channels, channels, slope)
+        self.fpn = FeaturePyramid(self.body.channels[1:], channels, slope)
         self.ssh1, self.ssh2, self.ssh3 = (ContextModule(channels, slope) for _ in STRIDES)
 
         def heads(columns: int) -> nn.ModuleList:
@@ -116,7 +104,7 @@ class RetinaFaceNetwork(DetectorNetwork[Output]):
         Args:
             pictures: RGB [B, 3, H, W] in [0, 255], uint8 or float.
         """
-        maps = self.body(pictures.flip(1).float() - self.mean)
+        maps = self.body(pictures.flip(1).float() - self.mean)[1:]
         contexts = (self.ssh1, self.ssh2, self.ssh3)
         levels = [context(level) for context, level in zip(contexts, self.fpn(maps), strict=True)]
 
@@ -124,25 +112,15 @@ class RetinaFaceNetwork(DetectorNetwork[Output]):
             return torch.cat([head(level) for head, level in zip(heads, levels, strict=True)], dim=1)
 
         sizes = [(int(level.shape[-2]), int(level.shape[-1])) for level in levels]
-        return Output(ask(self.ClassHead), ask(self.BboxHead), ask(self.LandmarkHead), sizes)
+        classes = ask(self.ClassHead).float()
+        face_logits = classes[..., 1] - classes[..., 0]  # softmax of two classes is this one's sigmoid
+        return Output(face_logits, ask(self.BboxHead), ask(self.LandmarkHead), sizes)
 
-    def scores(self, output: Output) -> Tensor:
-        """See :class:`proposals.detector.DetectorNetwork`."""
-        logits = output.class_logits[0].float()
-        return torch.sigmoid(logits[:, 1] - logits[:, 0])  # softmax of two
-
-    def decode(self, output: Output, places: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`proposals.detector.DetectorNetwork`."""
-        anchors = pyramid_anchors(output.sizes, STRIDES, self.config.anchors).to(places.device)[places]
-        variances = (self.config.variances[0], self.config.variances[1])
-        boxes = decode_boxes(output.boxes[0, places].float(), anchors, variances)
-        return boxes, decode_landmarks(output.landmarks[0, places].float(), anchors, variances)
-
-    def load_weights(self, path: Path) -> None:
-        """See :class:`proposals.detector.DetectorNetwork`; also the ``.pth`` of PyTorch RetinaFace."""
-        tensors = load_tensors(path)
-        what = f"RetinaFace with backbone {self.config.backbone}"
-        load_into(self, tensors, path, what, _hint(tensors, self.config))
+    def describe(self, tensors: dict[str, Tensor]) -> tuple[str, str]:
+        """See :class:`proposals.anchored.AnchoredNetwork`."""
+        layers = "; expected layers body, fpn, ssh1-3, ClassHead, BboxHead, LandmarkHead (a .pth of PyTorch RetinaFace)"
+        hint = other_backbone(tensors, self.config.backbone) or layers
+        return f"RetinaFace with backbone {self.config.backbone}", hint
 
 
 @one_thread()  # threads of torch started here would keep a process forked later from computing
@@ -156,14 +134,6 @@ def build_retinaface(config: RetinaFaceConfig, weights: Path | None, runtime: Ru
     if weights is not None:
         network.load_weights(weights)
     return PyramidDetector(network, config, runtime)
-
-
-def _hint(tensors: dict[str, Tensor], config: RetinaFaceConfig) -> str:
-    """What to do about weights that do not fit."""
-    for backbone, name in (("mobilenet025", "body.stage1.0.0.weight"), ("resnet50", "body.layer1.0.conv1.weight")):
-        if name in tensors and backbone != config.backbone:
-            return f"; they look like backbone {backbone}: set backbone={backbone}"
-    return "; expected layers body, fpn, ssh1-3, ClassHead, BboxHead, LandmarkHead (a .pth of PyTorch RetinaFace)"
 
 
 ENTRY = Entry(

@@ -12,18 +12,18 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from proposals.anchors import pyramid_anchors
+from proposals.anchored import AnchoredConfig, AnchoredNetwork
 from proposals.assignment import AssignmentConfig
-from proposals.backbones import STRIDES
 from proposals.detector import DetectorConfig, DetectorNetwork
 from proposals.losses import DetectionLossConfig, detection_losses, weighted_sum
 from proposals.matching import Faces, MatchingConfig, Targets, match_anchors
-from proposals.retinaface import Output, RetinaFaceConfig, RetinaFaceNetwork
+from proposals.output import Output
+from proposals.retinaface import RetinaFaceConfig, RetinaFaceNetwork
 from proposals.yunet import YuNetConfig, YuNetNetwork, YuNetOutput
 from proposals.yunet_losses import YuNetLossConfig, yunet_losses
 from proposals.yunet_losses import weighted_sum as yunet_weighted_sum
 from tinygan.errors import ConfigError
-from tinygan.proposers import find_proposer
+from tinygan.proposers import find_proposer, proposer_names
 from tinygan.training.loop import LoopConfig
 
 
@@ -93,7 +93,7 @@ class OptimiserConfig:
         freeze: prefixes of layers that keep their weights and BN statistics, such as ``body.stage1``.
         freeze_norm: whether BN statistics are kept in all layers; for small batches and fine-tuning.
         clip_norm: gradients are scaled down to this norm.
-        backbone_weights: ``imagenet``: torchvision's, for ``resnet50``; ``none``: random.
+        backbone_weights: ``imagenet``: torchvision's, for ``resnet18`` to ``resnet152``; ``none``: random.
         average: decay of the average of the weights, which is what is evaluated and saved; 0: the weights themselves.
     """
 
@@ -190,31 +190,29 @@ class DetectorRecipe(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProposerRecipe(DetectorRecipe):
-    """RetinaFace: anchors, hard negatives or focal loss, smooth-L1.
+class AnchoredRecipe(DetectorRecipe):
+    """A detector with anchors: hard negatives or focal loss, smooth-L1.
 
     Attributes:
         matching: how anchors and faces are matched.
         losses: the form and the weights of the losses.
     """
 
-    proposer: Literal["retinaface"] = "retinaface"
-    network: RetinaFaceConfig = field(default_factory=RetinaFaceConfig)
+    network: AnchoredConfig
     matching: MatchingConfig = field(default_factory=MatchingConfig)
     losses: DetectionLossConfig = field(default_factory=DetectionLossConfig)
 
+    @abstractmethod
+    def build(self) -> AnchoredNetwork:
+        """See :class:`DetectorRecipe`."""
+
     def anchors(self) -> Tensor:
         """The anchors of a training picture, float32 [A, 4]."""
-        cells = [(-(-self.pictures.size // stride), -(-self.pictures.size // stride)) for stride in STRIDES]
-        return pyramid_anchors(cells, STRIDES, self.network.anchors)
-
-    def build(self) -> RetinaFaceNetwork:
-        """See :class:`DetectorRecipe`."""
-        return RetinaFaceNetwork(self.network)
+        return self.network.anchors_of_picture(self.pictures.size)
 
     def matcher(self) -> Callable[[Faces], Targets]:
         """See :class:`DetectorRecipe`."""
-        anchors, variances = self.anchors(), (self.network.variances[0], self.network.variances[1])
+        anchors, variances = self.anchors(), self.network.scales_of_offsets
         return lambda faces: match_anchors(faces, anchors, variances, self.matching)
 
     def terms(self, output: Output, batch: PictureBatch) -> Mapping[str, Tensor]:
@@ -225,6 +223,18 @@ class ProposerRecipe(DetectorRecipe):
     def weighted_sum(self, terms: Mapping[str, Tensor]) -> Tensor:
         """classification + λ1 box + λ2 landmarks."""
         return weighted_sum(terms, self.losses)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposerRecipe(AnchoredRecipe):
+    """RetinaFace."""
+
+    proposer: Literal["retinaface"] = "retinaface"
+    network: RetinaFaceConfig = field(default_factory=RetinaFaceConfig)
+
+    def build(self) -> RetinaFaceNetwork:
+        """See :class:`DetectorRecipe`."""
+        return RetinaFaceNetwork(self.network)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +276,12 @@ def find_recipe(name: str) -> type[DetectorRecipe]:
     """
     target = find_proposer(name).recipe
     if target is None:
-        raise ConfigError(f"proposer '{name}': cannot be trained; tinygan-train-proposer trains retinaface and yunet")
+        raise ConfigError(f"proposer '{name}': cannot be trained; tinygan-train-proposer trains {trained_names()}")
     recipe: type[DetectorRecipe] = pkgutil.resolve_name(target)
     return recipe
+
+
+def trained_names() -> str:
+    """The first stages that can be trained, in words."""
+    names = [name for name in proposer_names() if find_proposer(name).recipe is not None]
+    return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -124,7 +124,10 @@ def test_four_pictures_are_learnt_by_heart(make_wider, tmp_path):
         (("--proposer", "yunet", "--init", "RETINAFACE"), "weights of proposer 'retinaface', not of 'yunet'"),
         (("--init", "nowhere.onnx"), "nowhere.onnx: no such file"),
         (("--teacher", "nowhere"), "nowhere: no such file"),
-        (("--proposer", "yunet", "--set", "optimiser.backbone_weights=imagenet"), "resnet50 alone"),
+        (
+            ("--proposer", "yunet", "--set", "optimiser.backbone_weights=imagenet"),
+            "for backbones resnet18 to resnet152",
+        ),
         (("--proposer", "yunet", "--set", "teacher.face_score=0.1"), "ignored_score <= face_score"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,16 @@ from torch import Tensor
 
 Sides = float | tuple[float, float]  # of a square anchor, or width and height
 MAX_LOG_GROWTH = 4.135  # log(62.5), as in torchvision: a wild offset stays finite
+
+
+def shaped(side_px: float, aspect: float) -> tuple[float, float]:
+    """Width and height of a box of the area of a square.
+
+    Args:
+        side_px: side of the square in pixels.
+        aspect: height over width.
+    """
+    return side_px / math.sqrt(aspect), side_px * math.sqrt(aspect)
 
 
 def pyramid_anchors(

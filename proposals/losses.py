@@ -127,6 +127,29 @@ def detection_losses(output: Output, targets: Targets, config: DetectionLossConf
     return terms
 
 
+def level_losses(output: Output, targets: Targets, config: DetectionLossConfig) -> dict[str, Tensor]:
+    """The terms of :func:`detection_losses`, each level over its own faces, and summed (Ren et al. 2015, Eq. 1, each).
+
+    Args:
+        output: the network's output for B pictures.
+        targets: the targets of the same anchors, [B, A, ...].
+        config: the form of the classification loss.
+
+    Returns:
+        The sums over the levels of the terms, each a scalar.
+    """
+    cells = [height * width for height, width in output.sizes]
+    counts = [count * (targets.labels.shape[1] // sum(cells)) for count in cells]
+    logits, boxes = torch.split(output.face_logits, counts, dim=1), torch.split(output.boxes, counts, dim=1)
+    landmarks = [None] * len(cells) if output.landmarks is None else torch.split(output.landmarks, counts, dim=1)
+    wanted = zip(*(torch.split(column, counts, dim=1) for column in targets), strict=True)
+    levels = [
+        detection_losses(Output(one, box, points, [size]), Targets(*target), config)
+        for one, box, points, size, target in zip(logits, boxes, landmarks, output.sizes, wanted, strict=True)
+    ]
+    return {name: torch.stack([terms[name] for terms in levels]).sum() for name in levels[0]}
+
+
 def weighted_sum(terms: Mapping[str, Tensor], config: DetectionLossConfig) -> Tensor:
     """classification + λ1 box + λ2 landmarks, if there are any."""
     total = terms["classification"] + config.box_weight * terms["box"]

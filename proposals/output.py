@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -21,3 +23,16 @@ class Output(NamedTuple):
     boxes: Tensor
     landmarks: Tensor | None
     sizes: list[tuple[int, int]]
+
+
+def cat_levels(levels: Sequence[Tensor], columns: int) -> Tensor:
+    """What was said of the anchors of each cell, in the order of the anchors.
+
+    Args:
+        levels: for each level [B, anchors x columns, H, W]; the columns of an anchor are neighbours.
+        columns: number of columns per anchor.
+
+    Returns:
+        [B, A, columns].
+    """
+    return torch.cat([level.permute(0, 2, 3, 1).reshape(len(level), -1, columns) for level in levels], dim=1)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from tinygan.runtime import Runtime
 
 PRESETS = (
+    "proposers/mb_fcn_mobilenet025",
+    "proposers/mb_fcn_resnet50",
     "proposers/retinaface_mobilenet025",
     "proposers/retinaface_mobilenet025_finetune",
     "proposers/retinaface_resnet50",

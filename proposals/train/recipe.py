@@ -15,8 +15,9 @@ from torch import Tensor
 from proposals.anchored import AnchoredConfig, AnchoredNetwork
 from proposals.assignment import AssignmentConfig
 from proposals.detector import DetectorConfig, DetectorNetwork
-from proposals.losses import DetectionLossConfig, detection_losses, weighted_sum
+from proposals.losses import DetectionLossConfig, detection_losses, level_losses, weighted_sum
 from proposals.matching import Faces, MatchingConfig, Targets, match_anchors
+from proposals.mb_fcn import MbFcnConfig, MbFcnNetwork
 from proposals.output import Output
 from proposals.retinaface import RetinaFaceConfig, RetinaFaceNetwork
 from proposals.yunet import YuNetConfig, YuNetNetwork, YuNetOutput
@@ -235,6 +236,41 @@ class ProposerRecipe(AnchoredRecipe):
     def build(self) -> RetinaFaceNetwork:
         """See :class:`DetectorRecipe`."""
         return RetinaFaceNetwork(self.network)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MbFcnMatching(MatchingConfig):
+    """How anchors and faces are matched in MB-FCN: thresholds are not stated in the paper."""
+
+    positive_iou: float = 0.5
+    negative_iou: float = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class MbFcnLosses(DetectionLossConfig):
+    """MB-FCN's losses, branch by branch; the number of negatives is not stated in the paper."""
+
+    negatives_per_face: int = 3
+    box_weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MbFcnRecipe(AnchoredRecipe):
+    """MB-FCN: each branch has the loss of a region proposal network over its own faces."""
+
+    proposer: Literal["mb_fcn"] = "mb_fcn"
+    network: MbFcnConfig = field(default_factory=MbFcnConfig)
+    matching: MbFcnMatching = field(default_factory=MbFcnMatching)
+    losses: MbFcnLosses = field(default_factory=MbFcnLosses)
+
+    def build(self) -> MbFcnNetwork:
+        """See :class:`DetectorRecipe`."""
+        return MbFcnNetwork(self.network)
+
+    def terms(self, output: Output, batch: PictureBatch) -> Mapping[str, Tensor]:
+        """See :class:`DetectorRecipe`."""
+        assert batch.targets is not None
+        return level_losses(output, batch.targets, self.losses)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,8 @@ PRESETS = (
     "proposers/retinaface_mobilenet025",
     "proposers/retinaface_mobilenet025_finetune",
     "proposers/retinaface_resnet50",
+    "proposers/retinanet_mobilenet025",
+    "proposers/retinanet_resnet50",
     "proposers/yunet",
 )
 EXAMPLE = "tinygan-train-proposer --config proposers/retinaface_mobilenet025 --data ROOT --out runs/first"

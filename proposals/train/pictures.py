@@ -169,9 +169,13 @@ def cut_picture(
     Returns:
         uint8 RGB [S, S, 3] and the faces that it shows; those whose centre is outside it are ignored.
     """
-    scale = float(np.exp(rng.uniform(np.log(config.smallest_scale), np.log(config.largest_scale))))
-    side = config.size / scale
-    corner = _place(image.size, photo, side, config, rng)
+    if config.mode == "patches":
+        corner, side = place_patch(image.size, rng)
+        scale = config.size / side
+    else:
+        scale = float(np.exp(rng.uniform(np.log(config.smallest_scale), np.log(config.largest_scale))))
+        side = config.size / scale
+        corner = _place(image.size, photo, side, config, rng)
     canvas = _colours(_window(image, corner, side, config.size), config, rng)
     shift = np.tile(corner, 2)
     boxes = (photo.boxes - shift) * scale
@@ -201,15 +205,41 @@ def _place(
     return placed
 
 
+def place_patch(size: tuple[int, int], rng: np.random.Generator) -> tuple[FloatArray, float]:
+    """A square of a photograph that was surrounded by plain colour (Zhang et al. 2019, section 4.1).
+
+    Args:
+        size: width and height of the photograph in pixels.
+        rng: draws how much it is enlarged, and two squares, one of which is taken.
+
+    Returns:
+        Upper left corner ``x, y`` in the photograph and side, in pixels. The square may lie outside the photograph.
+    """
+    # Differs from the paper: colours are changed last, so that the plain colour changes too.
+    enlarge, share = rng.uniform(1, 2), rng.choice([1.0, rng.uniform(0.5, 1)])
+    side = patch_side(size, enlarge, share)
+    around = np.array(size) * enlarge
+    photograph = rng.uniform(0, around - size)  # its corner in what surrounds it
+    return rng.uniform(0, around - side) - photograph, side
+
+
+def patch_side(size: tuple[int, int], enlarge: float, share: float) -> float:
+    """Side of a square of ``share`` of the shorter side of a photograph of some size that was enlarged."""
+    # The paper does not say whether the shorter side is that of the photograph or that of what surrounds it.
+    return min(size) * enlarge * share
+
+
 def _window(image: Image.Image, corner: FloatArray, side: float, size: int) -> Image.Image:
     """The window resized to ``size``; outside the photograph it has one plain colour."""
     low = np.maximum(corner, 0.0)
     high = np.minimum(corner + side, image.size)
+    canvas = Image.new("RGB", (size, size), MEAN_RGB)
+    if (high <= low).any():  # no part of the photograph is in the window
+        return canvas
     start, stop = np.rint((low - corner) * size / side).astype(int), np.rint((high - corner) * size / side).astype(int)
     wide, tall = (int(value) for value in np.maximum(stop - start, 1))
     box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
     part = image.resize((wide, tall), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
-    canvas = Image.new("RGB", (size, size), MEAN_RGB)
     canvas.paste(part, (int(start[0]), int(start[1])))
     return canvas
 

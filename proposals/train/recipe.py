@@ -20,6 +20,7 @@ from proposals.matching import Faces, MatchingConfig, Targets, match_anchors
 from proposals.mb_fcn import MbFcnConfig, MbFcnNetwork
 from proposals.output import Output
 from proposals.retinaface import RetinaFaceConfig, RetinaFaceNetwork
+from proposals.retinanet import RetinaNetConfig, RetinaNetNetwork
 from proposals.yunet import YuNetConfig, YuNetNetwork, YuNetOutput
 from proposals.yunet_losses import YuNetLossConfig, yunet_losses
 from proposals.yunet_losses import weighted_sum as yunet_weighted_sum
@@ -54,7 +55,10 @@ class PictureConfig:
 
     Attributes:
         size: side of the square pictures in pixels.
-        smallest_scale: smallest scale of a photograph; scales are drawn log-uniformly up to ``largest_scale``.
+        mode: ``windows``: squares at a scale drawn from a range, most of them around a face; ``patches``: as in
+            RefineFace, squares of half to all of a photograph's shorter side, after it was surrounded by plain colour.
+        smallest_scale: smallest scale of a photograph; scales are drawn log-uniformly up to ``largest_scale``. It,
+            ``largest_scale`` and ``face_share`` are for ``windows`` alone.
         largest_scale: largest scale of a photograph; 1 is its own.
         face_share: share of the pictures that are placed around a face; the others are placed at random.
         min_face_px: faces whose longer side is shorter in the picture are ignored.
@@ -64,6 +68,7 @@ class PictureConfig:
     """
 
     size: int = 640
+    mode: Literal["windows", "patches"] = "windows"
     smallest_scale: float = 0.6
     largest_scale: float = 2.0
     face_share: float = 0.75
@@ -236,6 +241,37 @@ class ProposerRecipe(AnchoredRecipe):
     def build(self) -> RetinaFaceNetwork:
         """See :class:`DetectorRecipe`."""
         return RetinaFaceNetwork(self.network)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetinaNetMatching(MatchingConfig):
+    """How anchors and faces are matched in RetinaNet (RefineFace's second step); no face is rescued."""
+
+    positive_iou: float = 0.5
+    negative_iou: float = 0.4
+    rescue_iou: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetinaNetLosses(DetectionLossConfig):
+    """RetinaNet's losses (Lin et al. 2017)."""
+
+    classification: Literal["hard_negatives", "focal"] = "focal"
+    box_weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetinaNetRecipe(AnchoredRecipe):
+    """RetinaNet: focal loss over all anchors, smooth-L1."""
+
+    proposer: Literal["retinanet"] = "retinanet"
+    network: RetinaNetConfig = field(default_factory=RetinaNetConfig)
+    matching: RetinaNetMatching = field(default_factory=RetinaNetMatching)
+    losses: RetinaNetLosses = field(default_factory=RetinaNetLosses)
+
+    def build(self) -> RetinaNetNetwork:
+        """See :class:`DetectorRecipe`."""
+        return RetinaNetNetwork(self.network)
 
 
 @dataclass(frozen=True, kw_only=True)

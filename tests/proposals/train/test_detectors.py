@@ -22,6 +22,12 @@ from tinygan.runtime import seed_everything
 SIDE = 160
 HEIGHTS = (12, 18, 26, 38, 55)  # px
 DETECTORS = {
+    "retinanet": [
+        "network.backbone=mobilenet025",
+        "network.channels=32",
+        "network.subnet_depth=2",
+        "matching.rescue_iou=0.2",
+    ],
     "mb_fcn": ["network.backbone=mobilenet025", "network.skip_channels=32", "network.channels=64"],
 }
 

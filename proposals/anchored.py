@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from proposals.anchors import Sides, decode_boxes, decode_landmarks, pyramid_anchors
+from proposals.anchors import Sides, decode_boxes, decode_landmarks, move_anchors, pyramid_anchors
 from proposals.backbones import Backbone, BackboneName
 from proposals.detector import DetectorConfig, DetectorNetwork, positive
 from proposals.output import Output
@@ -82,6 +82,8 @@ class AnchoredNetwork(DetectorNetwork[Output]):
         """See :class:`proposals.detector.DetectorNetwork`."""
         anchors = self.config.anchor_boxes(output.sizes).to(places.device)[places]
         variances = self.config.scales_of_offsets
+        if output.first is not None:
+            anchors = move_anchors(output.first.boxes[0, places].float(), anchors, variances)
         boxes = decode_boxes(output.boxes[0, places].float(), anchors, variances)
         if output.landmarks is None:
             return boxes, None

@@ -68,6 +68,12 @@ def decode_boxes(offsets: Tensor, anchors: Tensor, variances: tuple[float, float
     return torch.cat([centre - half, centre + half], dim=1)
 
 
+def move_anchors(offsets: Tensor, anchors: Tensor, variances: tuple[float, float]) -> Tensor:
+    """Anchors where a first step puts them: the boxes of :func:`decode_boxes` as float [N, 4], centre and size."""
+    boxes = decode_boxes(offsets, anchors, variances)
+    return torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1)
+
+
 def decode_landmarks(offsets: Tensor, anchors: Tensor, variances: tuple[float, float]) -> Tensor:
     """Points from offsets.
 

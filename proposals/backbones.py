@@ -13,7 +13,6 @@ from tinygan.models.mobilenet import MobileNet025
 
 ResNetName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 BackboneName = Literal["mobilenet025", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
-STRIDES = (8, 16, 32)  # of the maps that RetinaFace takes
 MEAN_RGB, STD_RGB = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, in [0, 255]
 MEAN_BGR = (104.0, 117.0, 123.0)
 

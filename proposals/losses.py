@@ -15,6 +15,8 @@ from torchvision.ops import sigmoid_focal_loss
 from proposals.matching import BACKGROUND, FACE, IGNORED, Targets
 from proposals.output import Output
 
+STEPS = ("", "_first")  # ends of the terms' names; only a cascade has two
+
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionLossConfig:
@@ -127,6 +129,23 @@ def detection_losses(output: Output, targets: Targets, config: DetectionLossConf
     return terms
 
 
+def cascade_losses(output: Output, first: Targets, second: Targets, config: DetectionLossConfig) -> dict[str, Tensor]:
+    """The terms of both steps of a cascade, unweighted (Deng et al. 2020).
+
+    Args:
+        output: the network's output for B pictures.
+        first: the first step's targets, [B, A, ...].
+        second: the second step's, see :func:`proposals.matching.match_moved`.
+        config: the form of the classification loss.
+
+    Returns:
+        The terms of :func:`detection_losses`, those of the first step with ``_first`` after their names.
+    """
+    assert output.first is not None
+    said = detection_losses(Output(*output.first, output.sizes), first, config)
+    return {f"{name}_first": term for name, term in said.items()} | detection_losses(output, second, config)
+
+
 def level_losses(output: Output, targets: Targets, config: DetectionLossConfig) -> dict[str, Tensor]:
     """The terms of :func:`detection_losses`, each level over its own faces, and summed (Ren et al. 2015, Eq. 1, each).
 
@@ -151,6 +170,7 @@ def level_losses(output: Output, targets: Targets, config: DetectionLossConfig) 
 
 
 def weighted_sum(terms: Mapping[str, Tensor], config: DetectionLossConfig) -> Tensor:
-    """classification + λ1 box + λ2 landmarks, if there are any."""
-    total = terms["classification"] + config.box_weight * terms["box"]
-    return total + config.landmark_weight * terms["landmarks"] if "landmarks" in terms else total
+    """classification + λ1 box + λ2 landmarks, if there are any; both steps of a cascade."""
+    weights = {"classification": 1.0, "box": config.box_weight, "landmarks": config.landmark_weight}
+    parts = [weight * terms[name + step] for step in STEPS for name, weight in weights.items() if name + step in terms]
+    return torch.stack(parts).sum()

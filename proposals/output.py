@@ -9,6 +9,20 @@ import torch
 from torch import Tensor
 
 
+class First(NamedTuple):
+    """What a first step said of the same anchors, where there are two: a cascade.
+
+    Attributes:
+        face_logits: float [B, A].
+        boxes: float [B, A, 4], offsets.
+        landmarks: float [B, A, 10], offsets; None where none are learnt.
+    """
+
+    face_logits: Tensor
+    boxes: Tensor
+    landmarks: Tensor | None
+
+
 class Output(NamedTuple):
     """The answer for A anchors of B pictures, in the order of :func:`proposals.anchors.pyramid_anchors`.
 
@@ -17,12 +31,14 @@ class Output(NamedTuple):
         boxes: float [B, A, 4], offsets.
         landmarks: float [B, A, 10], offsets of eyes, nose and corners of the mouth; None where none are learnt.
         sizes: height and width of each level, in cells.
+        first: what a first step said; the offsets above are then those from the anchors as it moved them.
     """
 
     face_logits: Tensor
     boxes: Tensor
     landmarks: Tensor | None
     sizes: list[tuple[int, int]]
+    first: First | None = None
 
 
 def cat_levels(levels: Sequence[Tensor], columns: int) -> Tensor:

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 PRESETS = (
     "proposers/mb_fcn_mobilenet025",
     "proposers/mb_fcn_resnet50",
+    "proposers/retinaface_cascade",
     "proposers/retinaface_mobilenet025",
     "proposers/retinaface_mobilenet025_finetune",
+    "proposers/retinaface_paper",
     "proposers/retinaface_resnet50",
     "proposers/retinanet_mobilenet025",
     "proposers/retinanet_resnet50",

@@ -170,7 +170,7 @@ def cut_picture(
         uint8 RGB [S, S, 3] and the faces that it shows; those whose centre is outside it are ignored.
     """
     if config.mode == "patches":
-        corner, side = place_patch(image.size, rng)
+        corner, side = place_patch(image.size, config, rng)
         scale = config.size / side
     else:
         scale = float(np.exp(rng.uniform(np.log(config.smallest_scale), np.log(config.largest_scale))))
@@ -205,18 +205,20 @@ def _place(
     return placed
 
 
-def place_patch(size: tuple[int, int], rng: np.random.Generator) -> tuple[FloatArray, float]:
+def place_patch(size: tuple[int, int], config: PictureConfig, rng: np.random.Generator) -> tuple[FloatArray, float]:
     """A square of a photograph that was surrounded by plain colour (Zhang et al. 2019, section 4.1).
 
     Args:
         size: width and height of the photograph in pixels.
-        rng: draws how much it is enlarged, and two squares, one of which is taken.
+        config: how much the photograph grows at most, and how large the square is.
+        rng: draws both, and the places.
 
     Returns:
         Upper left corner ``x, y`` in the photograph and side, in pixels. The square may lie outside the photograph.
     """
     # Differs from the paper: colours are changed last, so that the plain colour changes too.
-    enlarge, share = rng.uniform(1, 2), rng.choice([1.0, rng.uniform(0.5, 1)])
+    enlarge = rng.uniform(1, config.largest_growth)
+    share = 1.0 if rng.random() < config.whole_share else rng.uniform(config.smallest_share, 1)
     side = patch_side(size, enlarge, share)
     around = np.array(size) * enlarge
     photograph = rng.uniform(0, around - size)  # its corner in what surrounds it

@@ -15,8 +15,8 @@ from torch import Tensor
 from proposals.anchored import AnchoredConfig, AnchoredNetwork
 from proposals.assignment import AssignmentConfig
 from proposals.detector import DetectorConfig, DetectorNetwork
-from proposals.losses import DetectionLossConfig, detection_losses, level_losses, weighted_sum
-from proposals.matching import Faces, MatchingConfig, Targets, match_anchors
+from proposals.losses import DetectionLossConfig, cascade_losses, detection_losses, level_losses, weighted_sum
+from proposals.matching import Faces, MatchingConfig, Targets, match_anchors, match_moved
 from proposals.mb_fcn import MbFcnConfig, MbFcnNetwork
 from proposals.output import Output
 from proposals.retinaface import RetinaFaceConfig, RetinaFaceNetwork
@@ -56,10 +56,13 @@ class PictureConfig:
     Attributes:
         size: side of the square pictures in pixels.
         mode: ``windows``: squares at a scale drawn from a range, most of them around a face; ``patches``: as in
-            RefineFace, squares of half to all of a photograph's shorter side, after it was surrounded by plain colour.
+            RefineFace, squares of part or all of a photograph's shorter side, after it was surrounded by plain colour.
         smallest_scale: smallest scale of a photograph; scales are drawn log-uniformly up to ``largest_scale``. It,
             ``largest_scale`` and ``face_share`` are for ``windows`` alone.
         largest_scale: largest scale of a photograph; 1 is its own.
+        largest_growth: a photograph is surrounded by as much colour that it grows up to so many times, in ``patches``.
+        smallest_share: smallest side of a square in shorter sides of the photograph, in ``patches``.
+        whole_share: share of the squares that have the whole shorter side, in ``patches``.
         face_share: share of the pictures that are placed around a face; the others are placed at random.
         min_face_px: faces whose longer side is shorter in the picture are ignored.
         mirror: share of the pictures that are mirrored.
@@ -71,6 +74,9 @@ class PictureConfig:
     mode: Literal["windows", "patches"] = "windows"
     smallest_scale: float = 0.6
     largest_scale: float = 2.0
+    largest_growth: float = 2.0
+    smallest_share: float = 0.5
+    whole_share: float = 0.5
     face_share: float = 0.75
     min_face_px: float = 5.0
     mirror: float = 0.5
@@ -84,7 +90,11 @@ class PictureConfig:
             raise ValueError(
                 f"expected 0 < smallest_scale <= largest_scale, got {self.smallest_scale} and {self.largest_scale}"
             )
-        for name in ("face_share", "mirror", "colour", "grey"):
+        if not 1 <= self.largest_growth < math.inf:
+            raise ValueError(f"largest_growth must be at least 1, got {self.largest_growth}")
+        if not 0 < self.smallest_share <= 1:
+            raise ValueError(f"smallest_share lies in (0, 1], got {self.smallest_share}")
+        for name in ("whole_share", "face_share", "mirror", "colour", "grey"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} lies in [0, 1], got {getattr(self, name)}")
 
@@ -232,15 +242,38 @@ class AnchoredRecipe(DetectorRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SecondMatching(MatchingConfig):
+    """How faces are matched with the anchors that the first step of a cascade moved (Deng et al. 2020)."""
+
+    positive_iou: float = 0.5
+    negative_iou: float = 0.4
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProposerRecipe(AnchoredRecipe):
-    """RetinaFace."""
+    """RetinaFace.
+
+    Attributes:
+        second_matching: how anchors and faces are matched in the second step of a cascade.
+    """
 
     proposer: Literal["retinaface"] = "retinaface"
     network: RetinaFaceConfig = field(default_factory=RetinaFaceConfig)
+    second_matching: SecondMatching = field(default_factory=SecondMatching)
 
     def build(self) -> RetinaFaceNetwork:
         """See :class:`DetectorRecipe`."""
         return RetinaFaceNetwork(self.network)
+
+    def terms(self, output: Output, batch: PictureBatch) -> Mapping[str, Tensor]:
+        """See :class:`DetectorRecipe`."""
+        if output.first is None:
+            return super().terms(output, batch)
+        assert batch.targets is not None
+        anchors = self.network.anchor_boxes(output.sizes).to(output.boxes.device)
+        variances = self.network.scales_of_offsets
+        second = match_moved(output.first.boxes, batch.faces, anchors, variances, self.second_matching)
+        return cascade_losses(output, batch.targets, second, self.losses)
 
 
 @dataclass(frozen=True, kw_only=True)

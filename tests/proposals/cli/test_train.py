@@ -190,7 +190,7 @@ def test_a_backbone_alone_is_taken(trained, tiny_wider, tmp_path):
         ((), ("pictures.largest_scale=.inf",), "smallest_scale <= largest_scale"),
         ((), ("optimiser.weight_decay=-1",), "weight_decay must not be negative"),
         ((), ("losses.box_weight=.nan",), "weights and focal_gamma must not be negative"),
-        ((), ("network.anchors=[[], [], []]",), "anchors are three lists"),
+        ((), ("network.anchors=[[], [], []]",), "anchors are 3 lists"),
         (("--seed", "-1"), (), "seed must not be negative"),
     ],
 )

@@ -115,7 +115,7 @@ def test_four_pictures_are_learnt_by_heart(make_wider, tmp_path):
     [
         (
             ("--proposer", "callable"),
-            "proposer 'callable': cannot be trained; tinygan-train-proposer trains retinaface",
+            "proposer 'callable': cannot be trained; tinygan-train-proposer trains mb_fcn",
         ),
         (
             ("--proposer", "retinaface", "--config", "proposers/yunet"),

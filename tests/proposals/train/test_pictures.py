@@ -75,7 +75,7 @@ def test_patches_by_hand():
 
 def test_patches_lie_in_the_photograph_and_what_surrounds_it():
     rng = np.random.default_rng(0)
-    found = [place_patch((400, 300), rng) for _ in range(2000)]
+    found = [place_patch((400, 300), PictureConfig(), rng) for _ in range(2000)]
     corners, sides = np.array([corner for corner, _ in found]), np.array([side for _, side in found])
     assert sides.min() >= 150 and 590 < sides.max() <= 600
     assert (corners >= (-400, -300)).all() and (corners + sides[:, None] <= (800, 600)).all()

@@ -31,7 +31,8 @@ def test_positions_cost():
     # Cells of 8 px: a face of 8 px on a cell's centre is the anchor; 4 px beside it shares half: 32 / 96.
     boxes = np.array([[0.0, 0, 8, 8], [4, 0, 12, 8]])
     assert best_on_grid(boxes, [np.array([[8.0, 8.0]])], [8]).tolist() == pytest.approx([1.0, 1 / 3])
-    assert best_on_grid(boxes[1:], [np.array([[8.0, 8.0]]), np.array([[16.0, 8]])], [8, 4]).max() > 1 / 3
+    two = best_on_grid(boxes[1:], [np.array([[8.0, 8.0]]), np.array([[8.0, 8.0]])], [8, 2])
+    assert two.tolist() == pytest.approx([49 / 79])  # the finer level's cell is 1 px off in x and in y
 
 
 def test_levels_have_equal_counts():

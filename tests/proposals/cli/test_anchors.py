@@ -20,7 +20,8 @@ def test_what_is_printed_is_what_a_training_reads(tiny_wider, tmp_path, capsys):
         line.split(":")[1].strip(): float(line.split("IoU ")[1][:5]) for line in lines if "training part" in line
     }
     assert figures["found"] > figures["present"] + 0.1
-    assert Image.open(plot).size[0] > 100
+    with Image.open(plot) as drawn:
+        assert drawn.size[0] > 100
 
 
 def test_mistakes_are_one_line_and_exit_2(tiny_wider, capsys):

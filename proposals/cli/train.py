@@ -36,6 +36,7 @@ PRESETS = (
     "proposers/retinaface_mobilenet025_finetune",
     "proposers/retinaface_paper",
     "proposers/retinaface_resnet50",
+    "proposers/retinanet_fddb",
     "proposers/retinanet_mobilenet025",
     "proposers/retinanet_resnet50",
     "proposers/yunet",

@@ -118,7 +118,7 @@ class PictureSource:
     ) -> None:
         self._photos, self._recipe, self._batch_size = photos, recipe, batch_size
         self._rank, self._world_size = rank, world_size
-        self._match = recipe.matcher()
+        self._matchers = {size: recipe.matcher(size) for size in recipe.pictures.all_sizes}
         self.unreadable: dict[str, None] = {}
 
     def draw(self, step: int) -> PictureBatch:
@@ -127,17 +127,19 @@ class PictureSource:
         Raises:
             DataError: if image after image cannot be read.
         """
-        rows = [self._draw(step * self._batch_size + at) for at in range(self._batch_size)]
+        config = self._recipe.pictures.of_step(self._recipe.seed, step)
+        match = self._matchers[config.size]
+        rows = [self._draw(step * self._batch_size + at, config) for at in range(self._batch_size)]
         pictures, faces = torch.stack([picture for picture, _ in rows]), [faces for _, faces in rows]
-        if self._match is None:
+        if match is None:
             return PictureBatch(pictures, faces, None)
-        targets = zip(*map(self._match, faces), strict=True)
+        targets = zip(*map(match, faces), strict=True)
         return PictureBatch(pictures, faces, Targets(*(torch.stack(parts) for parts in targets)))
 
-    def _draw(self, number: int) -> tuple[Tensor, Faces]:
+    def _draw(self, number: int, config: PictureConfig) -> tuple[Tensor, Faces]:
         number = number * self._world_size + self._rank
         rng = np.random.default_rng([self._recipe.seed, 1, number])
-        picture, faces = cut_picture(*self._photo(number), self._recipe.pictures, rng)
+        picture, faces = cut_picture(*self._photo(number), config, rng)
         return torch.from_numpy(picture).permute(2, 0, 1).contiguous(), faces
 
     def _photo(self, number: int) -> tuple[Image.Image, Photograph]:

@@ -6,9 +6,10 @@ import math
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,6 +56,7 @@ class PictureConfig:
 
     Attributes:
         size: side of the square pictures in pixels.
+        sizes: sides of which each step draws one instead, for training at several scales; empty: ``size`` alone.
         mode: ``windows``: squares at a scale drawn from a range, most of them around a face; ``patches``: as in
             RefineFace, squares of part or all of a photograph's shorter side, after it was surrounded by plain colour.
         smallest_scale: smallest scale of a photograph; scales are drawn log-uniformly up to ``largest_scale``. It,
@@ -71,6 +73,7 @@ class PictureConfig:
     """
 
     size: int = 640
+    sizes: tuple[int, ...] = ()
     mode: Literal["windows", "patches"] = "windows"
     smallest_scale: float = 0.6
     largest_scale: float = 2.0
@@ -84,8 +87,8 @@ class PictureConfig:
     grey: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.size < 32:
-            raise ValueError(f"size must be at least 32, got {self.size}")
+        if min(self.all_sizes) < 32:
+            raise ValueError(f"size must be at least 32, got {min(self.all_sizes)}")
         if not 0 < self.smallest_scale <= self.largest_scale < math.inf:
             raise ValueError(
                 f"expected 0 < smallest_scale <= largest_scale, got {self.smallest_scale} and {self.largest_scale}"
@@ -97,6 +100,17 @@ class PictureConfig:
         for name in ("whole_share", "face_share", "mirror", "colour", "grey"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} lies in [0, 1], got {getattr(self, name)}")
+
+    @property
+    def all_sizes(self) -> tuple[int, ...]:
+        """Every side that pictures may have."""
+        return self.sizes or (self.size,)
+
+    def of_step(self, seed: int, step: int) -> PictureConfig:
+        """The settings of a step, whose size is a pure function of the seed and the step: the same on all processes."""
+        if not self.sizes:
+            return self
+        return replace(self, size=int(np.random.default_rng([seed, 3, step]).choice(self.sizes)), sizes=())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,8 +207,12 @@ class DetectorRecipe(ABC):
         """The network with random weights."""
 
     @abstractmethod
-    def matcher(self) -> Callable[[Faces], Targets] | None:
-        """How targets are made from the faces of a picture alone; None where they depend on what the network says."""
+    def matcher(self, size_px: int) -> Callable[[Faces], Targets] | None:
+        """How targets are made from the faces of a picture alone; None where they depend on what the network says.
+
+        Args:
+            size_px: side of the picture.
+        """
 
     @abstractmethod
     def terms(self, output: Any, batch: PictureBatch) -> Mapping[str, Tensor]:
@@ -222,13 +240,9 @@ class AnchoredRecipe(DetectorRecipe):
     def build(self) -> AnchoredNetwork:
         """See :class:`DetectorRecipe`."""
 
-    def anchors(self) -> Tensor:
-        """The anchors of a training picture, float32 [A, 4]."""
-        return self.network.anchors_of_picture(self.pictures.size)
-
-    def matcher(self) -> Callable[[Faces], Targets]:
+    def matcher(self, size_px: int) -> Callable[[Faces], Targets]:
         """See :class:`DetectorRecipe`."""
-        anchors, variances = self.anchors(), self.network.scales_of_offsets
+        anchors, variances = self.network.anchors_of_picture(size_px), self.network.scales_of_offsets
         return lambda faces: match_anchors(faces, anchors, variances, self.matching)
 
     def terms(self, output: Output, batch: PictureBatch) -> Mapping[str, Tensor]:
@@ -360,7 +374,7 @@ class YuNetRecipe(DetectorRecipe):
         """See :class:`DetectorRecipe`."""
         return YuNetNetwork(self.network)
 
-    def matcher(self) -> None:
+    def matcher(self, size_px: int) -> None:
         """See :class:`DetectorRecipe`."""
         return None
 

@@ -144,7 +144,7 @@ def test_the_first_step_gets_no_gradient_from_the_second():
     recipe = ProposerRecipe(network=RetinaFaceConfig(cascade=True), pictures=PictureConfig(size=64))
     network = recipe.build().train()
     output = network(torch.rand(2, 3, 64, 64) * 255)
-    targets = [recipe.matcher()(FACE_84) for _ in range(2)]
+    targets = [recipe.matcher(64)(FACE_84) for _ in range(2)]
     batch = PictureBatch(
         torch.zeros(2, 3, 64, 64), [FACE_84] * 2, Targets(*map(torch.stack, zip(*targets, strict=True)))
     )

@@ -23,6 +23,7 @@ def test_anchors_by_hand():
     wide = [(-(-480 // stride), -(-640 // stride)) for stride in config.level_strides]
     assert len(pyramid_anchors(wide, config.level_strides, config.level_sides)) == 51_200
     assert len(config.anchors_of_picture(1024)) == 174_720
+    assert [len(config.anchors_of_picture(side)) for side in (480, 800)] == [38_410, 106_686]
     sides = anchors[:, 2:].prod(dim=1).sqrt()
     assert sides.min().item() == pytest.approx(8, abs=1e-4) and sides.max().item() == pytest.approx(362.04, abs=0.01)
 

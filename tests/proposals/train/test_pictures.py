@@ -5,6 +5,7 @@ from PIL import Image
 
 from proposals.anchors import decode_boxes, decode_landmarks
 from proposals.matching import FACE
+from proposals.retinaface import RetinaFaceConfig
 from proposals.train.pictures import (
     MEAN_RGB,
     Photograph,
@@ -125,7 +126,7 @@ def test_a_batch_is_a_function_of_seed_and_step(source_of):
 
 def test_targets_decode_to_the_face(source_of):
     source = source_of()()
-    batch, anchors = source.draw(0), ProposerRecipe(pictures=PictureConfig(size=64)).anchors()
+    batch, anchors = source.draw(0), RetinaFaceConfig().anchors_of_picture(64)
     assert batch.pictures.shape == (3, 3, 64, 64) and batch.targets.labels.shape == (3, len(anchors))
     rows = batch.targets.labels[0] == FACE
     assert rows.any()
@@ -134,6 +135,17 @@ def test_targets_decode_to_the_face(source_of):
     points = decode_landmarks(batch.targets.landmarks[0][rows], anchors, (0.1, 0.2))
     assert torch.allclose(boxes, boxes[:1].expand_as(boxes), atol=1e-3)  # one face: all tell of the same
     assert torch.allclose(points, points[:1].expand_as(points), atol=1e-3)
+
+
+def test_sizes_are_drawn_by_the_step(tmp_path):
+    white_square().save(tmp_path / "a.png")
+    recipe = ProposerRecipe(pictures=PictureConfig(sizes=(64, 96)))
+    first, second = (PictureSource([photo(tmp_path / "a.png")], recipe, 1, rank) for rank in (0, 1))
+    sizes = [first.draw(step).pictures.shape[-1] for step in range(12)]
+    assert set(sizes) == {64, 96} and sizes == [second.draw(step).pictures.shape[-1] for step in range(12)]
+    again = first.draw(3)
+    assert torch.equal(again.pictures, first.draw(3).pictures)
+    assert again.targets.labels.shape[1] == len(RetinaFaceConfig().anchors_of_picture(sizes[3]))
 
 
 def test_every_photograph_comes_once_in_turn(tmp_path):

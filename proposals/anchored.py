@@ -76,18 +76,18 @@ class AnchoredNetwork(DetectorNetwork[Output]):
 
     def scores(self, output: Output) -> Tensor:
         """See :class:`proposals.detector.DetectorNetwork`."""
-        return torch.sigmoid(output.face_logits[0].float())
+        return torch.sigmoid(output.face_logits.float())
 
     def decode(self, output: Output, places: Tensor) -> tuple[Tensor, Tensor | None]:
         """See :class:`proposals.detector.DetectorNetwork`."""
         anchors = self.config.anchor_boxes(output.sizes).to(places.device)[places]
         variances = self.config.scales_of_offsets
         if output.first is not None:
-            anchors = move_anchors(output.first.boxes[0, places].float(), anchors, variances)
-        boxes = decode_boxes(output.boxes[0, places].float(), anchors, variances)
+            anchors = move_anchors(output.first.boxes[:, places].float(), anchors, variances)
+        boxes = decode_boxes(output.boxes[:, places].float(), anchors, variances)
         if output.landmarks is None:
             return boxes, None
-        return boxes, decode_landmarks(output.landmarks[0, places].float(), anchors, variances)
+        return boxes, decode_landmarks(output.landmarks[:, places].float(), anchors, variances)
 
 
 def other_backbone(tensors: dict[str, Tensor], backbone: BackboneName) -> str:

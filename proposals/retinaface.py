@@ -94,7 +94,7 @@ class _Head(nn.Module):
     def forward(self, level: Tensor) -> Tensor:
         """[B, channels, H, W] to [B, H W anchors, columns]."""
         rows: Tensor = self.conv1x1(level).permute(0, 2, 3, 1)
-        return rows.reshape(len(level), -1, self.columns)
+        return rows.reshape(level.shape[0], -1, self.columns)
 
 
 class RetinaFaceNetwork(AnchoredNetwork):
@@ -133,7 +133,7 @@ class RetinaFaceNetwork(AnchoredNetwork):
         levels = self.fpn([maps[level - 2] for level in self.config.levels if level < P6])
         if P6 in self.config.levels:
             levels.append(self.p6(maps[-1]))
-        sizes = [(int(level.shape[-2]), int(level.shape[-1])) for level in levels]
+        sizes = [(level.shape[-2], level.shape[-1]) for level in levels]  # no int(): an export keeps them free
         said = _ask(self, levels)
         return Output(*_ask(self.second, levels), sizes, said) if self.config.cascade else Output(*said, sizes)
 

@@ -97,7 +97,7 @@ class RetinaNetNetwork(AnchoredNetwork):
         """
         maps = self.body(self.normalise(pictures))
         levels = list(self.fpn(OrderedDict((str(at), one) for at, one in enumerate(maps))).values())
-        sizes = [(int(level.shape[-2]), int(level.shape[-1])) for level in levels]
+        sizes = [(level.shape[-2], level.shape[-1]) for level in levels]  # no int(): an export keeps them free
         face_logits = cat_levels([self.faces(level) for level in levels], 1)[..., 0]
         return Output(face_logits, cat_levels([self.boxes(level) for level in levels], 4), None, sizes)
 

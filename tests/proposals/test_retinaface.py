@@ -135,8 +135,8 @@ def test_a_cascade_decodes_from_moved_anchors():
         torch.zeros(1, 1), torch.tensor([[[0.0, 1, 0, 0]]]), torch.zeros(1, 1, 10), [(1, 1)] + 2 * [(0, 0)], said
     )
     boxes, points = network.decode(output, torch.tensor([0]))
-    assert boxes.tolist() == [[-12, -12, 28, 28]]  # the anchor's centre (4, 4) moves 4 px right, then 4 px down
-    assert points is not None and points[0].tolist() == [8, 4] * 5
+    assert boxes.tolist() == [[[-12, -12, 28, 28]]]  # the anchor's centre (4, 4) moves 4 px right, then 4 px down
+    assert points is not None and points[0, 0].tolist() == [8, 4] * 5
 
 
 def test_the_first_step_gets_no_gradient_from_the_second():

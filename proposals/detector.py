@@ -110,7 +110,7 @@ class DetectorNetwork(ABC, nn.Module, Generic[OutputT]):
         """Face probabilities [B, A], float32."""
 
     @abstractmethod
-    def decode(self, output: OutputT, places: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, output: OutputT, places: Tensor) -> tuple[Tensor, Tensor | None]:
         """Boxes and landmarks.
 
         Args:
@@ -118,8 +118,8 @@ class DetectorNetwork(ABC, nn.Module, Generic[OutputT]):
             places: int64 [K], which of the A places of each picture.
 
         Returns:
-            ``x1, y1, x2, y2`` [B, K, 4], and ``x, y`` of five points in turn [B, K, 10]; pixels of the picture,
-            float32.
+            ``x1, y1, x2, y2`` [B, K, 4], and ``x, y`` of five points in turn [B, K, 10], or None for a network that
+            knows of none; pixels of the picture, float32.
         """
 
     @abstractmethod
@@ -150,14 +150,15 @@ class WholeAnswer(nn.Module, Generic[OutputT]):
         self.network = network
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures [B, 3, H, W] to scores [B, A], boxes [B, A, 4] and landmarks [B, A, 10]."""
+        """Pictures [B, 3, H, W] to scores [B, A], boxes [B, A, 4] and landmarks [B, A, 10], or [B, A, 0] for none."""
         output: OutputT = self.network(pictures)
         scores = self.network.scores(output)
-        return scores, *self.network.decode(output, torch.arange(scores.shape[1], device=scores.device))
+        boxes, landmarks = self.network.decode(output, torch.arange(scores.shape[1], device=scores.device))
+        return scores, boxes, _or_none_known(landmarks, boxes)
 
 
 class _Candidates(NamedTuple):
-    """Boxes in pixels of the image: [K, 4], scores [K], landmarks [K, 10]."""
+    """Boxes in pixels of the image: [K, 4], scores [K], landmarks [K, 10] or [K, 0] where there are none."""
 
     boxes: Tensor
     scores: Tensor
@@ -165,7 +166,7 @@ class _Candidates(NamedTuple):
 
 
 class PyramidDetector(Generic[OutputT]):
-    """A network as a proposer; ``fields["landmarks"]`` [N, 10] holds ``x, y`` of five points.
+    """A network as a proposer; ``fields["landmarks"]`` [N, 10] holds ``x, y`` of five points, if it learnt any.
 
     Images run one by one, at their own size: padding them to a common one would change what is found.
 
@@ -206,7 +207,7 @@ class PyramidDetector(Generic[OutputT]):
         boxes, scores, landmarks = (torch.cat(parts) for parts in zip(*found, strict=True))
         chosen = nms(boxes, scores, self._config.nms_iou)
         columns = [tensor[chosen].double().cpu().numpy() for tensor in (boxes, scores, landmarks)]
-        detections = Detections(columns[0], columns[1], {"landmarks": columns[2]})
+        detections = Detections(columns[0], columns[1], {"landmarks": columns[2]} if landmarks.shape[1] else {})
         return best_inside(detections, image.shape[2], image.shape[1], self._config.keep)
 
     def _seen(self, picture: Tensor, view: View) -> _Candidates:
@@ -215,7 +216,10 @@ class PyramidDetector(Generic[OutputT]):
         part = picture[..., view.top : view.bottom, view.left : view.right]
         found = self._candidates(part, view.scale)
         corner = found.boxes.new_tensor([view.left, view.top])
-        boxes, landmarks = found.boxes + corner.repeat(2), found.landmarks + corner.repeat(LANDMARKS)
+        boxes, landmarks = (
+            found.boxes + corner.repeat(2),
+            found.landmarks + corner.repeat(found.landmarks.shape[1] // 2),
+        )
         chosen = view.keeps(boxes, width, height).nonzero()[:, 0]
         if part.shape != picture.shape:
             chosen = chosen[nms(boxes[chosen], found.scores[chosen], self._config.nms_iou)]
@@ -231,7 +235,8 @@ class PyramidDetector(Generic[OutputT]):
         scores, best = scores[: config.top_k], likely[order[: config.top_k]]
         boxes, landmarks = decode(best)
         back = boxes.new_tensor([width / resized.shape[-1], height / resized.shape[-2]])
-        return _Candidates(boxes * back.repeat(2), scores, landmarks * back.repeat(LANDMARKS))
+        points = landmarks * back.repeat(LANDMARKS) if landmarks.shape[1] else landmarks
+        return _Candidates(boxes * back.repeat(2), scores, points)
 
     def _answer(self, picture: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
         """Scores [A] of a picture [1, 3, H, W], and what gives boxes [K, 4] and landmarks [K, 10] of K places."""
@@ -242,7 +247,7 @@ class PyramidDetector(Generic[OutputT]):
 
         def decode(places: Tensor) -> tuple[Tensor, Tensor]:
             boxes, landmarks = self._network.decode(output, places)
-            return boxes[0], landmarks[0]
+            return boxes[0], _or_none_known(landmarks, boxes)[0]
 
         return self._network.scores(output)[0], decode
 
@@ -272,3 +277,8 @@ class PyramidDetector(Generic[OutputT]):
 
 def _interpolate(picture: Tensor, size: list[int]) -> Tensor:
     return F.interpolate(picture, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _or_none_known(landmarks: Tensor | None, boxes: Tensor) -> Tensor:
+    """Landmarks [B, K, 10], or [B, K, 0] for boxes [B, K, 4] without any."""
+    return boxes.new_zeros(*boxes.shape[:2], 0) if landmarks is None else landmarks

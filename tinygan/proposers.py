@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tinygan.runtime import Runtime
 
 GROUP = "tinygan.proposers"
+DEFAULT = "yunet"  # the first stage where a user names none
 
 
 class Proposer(Protocol):

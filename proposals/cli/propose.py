@@ -42,14 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    from tinygan.proposers import proposer_names
+    from tinygan.proposers import DEFAULT, proposer_names
 
     parser = make_parser(
         "tinygan-propose", "Find faces with a first stage alone; write its boxes, one file per image.", EXAMPLE
     )
     names = ", ".join(proposer_names())
     parser.add_argument(
-        "--proposer", default="retinaface", metavar="NAME", help=f"first stage: {names} (default: retinaface)"
+        "--proposer", default=DEFAULT, metavar="NAME", help=f"first stage: {names} (default: {DEFAULT})"
     )
     parser.add_argument(
         "--weights",

@@ -77,6 +77,15 @@ def load_discriminator(
     return discriminator
 
 
+def load_second(checkpoint: Checkpoint, hr_size: int, wide_size: int) -> Discriminator | None:
+    """Load the discriminator that takes the second look, as :func:`load_discriminator`; ``None`` if there is none."""
+    if checkpoint.recipe.get("second") is None:
+        return None
+    second = Discriminator(build_config(DiscriminatorConfig, checkpoint.recipe["second"]), hr_size, wide_size)
+    _load(second, checkpoint, "second")
+    return second
+
+
 def _load(network: nn.Module, checkpoint: Checkpoint, part: str) -> None:
     try:
         network.load_state_dict(checkpoint.part(part))

@@ -220,7 +220,7 @@ def train_judge(
     tower = None if surroundings is None else _public_tower(surroundings, recipe)
     start = load_checkpoint(init, ("gan", "fused"))
     check_fits(start, recipe, init)
-    recipe = replace(recipe, discriminator=recipe.judge_training.form(recipe.discriminator))
+    recipe = replace(recipe, discriminator=recipe.judge_training.form(recipe.discriminator), second=None)
     generator = load_generator(start)
     runtime.place(generator)
     prepared = prepare_regions(data, recipe, generator, folder.patches, runtime)

@@ -111,6 +111,7 @@ class Recipe:
         judge: schedule of stage ``judge``.
         judge_training: further settings of stage ``judge``.
         fusion_search: how fusion is fitted.
+        second: form of the discriminator that takes the second look, if it is another; stage ``fusion`` notes it here.
     """
 
     seed: int = 0
@@ -127,6 +128,7 @@ class Recipe:
     judge: LoopConfig = field(default_factory=LoopConfig)
     judge_training: JudgeTraining = field(default_factory=JudgeTraining)
     fusion_search: FusionConfig = field(default_factory=FusionConfig)
+    second: DiscriminatorConfig | None = None
 
 
 def check_trainable(recipe: Recipe) -> None:

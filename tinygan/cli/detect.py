@@ -19,6 +19,7 @@ from tinygan.cli.common import (
     add_image_options,
     add_output_options,
     add_runtime_options,
+    add_view_options,
     list_skipped,
     make_parser,
     name_unread,
@@ -27,6 +28,7 @@ from tinygan.cli.common import (
     runtime_options,
     share,
     show_config,
+    view_overrides,
 )
 
 if TYPE_CHECKING:
@@ -80,6 +82,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--no-boxes", action="store_true", help="leave every box where the first stage put it")
     parser.add_argument("--no-pictures", action="store_true", help="write detections.json and .csv only")
+    add_view_options(parser)
     add_output_options(parser, "a run")
     add_image_options(parser)
     add_config_options(parser, "the first stage")
@@ -126,9 +129,10 @@ def _detect(arguments: argparse.Namespace) -> int:
 
 
 def _choice(arguments: argparse.Namespace) -> Choice:
-    from tinygan.proposers import choose_proposer
+    from tinygan.proposers import choose_proposer, find_proposer
 
-    return choose_proposer(arguments.proposer, arguments.first_stage_weights, arguments.config, arguments.overrides)
+    overrides = [*view_overrides(arguments, find_proposer(arguments.proposer).config), *arguments.overrides]
+    return choose_proposer(arguments.proposer, arguments.first_stage_weights, arguments.config, overrides)
 
 
 def _settings(arguments: argparse.Namespace, chosen: Choice, first: Runtime, second: Runtime) -> dict[str, Any]:

@@ -4,7 +4,7 @@
         --out runs/lite
 
 Every step is the command a user would type; finished steps are reused and a cut-off one goes on, so the
-command can be repeated until it is through. Steps: ``look`` (sheets of patches), ``mse``, ``gan``, ``judge`` (which takes
+command can be repeated until it is through. Steps: ``look`` (sheets of patches), ``mse``, ``gan``, ``judge`` (for
 the second look), ``first_look`` and ``fusion`` (the model that ships, ``lite.safetensors``), ``widths`` (short runs of
 three discriminators), ``unseen`` (a copy that never saw the last detector), and at the end, the only steps that read
 WIDER_val, ``report`` (what ships) and ``report_unseen`` (the copy).

@@ -142,6 +142,23 @@ def find_proposer(name: str) -> Entry:
     return entry
 
 
+def name_proposer(name: str | None, weights: Path | None) -> str:
+    """The first stage that a user means: the one named, else the one that the weights are of, else :data:`DEFAULT`.
+
+    Of other projects' files, ``.pth`` and ``.pt`` are taken for a RetinaFace, ``.onnx`` for a YuNet.
+
+    Raises:
+        CheckpointError: if the weights are a damaged file of tinygan, or none of a first stage.
+    """
+    from tinygan.checkpoint import is_ours, load_checkpoint
+
+    if name is not None or weights is None:
+        return name or DEFAULT
+    if is_ours(weights):
+        return load_checkpoint(weights, ("proposer",)).proposer or DEFAULT
+    return "retinaface" if weights.suffix in (".pth", ".pt") else DEFAULT
+
+
 def choose_proposer(
     name: str, weights: Path | None = None, source: str | Path | None = None, overrides: Sequence[str] = ()
 ) -> Choice:

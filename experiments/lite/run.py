@@ -54,6 +54,7 @@ FIRST_LOOK = (  # another network for the first look, a third of the cost; 1,000
     "judge_training.backbone=efficientnet_lite0",
     "judge_training.backbone_rate=0.3",
     "judge_training.surroundings_rate=0.1",
+    "judge_training.ema_decay=0",  # over so few steps an average keeps much of the first weights
 )
 SHIPPED = "lite.safetensors"
 WIDTHS = {  # discriminators beside the shipped one, whose short run is "gan_standard"

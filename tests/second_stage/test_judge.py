@@ -110,7 +110,7 @@ def test_a_second_look_is_taken_where_the_first_found_the_face_at_a_mirror_image
     first = list(judge_images(judge, requests, batch_size=7))
     for request, answer in zip(requests[1:], first[1:], strict=True):
         side = (request.proposals.boxes[:, 2] - request.proposals.boxes[:, 0])[:, None]
-        assert answer.boxes == pytest.approx(request.proposals.boxes + side * [0.5, 0, 0.5, 0], abs=1e-3)
+        assert answer.boxes == pytest.approx(request.proposals.boxes + side * [0, 0.5, 0, 0.5], abs=1e-3)
     second = list(judge_images(judge, requests, batch_size=1000, workers=1, looks=2))
     there = [in_mirror(r, a.boxes) for r, a in zip(requests, first, strict=True)]
     for looked, there_too, at_first in zip(second, judge_images(judge, there, 5), first, strict=True):

@@ -117,7 +117,7 @@ def test_kill_and_resume_ends_with_the_same_weights(stage, runs, tiny_wider, tin
 
 
 def wait_for(file: Path, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # seconds: a crowded machine is slow, not wrong
     while not file.exists():
         assert process.poll() is None and time.monotonic() < deadline, f"{file} never came"
         time.sleep(0.005)

@@ -123,7 +123,7 @@ def test_a_mixed_folder_adds_up_where_boxes_need_the_sizes_of_pictures(face, box
 
 
 def test_a_mixed_folder_adds_up_in_training(face, box, tmp_path, tiny_set, capsys):
-    """All stages read all pictures, but for fusion, which judges the hold-out, and a first stage, which reads at random."""
+    """All stages read all pictures, but for fusion (the hold-out) and a first stage (pictures at random)."""
     (tmp_path / "data/WIDER_train").mkdir(parents=True)
     images, good, bad = damaged_folder(face, tmp_path / "data/WIDER_train/images")
     (images / "event/pixel.bmp").unlink()  # which has no room for a face

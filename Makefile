@@ -1,14 +1,15 @@
-# make demo and make test work in a fresh clone with Python >= 3.10 and make.
+# make demo, make demo-train and make test work in a fresh clone with Python >= 3.10 and make.
 PYTHON ?= python3
 STAMP := .venv/.installed
 
-.PHONY: help install demo test clean
+.PHONY: help install demo demo-train test clean
 
 help:
-	@echo "make demo     install, then the main job on the embedded sample (DATA=… PROPOSALS=… for your own)"
-	@echo "make test     install, then checks and tests"
-	@echo "make install  a virtual environment in .venv with tinygan and its tools"
-	@echo "make clean    remove .venv and runs/demo"
+	@echo "make demo        install, then find tiny faces with the two stages that ship, before and after"
+	@echo "make demo-train  install, then train all stages on the embedded sample (DATA=… PROPOSALS=… for your own)"
+	@echo "make test        install, then checks and tests"
+	@echo "make install     a virtual environment in .venv with tinygan and its tools"
+	@echo "make clean       remove .venv and runs/demo"
 
 install: $(STAMP)
 
@@ -20,6 +21,9 @@ $(STAMP): setup.cfg pyproject.toml
 	@touch $(STAMP)
 
 demo: install
+	.venv/bin/python -m experiments.demo.show --out runs/demo
+
+demo-train: install
 	.venv/bin/python -m experiments.demo.run --out runs/demo \
 		$(if $(DATA),--data "$(DATA)") $(if $(PROPOSALS),--proposals "$(PROPOSALS)")
 

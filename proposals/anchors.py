@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+Sides = float | tuple[float, float]  # of a square anchor, or width and height
 MAX_LOG_GROWTH = 4.135  # log(62.5), as in torchvision: a wild offset stays finite
 
 
+def shaped(side_px: float, aspect: float) -> tuple[float, float]:
+    """Width and height of a box of the area of a square.
+
+    Args:
+        side_px: side of the square in pixels.
+        aspect: height over width.
+    """
+    return side_px / math.sqrt(aspect), side_px * math.sqrt(aspect)
+
+
 def pyramid_anchors(
-    sizes: Sequence[tuple[int, int]], strides: Sequence[int], sides_px: Sequence[Sequence[float]]
+    sizes: Sequence[tuple[int, int]], strides: Sequence[int], sides_px: Sequence[Sequence[Sides]]
 ) -> Tensor:
-    """Square anchors at the centre of every cell of every level.
+    """Anchors at the centre of every cell of every level.
 
     torchvision's ``AnchorGenerator`` puts them at cell corners, rounds them, and finds the stride by division of
     whole numbers, which is off by one where the image is no multiple of it.
@@ -21,7 +33,8 @@ def pyramid_anchors(
     Args:
         sizes: height and width of each level, in cells.
         strides: pixels from cell to cell of each level.
-        sides_px: for each level, the sides of the anchors of one cell in pixels.
+        sides_px: for each level, the sides of the anchors of one cell in pixels: one number for a square, or width and
+            height.
 
     Returns:
         float32 [A, 4], ``centre x, centre y, width, height`` in pixels: level by level, row by row, cell by cell,
@@ -31,8 +44,8 @@ def pyramid_anchors(
     for (height, width), stride, sides in zip(sizes, strides, sides_px, strict=True):
         y, x = ((torch.arange(count) + 0.5) * stride for count in (height, width))
         centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # [height, width, 2]
-        side = torch.tensor(sides, dtype=torch.float32)
-        both = [centres[:, :, None].expand(-1, -1, len(sides), -1), side[:, None].expand(height, width, -1, 2)]
+        pairs = torch.tensor([side if isinstance(side, tuple) else (side, side) for side in sides]).float()
+        both = [centres[:, :, None].expand(-1, -1, len(sides), -1), pairs.expand(height, width, -1, 2)]
         levels.append(torch.cat(both, dim=-1).reshape(-1, 4))
     return torch.cat(levels)
 
@@ -43,15 +56,21 @@ def decode_boxes(offsets: Tensor, anchors: Tensor, variances: tuple[float, float
     Args:
         offsets: float [..., N, 4]: shift of the centre in anchor sides over ``variances[0]``, log growth of width and
             height over ``variances[1]``.
-        anchors: float [N, 4], ``centre x, centre y, width, height``.
+        anchors: float [N, 4] or [..., N, 4], ``centre x, centre y, width, height``.
         variances: scales of the offsets of centre and size.
 
     Returns:
         float [..., N, 4], ``x1, y1, x2, y2``.
     """
-    centre = anchors[:, :2] + variances[0] * offsets[..., :2] * anchors[:, 2:]
-    half = anchors[:, 2:] * (variances[1] * offsets[..., 2:]).clamp(max=MAX_LOG_GROWTH).exp() / 2
+    centre = anchors[..., :2] + variances[0] * offsets[..., :2] * anchors[..., 2:]
+    half = anchors[..., 2:] * (variances[1] * offsets[..., 2:]).clamp(max=MAX_LOG_GROWTH).exp() / 2
     return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def move_anchors(offsets: Tensor, anchors: Tensor, variances: tuple[float, float]) -> Tensor:
+    """Anchors where a first step puts them: the boxes of :func:`decode_boxes` as float [..., N, 4], centre and size."""
+    boxes = decode_boxes(offsets, anchors, variances)
+    return torch.cat([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], dim=-1)
 
 
 def decode_landmarks(offsets: Tensor, anchors: Tensor, variances: tuple[float, float]) -> Tensor:
@@ -59,14 +78,14 @@ def decode_landmarks(offsets: Tensor, anchors: Tensor, variances: tuple[float, f
 
     Args:
         offsets: float [..., N, 2 K]: ``x, y`` of K points in anchor sides over ``variances[0]``.
-        anchors: float [N, 4], ``centre x, centre y, width, height``.
+        anchors: float [N, 4] or [..., N, 4], ``centre x, centre y, width, height``.
         variances: scales of the offsets of centre and size.
 
     Returns:
         float [..., N, 2 K], ``x, y`` in turn.
     """
     points = offsets.reshape(*offsets.shape[:-1], offsets.shape[-1] // 2, 2) * variances[0]
-    return (anchors[:, None, :2] + points * anchors[:, None, 2:]).flatten(-2)
+    return (anchors[..., None, :2] + points * anchors[..., None, 2:]).flatten(-2)
 
 
 def encode_boxes(boxes: Tensor, anchors: Tensor, variances: tuple[float, float]) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import nms
 
+from proposals.views import View, sliced_views, whole_views
 from tinygan.detections import Detections
 from tinygan.models.backends import Run, deploy
 from tinygan.models.folding import fold_batch_norm
@@ -25,7 +26,8 @@ from tinygan.runtime import Runtime
 
 log = logging.getLogger(__name__)
 LANDMARKS = 5
-OVERVIEW_FROM, OVERVIEW_SIDE_PX = 2, 48  # times overview_px; side of a face in an overview
+OVERVIEW_FROM, LEAST_SLICE_PX = 2, 64  # times overview_px; smaller tiles would be very many
+RESIZED_AT_ONCE = 1 << 24  # pixels; of larger pictures one colour is resized after the other, which takes less memory
 
 OutputT = TypeVar("OutputT")
 
@@ -39,9 +41,13 @@ class DetectorConfig:
         top_k: number of boxes per scale, the best ones, that enter NMS.
         nms_iou: of two boxes with a larger IoU the one with the lower score is dropped.
         keep: number of boxes per image, the best ones, that are kept after NMS.
-        scales: factors by which the image is resized; several are detected one by one and merged by NMS.
-        overview_px: images at least twice as long are searched once more, shrunk to this: faces of 48 px or more there
-            are looked for in this overview alone. 0: there is no overview.
+        scales: factors by which the image is resized; several are detected one by one and merged by NMS. Faces of 48 px
+            or more at a smaller scale are looked for there alone.
+        overview_px: images at least twice as long are searched once more, shrunk to this, as at another scale. 0: there
+            is no overview.
+        slice_px: longer images are searched in square tiles of this side, and, for faces too large for a tile, in tiles
+            of larger parts shrunk to this side, and as a whole. 0: there are no tiles.
+        slice_overlap: by which share of their side neighbouring tiles overlap.
         max_side_px: longer sides (after scaling) are shrunk to this, which bounds memory.
     """
 
@@ -51,6 +57,8 @@ class DetectorConfig:
     keep: int = 750
     scales: tuple[float, ...] = (1.0,)
     overview_px: int = 0
+    slice_px: int = 0
+    slice_overlap: float = 0.2
     max_side_px: int = 4096
 
     def __post_init__(self) -> None:
@@ -59,8 +67,14 @@ class DetectorConfig:
         for name in ("score_threshold", "nms_iou"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} lies in [0, 1], got {getattr(self, name)}")
+        if not 0 < self.slice_overlap <= 0.5:
+            raise ValueError(
+                f"slice_overlap lies above 0, or faces would be cut, and is at most 0.5; got {self.slice_overlap}"
+            )
         if self.overview_px < 0:
             raise ValueError(f"overview_px must not be negative, got {self.overview_px}")
+        if self.slice_px != 0 and self.slice_px < LEAST_SLICE_PX:
+            raise ValueError(f"slice_px must be 0 (no tiles) or at least {LEAST_SLICE_PX}, got {self.slice_px}")
         for name in ("top_k", "keep", "max_side_px"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -69,6 +83,14 @@ class DetectorConfig:
         """The scale of an image's overview, if it is to have one."""
         wanted = self.overview_px > 0 and longer_side_px >= OVERVIEW_FROM * self.overview_px
         return self.overview_px / longer_side_px if wanted else None
+
+    def views(self, width_px: int, height_px: int) -> list[View]:
+        """What is searched of an image of this size."""
+        longer = max(width_px, height_px)
+        if 0 < self.slice_px < longer:
+            return sliced_views(width_px, height_px, self.scales, self.slice_px, self.slice_overlap)
+        overview = self.overview_of(longer)
+        return whole_views(width_px, height_px, [*self.scales, *([] if overview is None else [overview])])
 
 
 def positive(values: Sequence[float]) -> bool:
@@ -88,7 +110,7 @@ class DetectorNetwork(ABC, nn.Module, Generic[OutputT]):
         """Face probabilities [B, A], float32."""
 
     @abstractmethod
-    def decode(self, output: OutputT, places: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, output: OutputT, places: Tensor) -> tuple[Tensor, Tensor | None]:
         """Boxes and landmarks.
 
         Args:
@@ -96,8 +118,8 @@ class DetectorNetwork(ABC, nn.Module, Generic[OutputT]):
             places: int64 [K], which of the A places of each picture.
 
         Returns:
-            ``x1, y1, x2, y2`` [B, K, 4], and ``x, y`` of five points in turn [B, K, 10]; pixels of the picture,
-            float32.
+            ``x1, y1, x2, y2`` [B, K, 4], and ``x, y`` of five points in turn [B, K, 10], or None for a network that
+            knows of none; pixels of the picture, float32.
         """
 
     @abstractmethod
@@ -128,14 +150,15 @@ class WholeAnswer(nn.Module, Generic[OutputT]):
         self.network = network
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures [B, 3, H, W] to scores [B, A], boxes [B, A, 4] and landmarks [B, A, 10]."""
+        """Pictures [B, 3, H, W] to scores [B, A], boxes [B, A, 4] and landmarks [B, A, 10], or [B, A, 0] for none."""
         output: OutputT = self.network(pictures)
         scores = self.network.scores(output)
-        return scores, *self.network.decode(output, torch.arange(scores.shape[1], device=scores.device))
+        boxes, landmarks = self.network.decode(output, torch.arange(scores.shape[1], device=scores.device))
+        return scores, boxes, _or_none_known(landmarks, boxes)
 
 
 class _Candidates(NamedTuple):
-    """Boxes in pixels of the image: [K, 4], scores [K], landmarks [K, 10]."""
+    """Boxes in pixels of the image: [K, 4], scores [K], landmarks [K, 10] or [K, 0] where there are none."""
 
     boxes: Tensor
     scores: Tensor
@@ -143,7 +166,7 @@ class _Candidates(NamedTuple):
 
 
 class PyramidDetector(Generic[OutputT]):
-    """A network as a proposer; ``fields["landmarks"]`` [N, 10] holds ``x, y`` of five points.
+    """A network as a proposer; ``fields["landmarks"]`` [N, 10] holds ``x, y`` of five points, if it learnt any.
 
     Images run one by one, at their own size: padding them to a common one would change what is found.
 
@@ -180,19 +203,30 @@ class PyramidDetector(Generic[OutputT]):
     def _detect(self, image: Tensor) -> Detections:
         check_image(image)
         picture = image.to(self._runtime.device)[None]
-        found = [self._candidates(picture, scale) for scale in self._config.scales]
-        overview = self._config.overview_of(max(picture.shape[-2:]))
-        if overview is not None:
-            found = [_smaller(one, OVERVIEW_SIDE_PX / overview) for one in found]
-            found.append(self._candidates(picture, overview))
+        found = [self._seen(picture, view) for view in self._config.views(image.shape[2], image.shape[1])]
         boxes, scores, landmarks = (torch.cat(parts) for parts in zip(*found, strict=True))
         chosen = nms(boxes, scores, self._config.nms_iou)
         columns = [tensor[chosen].double().cpu().numpy() for tensor in (boxes, scores, landmarks)]
-        detections = Detections(columns[0], columns[1], {"landmarks": columns[2]})
+        detections = Detections(columns[0], columns[1], {"landmarks": columns[2]} if landmarks.shape[1] else {})
         return best_inside(detections, image.shape[2], image.shape[1], self._config.keep)
 
+    def _seen(self, picture: Tensor, view: View) -> _Candidates:
+        """The boxes of one view that count; of a tile, after NMS, as there may be thousands of them."""
+        height, width = picture.shape[-2:]
+        part = picture[..., view.top : view.bottom, view.left : view.right]
+        found = self._candidates(part, view.scale)
+        corner = found.boxes.new_tensor([view.left, view.top])
+        boxes, landmarks = (
+            found.boxes + corner.repeat(2),
+            found.landmarks + corner.repeat(found.landmarks.shape[1] // 2),
+        )
+        chosen = view.keeps(boxes, width, height).nonzero()[:, 0]
+        if part.shape != picture.shape:
+            chosen = chosen[nms(boxes[chosen], found.scores[chosen], self._config.nms_iou)]
+        return _Candidates(boxes[chosen], found.scores[chosen], landmarks[chosen])
+
     def _candidates(self, picture: Tensor, scale: float) -> _Candidates:
-        """The best boxes at one scale, before NMS."""
+        """The best boxes of a picture at one scale, before NMS."""
         config, (height, width) = self._config, picture.shape[-2:]
         resized = self._resize(picture, scale)
         scores, decode = self._answer(resized)
@@ -201,7 +235,8 @@ class PyramidDetector(Generic[OutputT]):
         scores, best = scores[: config.top_k], likely[order[: config.top_k]]
         boxes, landmarks = decode(best)
         back = boxes.new_tensor([width / resized.shape[-1], height / resized.shape[-2]])
-        return _Candidates(boxes * back.repeat(2), scores, landmarks * back.repeat(LANDMARKS))
+        points = landmarks * back.repeat(LANDMARKS) if landmarks.shape[1] else landmarks
+        return _Candidates(boxes * back.repeat(2), scores, points)
 
     def _answer(self, picture: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
         """Scores [A] of a picture [1, 3, H, W], and what gives boxes [K, 4] and landmarks [K, 10] of K places."""
@@ -212,7 +247,7 @@ class PyramidDetector(Generic[OutputT]):
 
         def decode(places: Tensor) -> tuple[Tensor, Tensor]:
             boxes, landmarks = self._network.decode(output, places)
-            return boxes[0], landmarks[0]
+            return boxes[0], _or_none_known(landmarks, boxes)[0]
 
         return self._network.scores(output)[0], decode
 
@@ -225,18 +260,25 @@ class PyramidDetector(Generic[OutputT]):
         if factor == 1:
             return picture
         size = [max(1, round(side * factor)) for side in (height, width)]
-        return F.interpolate(picture.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
+        whole = height * width <= RESIZED_AT_ONCE
+        parts = [picture] if whole else [picture[:, colour : colour + 1] for colour in range(3)]
+        return torch.cat([_interpolate(part.float(), size) for part in parts], dim=1)
 
     def _say_shrunk(self, side_px: float) -> None:
         if not self._said_shrunk:
             log.warning(
-                "an image of %.0f px was shrunk to max_side_px = %d for detection, and others may be; a larger "
-                "max_side_px finds more tiny faces and takes more memory", side_px, self._config.max_side_px,
-            )  # fmt: skip
+                "an image of %.0f px was shrunk to max_side_px = %d for detection, and others may be; --slice 640 "
+                "finds more tiny faces in little memory, a larger max_side_px in more",
+                side_px,
+                self._config.max_side_px,
+            )
         self._said_shrunk = True
 
 
-def _smaller(found: _Candidates, side_px: float) -> _Candidates:
-    """The candidates whose longer side is shorter than ``side_px``."""
-    small = (found.boxes[:, 2:] - found.boxes[:, :2]).amax(dim=1) < side_px
-    return _Candidates(*(column[small] for column in found))
+def _interpolate(picture: Tensor, size: list[int]) -> Tensor:
+    return F.interpolate(picture, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _or_none_known(landmarks: Tensor | None, boxes: Tensor) -> Tensor:
+    """Landmarks [B, K, 10], or [B, K, 0] for boxes [B, K, 4] without any."""
+    return boxes.new_zeros(*boxes.shape[:2], 0) if landmarks is None else landmarks

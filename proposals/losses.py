@@ -1,4 +1,4 @@
-"""RetinaFace's multi-task loss as pure functions (Deng et al. 2020, Eq. 1, without its dense regression)."""
+"""The losses of detectors with anchors as pure functions (Deng et al. 2020, Eq. 1, without its dense regression)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from proposals.matching import BACKGROUND, FACE, IGNORED, Targets
-from proposals.retinaface import Output
+from proposals.output import Output
+
+STEPS = ("", "_first")  # ends of the terms' names; only a cascade has two
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ def hard_negative_loss(logits: Tensor, labels: Tensor, negatives_per_face: int) 
     return total / faces.sum().clamp(min=1)
 
 
-def focal_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
+def focal_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: float, weights: Tensor | None = None) -> Tensor:
     """Focal loss over all anchors that count (Lin et al. 2017, Eq. 5).
 
     Args:
@@ -75,15 +77,16 @@ def focal_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Te
         labels: int64 [B, A], ``FACE``, ``BACKGROUND`` or ``IGNORED``.
         alpha: weight of faces; 1 - alpha is that of background.
         gamma: exponent that lowers the weight of easy anchors; 0 weighs all alike.
+        weights: float [B, A], further weights of the anchors; default: 1.
 
     Returns:
-        A scalar: the sum, divided by the number of face anchors (at least 1).
+        A scalar: the weighted sum, divided by the number of face anchors (at least 1).
     """
     counts = labels != IGNORED
     faces = labels == FACE
-    total = sigmoid_focal_loss(logits[counts], faces[counts].to(logits.dtype), alpha, gamma, reduction="sum")
-    loss: Tensor = total / faces.sum().clamp(min=1)
-    return loss
+    losses: Tensor = sigmoid_focal_loss(logits[counts], faces[counts].to(logits.dtype), alpha, gamma, reduction="none")
+    total = losses.sum() if weights is None else (weights[counts] * losses).sum()
+    return total / faces.sum().clamp(min=1)
 
 
 def offset_loss(offsets: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
@@ -102,7 +105,7 @@ def offset_loss(offsets: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
 
 
 def detection_losses(output: Output, targets: Targets, config: DetectionLossConfig) -> dict[str, Tensor]:
-    """All terms, unweighted; landmarks count where they are known.
+    """All terms, unweighted; landmarks count where they are known, and have no term if the network learns none.
 
     Args:
         output: the network's output for B pictures.
@@ -110,25 +113,64 @@ def detection_losses(output: Output, targets: Targets, config: DetectionLossConf
         config: the form of the classification loss.
 
     Returns:
-        ``classification``, ``box`` and ``landmarks``, each a scalar.
+        ``classification``, ``box`` and, if there are any, ``landmarks``, each a scalar.
     """
     labels = targets.labels
-    logits = (
-        output.class_logits[..., 1] - output.class_logits[..., 0]
-    ).float()  # softmax of two classes is this one's sigmoid
+    logits = output.face_logits.float()
     if config.classification == "focal":
         classification = focal_loss(logits, labels, config.focal_alpha, config.focal_gamma)
     else:
         classification = hard_negative_loss(logits, labels, config.negatives_per_face)
     faces = labels == FACE
-    known = faces & torch.isfinite(targets.landmarks).all(dim=-1)
-    return {
-        "classification": classification,
-        "box": offset_loss(output.boxes, targets.boxes, faces),
-        "landmarks": offset_loss(output.landmarks, targets.landmarks, known),
-    }
+    terms = {"classification": classification, "box": offset_loss(output.boxes, targets.boxes, faces)}
+    if output.landmarks is not None:
+        known = faces & torch.isfinite(targets.landmarks).all(dim=-1)
+        terms["landmarks"] = offset_loss(output.landmarks, targets.landmarks, known)
+    return terms
+
+
+def cascade_losses(output: Output, first: Targets, second: Targets, config: DetectionLossConfig) -> dict[str, Tensor]:
+    """The terms of both steps of a cascade, unweighted (Deng et al. 2020).
+
+    Args:
+        output: the network's output for B pictures.
+        first: the first step's targets, [B, A, ...].
+        second: the second step's, see :func:`proposals.matching.match_moved`.
+        config: the form of the classification loss.
+
+    Returns:
+        The terms of :func:`detection_losses`, those of the first step with ``_first`` after their names.
+    """
+    assert output.first is not None
+    said = detection_losses(Output(*output.first, output.sizes), first, config)
+    return {f"{name}_first": term for name, term in said.items()} | detection_losses(output, second, config)
+
+
+def level_losses(output: Output, targets: Targets, config: DetectionLossConfig) -> dict[str, Tensor]:
+    """The terms of :func:`detection_losses`, each level over its own faces, and summed (Ren et al. 2015, Eq. 1, each).
+
+    Args:
+        output: the network's output for B pictures.
+        targets: the targets of the same anchors, [B, A, ...].
+        config: the form of the classification loss.
+
+    Returns:
+        The sums over the levels of the terms, each a scalar.
+    """
+    cells = [height * width for height, width in output.sizes]
+    counts = [count * (targets.labels.shape[1] // sum(cells)) for count in cells]
+    logits, boxes = torch.split(output.face_logits, counts, dim=1), torch.split(output.boxes, counts, dim=1)
+    landmarks = [None] * len(cells) if output.landmarks is None else torch.split(output.landmarks, counts, dim=1)
+    wanted = zip(*(torch.split(column, counts, dim=1) for column in targets), strict=True)
+    levels = [
+        detection_losses(Output(one, box, points, [size]), Targets(*target), config)
+        for one, box, points, size, target in zip(logits, boxes, landmarks, output.sizes, wanted, strict=True)
+    ]
+    return {name: torch.stack([terms[name] for terms in levels]).sum() for name in levels[0]}
 
 
 def weighted_sum(terms: Mapping[str, Tensor], config: DetectionLossConfig) -> Tensor:
-    """classification + λ1 box + λ2 landmarks."""
-    return terms["classification"] + config.box_weight * terms["box"] + config.landmark_weight * terms["landmarks"]
+    """classification + λ1 box + λ2 landmarks, if there are any; both steps of a cascade."""
+    weights = {"classification": 1.0, "box": config.box_weight, "landmarks": config.landmark_weight}
+    parts = [weight * terms[name + step] for step in STEPS for name, weight in weights.items() if name + step in terms]
+    return torch.stack(parts).sum()

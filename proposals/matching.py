@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
-from proposals.anchors import encode_boxes, encode_landmarks
+from proposals.anchors import encode_boxes, encode_landmarks, move_anchors
 
 FACE, BACKGROUND, IGNORED = 1, 0, -1
 BLOCK = 16  # faces compared with all anchors at once: bounds memory on crowds
@@ -84,9 +85,9 @@ def match_anchors(faces: Faces, anchors: Tensor, variances: tuple[float, float],
         The labels of the A anchors, and the offsets from them to their faces.
     """
     count = len(anchors)
-    labels = torch.full((count,), BACKGROUND)
-    box_targets = torch.zeros(count, 4)
-    landmark_targets = torch.full((count, faces.landmarks.shape[1]), torch.nan)
+    labels = torch.full((count,), BACKGROUND, device=anchors.device)
+    box_targets = anchors.new_zeros(count, 4)
+    landmark_targets = anchors.new_full((count, faces.landmarks.shape[1]), torch.nan)
     if not len(faces.boxes):
         return Targets(labels, box_targets, landmark_targets)
     corners = box_convert(anchors, "cxcywh", "xyxy")
@@ -111,6 +112,26 @@ def match_anchors(faces: Faces, anchors: Tensor, variances: tuple[float, float],
     return Targets(labels, box_targets, landmark_targets)
 
 
+def match_moved(
+    offsets: Tensor, faces: Sequence[Faces], anchors: Tensor, variances: tuple[float, float], config: MatchingConfig
+) -> Targets:
+    """Label every anchor where the first step of a cascade puts it.
+
+    Args:
+        offsets: float [B, A, 4], what the first step said of the boxes of B pictures; it gets no gradient.
+        faces: the faces of each picture.
+        anchors: float32 [A, 4], ``centre x, centre y, width, height``.
+        variances: scales of the offsets of centre and size.
+        config: the thresholds.
+
+    Returns:
+        Labels and offsets [B, A, ...], the latter from the moved anchors.
+    """
+    moved = [move_anchors(one.detach().float(), anchors, variances) for one in offsets]
+    matched = [match_anchors(one, at, variances, config) for one, at in zip(faces, moved, strict=True)]
+    return Targets(*(torch.stack(column) for column in zip(*matched, strict=True)))
+
+
 class _BestPairs(NamedTuple):
     """The largest IoU of each of A anchors with one of M faces, and the other way round; of equals the first.
 
@@ -129,8 +150,8 @@ class _BestPairs(NamedTuple):
 
 def _best_pairs(boxes: Tensor, anchors: Tensor) -> _BestPairs:
     """Compare boxes [M, 4] with anchors [A, 4], both ``x1, y1, x2, y2``; never more than ``BLOCK`` boxes at once."""
-    of_anchors, faces = torch.full((len(anchors),), -1.0), torch.zeros(len(anchors), dtype=torch.int64)
-    of_faces, best_anchors = torch.zeros(len(boxes)), torch.zeros(len(boxes), dtype=torch.int64)
+    of_anchors, faces = anchors.new_full((len(anchors),), -1.0), anchors.new_zeros(len(anchors), dtype=torch.int64)
+    of_faces, best_anchors = anchors.new_zeros(len(boxes)), anchors.new_zeros(len(boxes), dtype=torch.int64)
     for start in range(0, len(boxes), BLOCK):
         overlaps = box_iou(boxes[start : start + BLOCK], anchors)
         of_faces[start : start + BLOCK], best_anchors[start : start + BLOCK] = overlaps.max(dim=1)

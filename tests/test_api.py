@@ -16,6 +16,7 @@ COMMANDS = {
     "tinygan-detect": "tinygan.cli.detect",
     "tinygan-propose": "proposals.cli.propose",
     "tinygan-train-proposer": "proposals.cli.train",
+    "tinygan-anchors": "proposals.cli.anchors",
 }
 
 

@@ -233,7 +233,9 @@ def _coerce(value: Any, hint: Any, name: str, origin: str) -> Any:
     if kind in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        inner = next(a for a in arguments if a is not type(None))
+        choices = [a for a in arguments if a is not type(None)]
+        is_list = isinstance(value, list | tuple)
+        inner = next((a for a in choices if (typing.get_origin(a) is tuple) == is_list), choices[0])
         return _coerce(value, inner, name, origin)
     if kind is Literal:
         if value is False and "none" in arguments:  # YAML reads `off` and `no` as False

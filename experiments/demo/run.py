@@ -1,4 +1,4 @@
-"""The whole path in one command: train small networks, rescore, evaluate, show. ``make demo`` runs it.
+"""The whole path in one command: train small networks, rescore, evaluate, show. ``make demo-train`` runs it.
 
     python -m experiments.demo.run --out runs/demo [--data ROOT --proposals P]
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", default=str(CONFIG), help="training preset (default: demo.yaml)")
     arguments = parser.parse_args(argv)
     if (arguments.data is None) != (arguments.proposals is None):
-        parser.error("give both --data and --proposals (make demo DATA=… PROPOSALS=…), or neither")
+        parser.error("give both --data and --proposals (make demo-train DATA=… PROPOSALS=…), or neither")
     started = time.monotonic()
     root, proposals = arguments.data, arguments.proposals
     out: Path = arguments.out if root is None else arguments.out / _folder_name(root, proposals)

@@ -17,12 +17,14 @@ from tinygan.cli.common import (
     add_image_options,
     add_output_options,
     add_runtime_options,
+    add_view_options,
     list_skipped,
     make_parser,
     name_unread,
     run_command,
     runtime_options,
     show_config,
+    view_overrides,
 )
 from tinygan.errors import DataError
 
@@ -40,14 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    from tinygan.proposers import proposer_names
+    from tinygan.proposers import DEFAULT, proposer_names
 
     parser = make_parser(
         "tinygan-propose", "Find faces with a first stage alone; write its boxes, one file per image.", EXAMPLE
     )
     names = ", ".join(proposer_names())
     parser.add_argument(
-        "--proposer", default="retinaface", metavar="NAME", help=f"first stage: {names} (default: retinaface)"
+        "--proposer", metavar="NAME", help=f"first stage: {names} (default: that of the weights, else {DEFAULT})"
     )
     parser.add_argument(
         "--weights",
@@ -60,6 +62,7 @@ def _parser() -> Parser:
     parser.add_argument("--out", required=True, type=Path, metavar="P", help="folder or .tar.gz to write")
     parser.add_argument("--subset", type=Path, metavar="LIST", help=f"search these images only: {SUBSET}")
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="write counts and times to FILE.json")
+    add_view_options(parser)
     add_output_options(parser, "a run")
     add_image_options(parser)
     add_config_options(parser, "the first stage")
@@ -74,10 +77,12 @@ def _propose(arguments: argparse.Namespace) -> int:
     from tinygan.files import write_atomically
     from tinygan.formats.images import allow_pixels
     from tinygan.formats.writing import open_output
-    from tinygan.proposers import choose_proposer
+    from tinygan.proposers import choose_proposer, find_proposer, name_proposer
     from tinygan.runtime import Runtime
 
-    chosen = choose_proposer(arguments.proposer, arguments.weights, arguments.config, arguments.overrides)
+    arguments.proposer = name_proposer(arguments.proposer, arguments.weights)
+    overrides = [*view_overrides(arguments, find_proposer(arguments.proposer).config), *arguments.overrides]
+    chosen = choose_proposer(arguments.proposer, arguments.weights, arguments.config, overrides)
     if arguments.show_config:
         return show_config(chosen.config)
     allow_pixels(arguments.max_pixels)

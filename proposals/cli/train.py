@@ -22,15 +22,23 @@ from tinygan.cli.common import (
     show_config,
 )
 from tinygan.errors import ConfigError, DataError
+from tinygan.formats.truths import GROUND_TRUTHS
 
 if TYPE_CHECKING:
     from proposals.train.recipe import DetectorRecipe
     from tinygan.runtime import Runtime
 
 PRESETS = (
+    "proposers/mb_fcn_mobilenet025",
+    "proposers/mb_fcn_resnet50",
+    "proposers/retinaface_cascade",
     "proposers/retinaface_mobilenet025",
     "proposers/retinaface_mobilenet025_finetune",
+    "proposers/retinaface_paper",
     "proposers/retinaface_resnet50",
+    "proposers/retinanet_fddb",
+    "proposers/retinanet_mobilenet025",
+    "proposers/retinanet_resnet50",
     "proposers/yunet",
 )
 EXAMPLE = "tinygan-train-proposer --config proposers/retinaface_mobilenet025 --data ROOT --out runs/first"
@@ -42,13 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = make_parser("tinygan-train-proposer", "Train a first stage on WIDER FACE.", EXAMPLE)
-    parser.add_argument("--data", required=True, type=Path, metavar="ROOT", help=WIDER_ROOT)
+    parser = make_parser("tinygan-train-proposer", "Train a first stage on WIDER FACE or on other faces.", EXAMPLE)
+    parser.add_argument("--data", type=Path, metavar="ROOT", help=f"{WIDER_ROOT}; or give --truth and --images")
+    parser.add_argument("--truth", type=Path, metavar="FILE", help=f"annotated faces: {GROUND_TRUTHS}; with --images")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images of --truth, at any depth")
+    parser.add_argument(
+        "--folds", type=int, nargs="+", default=[], metavar="N", help="train on these folds of FDDB alone, with --truth"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="run folder to write")
     parser.add_argument(
         "--proposer",
         metavar="NAME",
-        help="first stage: retinaface or yunet (default: that of --config, of --init, else retinaface)",
+        help="first stage, such as retinaface or yunet (default: that of --config, of --init, else retinaface)",
     )
     parser.add_argument(
         "--init",
@@ -56,6 +69,12 @@ def _parser() -> Parser:
         metavar="W",
         help="weights to start from: run folder of tinygan-train-proposer, .safetensors, the .pth of a public "
         "RetinaFace, or the .onnx of a public YuNet (default: random weights)",
+    )
+    parser.add_argument(
+        "--init-body",
+        type=Path,
+        metavar="W",
+        help="weights of which the backbone alone is taken, of any first stage with the same one; the rest is random",
     )
     parser.add_argument(
         "--landmarks", type=Path, metavar="FILE", help="RetinaFace's label.txt, with five landmarks per face"
@@ -86,9 +105,11 @@ def _train(arguments: argparse.Namespace) -> int:
 
     recipe = _recipe(arguments)
     runtime = Runtime(runtime_options(arguments).exact())
-    inputs = read_inputs(
-        ProposerData(arguments.data, arguments.landmarks, tuple(arguments.teacher), arguments.init), recipe
-    )
+    data = ProposerData(
+        arguments.data, arguments.truth, arguments.images, tuple(arguments.folds),
+        arguments.landmarks, tuple(arguments.teacher), arguments.init, arguments.init_body,
+    )  # fmt: skip
+    inputs = read_inputs(data, recipe)
     settings = to_yaml(recipe) + _origin(arguments, runtime)
     folder = open_run(arguments, settings, runtime)
     if folder.finished:
@@ -101,7 +122,14 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _check_paths(arguments: argparse.Namespace) -> None:
-    for path in (arguments.data, arguments.init, arguments.landmarks, *arguments.teacher):
+    own = (arguments.truth, arguments.images)
+    if (arguments.data is None) != all(own) or (arguments.data is not None and any(own)):
+        raise DataError("give the faces to train on: --data ROOT, or --truth FILE and --images DIR")
+    if arguments.folds and arguments.truth is None:
+        raise DataError("--folds is for FDDB's annotations alone; give --truth FDDB-folds and --images DIR")
+    if arguments.init is not None and arguments.init_body is not None:
+        raise DataError("--init holds a backbone already; leave --init-body out")
+    for path in (arguments.data, *own, arguments.init, arguments.init_body, arguments.landmarks, *arguments.teacher):
         if path is not None and not path.exists():
             raise DataError(f"{path}: no such file or folder")
     if arguments.init is not None and arguments.out.resolve() in (
@@ -132,7 +160,9 @@ def _recipe(arguments: argparse.Namespace) -> DetectorRecipe:
 
 def _origin(arguments: argparse.Namespace, runtime: Runtime) -> str:
     """What a run was made from and its precision, as comments of its config.yaml: a resumed run has the same."""
-    paths = {"data": arguments.data, "init": arguments.init, "landmarks": arguments.landmarks}
+    names = ("data", "truth", "images", "init", "init_body", "landmarks")
+    paths = {name: getattr(arguments, name) for name in names}
     lines = [f"# {name}: {path.resolve()}" for name, path in paths.items() if path is not None]
+    lines += [f"# folds: {' '.join(map(str, arguments.folds))}"] if arguments.folds else []
     lines += [f"# teacher: {path.resolve()}" for path in arguments.teacher]
     return "\n".join(["# tinygan-train-proposer", f"# precision: {runtime.precision}", *lines]) + "\n"

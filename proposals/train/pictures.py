@@ -118,7 +118,7 @@ class PictureSource:
     ) -> None:
         self._photos, self._recipe, self._batch_size = photos, recipe, batch_size
         self._rank, self._world_size = rank, world_size
-        self._match = recipe.matcher()
+        self._matchers = {size: recipe.matcher(size) for size in recipe.pictures.all_sizes}
         self.unreadable: dict[str, None] = {}
 
     def draw(self, step: int) -> PictureBatch:
@@ -127,17 +127,19 @@ class PictureSource:
         Raises:
             DataError: if image after image cannot be read.
         """
-        rows = [self._draw(step * self._batch_size + at) for at in range(self._batch_size)]
+        config = self._recipe.pictures.of_step(self._recipe.seed, step)
+        match = self._matchers[config.size]
+        rows = [self._draw(step * self._batch_size + at, config) for at in range(self._batch_size)]
         pictures, faces = torch.stack([picture for picture, _ in rows]), [faces for _, faces in rows]
-        if self._match is None:
+        if match is None:
             return PictureBatch(pictures, faces, None)
-        targets = zip(*map(self._match, faces), strict=True)
+        targets = zip(*map(match, faces), strict=True)
         return PictureBatch(pictures, faces, Targets(*(torch.stack(parts) for parts in targets)))
 
-    def _draw(self, number: int) -> tuple[Tensor, Faces]:
+    def _draw(self, number: int, config: PictureConfig) -> tuple[Tensor, Faces]:
         number = number * self._world_size + self._rank
         rng = np.random.default_rng([self._recipe.seed, 1, number])
-        picture, faces = cut_picture(*self._photo(number), self._recipe.pictures, rng)
+        picture, faces = cut_picture(*self._photo(number), config, rng)
         return torch.from_numpy(picture).permute(2, 0, 1).contiguous(), faces
 
     def _photo(self, number: int) -> tuple[Image.Image, Photograph]:
@@ -169,9 +171,13 @@ def cut_picture(
     Returns:
         uint8 RGB [S, S, 3] and the faces that it shows; those whose centre is outside it are ignored.
     """
-    scale = float(np.exp(rng.uniform(np.log(config.smallest_scale), np.log(config.largest_scale))))
-    side = config.size / scale
-    corner = _place(image.size, photo, side, config, rng)
+    if config.mode == "patches":
+        corner, side = place_patch(image.size, config, rng)
+        scale = config.size / side
+    else:
+        scale = float(np.exp(rng.uniform(np.log(config.smallest_scale), np.log(config.largest_scale))))
+        side = config.size / scale
+        corner = _place(image.size, photo, side, config, rng)
     canvas = _colours(_window(image, corner, side, config.size), config, rng)
     shift = np.tile(corner, 2)
     boxes = (photo.boxes - shift) * scale
@@ -201,15 +207,43 @@ def _place(
     return placed
 
 
+def place_patch(size: tuple[int, int], config: PictureConfig, rng: np.random.Generator) -> tuple[FloatArray, float]:
+    """A square of a photograph that was surrounded by plain colour (Zhang et al. 2019, section 4.1).
+
+    Args:
+        size: width and height of the photograph in pixels.
+        config: how much the photograph grows at most, and how large the square is.
+        rng: draws both, and the places.
+
+    Returns:
+        Upper left corner ``x, y`` in the photograph and side, in pixels. The square may lie outside the photograph.
+    """
+    # Differs from the paper: colours are changed last, so that the plain colour changes too.
+    enlarge = rng.uniform(1, config.largest_growth)
+    share = 1.0 if rng.random() < config.whole_share else rng.uniform(config.smallest_share, 1)
+    side = patch_side(size, enlarge, share)
+    around = np.array(size) * enlarge
+    photograph = rng.uniform(0, around - size)  # its corner in what surrounds it
+    return rng.uniform(0, around - side) - photograph, side
+
+
+def patch_side(size: tuple[int, int], enlarge: float, share: float) -> float:
+    """Side of a square of ``share`` of the shorter side of a photograph of some size that was enlarged."""
+    # The paper does not say whether the shorter side is that of the photograph or that of what surrounds it.
+    return min(size) * enlarge * share
+
+
 def _window(image: Image.Image, corner: FloatArray, side: float, size: int) -> Image.Image:
     """The window resized to ``size``; outside the photograph it has one plain colour."""
     low = np.maximum(corner, 0.0)
     high = np.minimum(corner + side, image.size)
+    canvas = Image.new("RGB", (size, size), MEAN_RGB)
+    if (high <= low).any():  # no part of the photograph is in the window
+        return canvas
     start, stop = np.rint((low - corner) * size / side).astype(int), np.rint((high - corner) * size / side).astype(int)
     wide, tall = (int(value) for value in np.maximum(stop - start, 1))
     box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
     part = image.resize((wide, tall), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
-    canvas = Image.new("RGB", (size, size), MEAN_RGB)
     canvas.paste(part, (int(start[0]), int(start[1])))
     return canvas
 

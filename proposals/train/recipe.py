@@ -6,24 +6,27 @@ import math
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from proposals.anchors import pyramid_anchors
+from proposals.anchored import AnchoredConfig, AnchoredNetwork
 from proposals.assignment import AssignmentConfig
-from proposals.backbones import STRIDES
 from proposals.detector import DetectorConfig, DetectorNetwork
-from proposals.losses import DetectionLossConfig, detection_losses, weighted_sum
-from proposals.matching import Faces, MatchingConfig, Targets, match_anchors
-from proposals.retinaface import Output, RetinaFaceConfig, RetinaFaceNetwork
+from proposals.losses import DetectionLossConfig, cascade_losses, detection_losses, level_losses, weighted_sum
+from proposals.matching import Faces, MatchingConfig, Targets, match_anchors, match_moved
+from proposals.mb_fcn import MbFcnConfig, MbFcnNetwork
+from proposals.output import Output
+from proposals.retinaface import RetinaFaceConfig, RetinaFaceNetwork
+from proposals.retinanet import RetinaNetConfig, RetinaNetNetwork
 from proposals.yunet import YuNetConfig, YuNetNetwork, YuNetOutput
 from proposals.yunet_losses import YuNetLossConfig, yunet_losses
 from proposals.yunet_losses import weighted_sum as yunet_weighted_sum
 from tinygan.errors import ConfigError
-from tinygan.proposers import find_proposer
+from tinygan.proposers import find_proposer, proposer_names
 from tinygan.training.loop import LoopConfig
 
 
@@ -53,8 +56,15 @@ class PictureConfig:
 
     Attributes:
         size: side of the square pictures in pixels.
-        smallest_scale: smallest scale of a photograph; scales are drawn log-uniformly up to ``largest_scale``.
+        sizes: sides of which each step draws one instead, for training at several scales; empty: ``size`` alone.
+        mode: ``windows``: squares at a scale drawn from a range, most of them around a face; ``patches``: as in
+            RefineFace, squares of part or all of a photograph's shorter side, after it was surrounded by plain colour.
+        smallest_scale: smallest scale of a photograph; scales are drawn log-uniformly up to ``largest_scale``. It,
+            ``largest_scale`` and ``face_share`` are for ``windows`` alone.
         largest_scale: largest scale of a photograph; 1 is its own.
+        largest_growth: a photograph is surrounded by as much colour that it grows up to so many times, in ``patches``.
+        smallest_share: smallest side of a square in shorter sides of the photograph, in ``patches``.
+        whole_share: share of the squares that have the whole shorter side, in ``patches``.
         face_share: share of the pictures that are placed around a face; the others are placed at random.
         min_face_px: faces whose longer side is shorter in the picture are ignored.
         mirror: share of the pictures that are mirrored.
@@ -63,8 +73,13 @@ class PictureConfig:
     """
 
     size: int = 640
+    sizes: tuple[int, ...] = ()
+    mode: Literal["windows", "patches"] = "windows"
     smallest_scale: float = 0.6
     largest_scale: float = 2.0
+    largest_growth: float = 2.0
+    smallest_share: float = 0.5
+    whole_share: float = 0.5
     face_share: float = 0.75
     min_face_px: float = 5.0
     mirror: float = 0.5
@@ -72,15 +87,30 @@ class PictureConfig:
     grey: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.size < 32:
-            raise ValueError(f"size must be at least 32, got {self.size}")
+        if min(self.all_sizes) < 32:
+            raise ValueError(f"size must be at least 32, got {min(self.all_sizes)}")
         if not 0 < self.smallest_scale <= self.largest_scale < math.inf:
             raise ValueError(
                 f"expected 0 < smallest_scale <= largest_scale, got {self.smallest_scale} and {self.largest_scale}"
             )
-        for name in ("face_share", "mirror", "colour", "grey"):
+        if not 1 <= self.largest_growth < math.inf:
+            raise ValueError(f"largest_growth must be at least 1, got {self.largest_growth}")
+        if not 0 < self.smallest_share <= 1:
+            raise ValueError(f"smallest_share lies in (0, 1], got {self.smallest_share}")
+        for name in ("whole_share", "face_share", "mirror", "colour", "grey"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} lies in [0, 1], got {getattr(self, name)}")
+
+    @property
+    def all_sizes(self) -> tuple[int, ...]:
+        """Every side that pictures may have."""
+        return self.sizes or (self.size,)
+
+    def of_step(self, seed: int, step: int) -> PictureConfig:
+        """The settings of a step, whose size is a pure function of the seed and the step: the same on all processes."""
+        if not self.sizes:
+            return self
+        return replace(self, size=int(np.random.default_rng([seed, 3, step]).choice(self.sizes)), sizes=())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +123,7 @@ class OptimiserConfig:
         freeze: prefixes of layers that keep their weights and BN statistics, such as ``body.stage1``.
         freeze_norm: whether BN statistics are kept in all layers; for small batches and fine-tuning.
         clip_norm: gradients are scaled down to this norm.
-        backbone_weights: ``imagenet``: torchvision's, for ``resnet50``; ``none``: random.
+        backbone_weights: ``imagenet``: torchvision's, for ``resnet18`` to ``resnet152``; ``none``: random.
         average: decay of the average of the weights, which is what is evaluated and saved; 0: the weights themselves.
     """
 
@@ -177,8 +207,12 @@ class DetectorRecipe(ABC):
         """The network with random weights."""
 
     @abstractmethod
-    def matcher(self) -> Callable[[Faces], Targets] | None:
-        """How targets are made from the faces of a picture alone; None where they depend on what the network says."""
+    def matcher(self, size_px: int) -> Callable[[Faces], Targets] | None:
+        """How targets are made from the faces of a picture alone; None where they depend on what the network says.
+
+        Args:
+            size_px: side of the picture.
+        """
 
     @abstractmethod
     def terms(self, output: Any, batch: PictureBatch) -> Mapping[str, Tensor]:
@@ -190,31 +224,25 @@ class DetectorRecipe(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProposerRecipe(DetectorRecipe):
-    """RetinaFace: anchors, hard negatives or focal loss, smooth-L1.
+class AnchoredRecipe(DetectorRecipe):
+    """A detector with anchors: hard negatives or focal loss, smooth-L1.
 
     Attributes:
         matching: how anchors and faces are matched.
         losses: the form and the weights of the losses.
     """
 
-    proposer: Literal["retinaface"] = "retinaface"
-    network: RetinaFaceConfig = field(default_factory=RetinaFaceConfig)
+    network: AnchoredConfig
     matching: MatchingConfig = field(default_factory=MatchingConfig)
     losses: DetectionLossConfig = field(default_factory=DetectionLossConfig)
 
-    def anchors(self) -> Tensor:
-        """The anchors of a training picture, float32 [A, 4]."""
-        cells = [(-(-self.pictures.size // stride), -(-self.pictures.size // stride)) for stride in STRIDES]
-        return pyramid_anchors(cells, STRIDES, self.network.anchors)
-
-    def build(self) -> RetinaFaceNetwork:
+    @abstractmethod
+    def build(self) -> AnchoredNetwork:
         """See :class:`DetectorRecipe`."""
-        return RetinaFaceNetwork(self.network)
 
-    def matcher(self) -> Callable[[Faces], Targets]:
+    def matcher(self, size_px: int) -> Callable[[Faces], Targets]:
         """See :class:`DetectorRecipe`."""
-        anchors, variances = self.anchors(), (self.network.variances[0], self.network.variances[1])
+        anchors, variances = self.network.anchors_of_picture(size_px), self.network.scales_of_offsets
         return lambda faces: match_anchors(faces, anchors, variances, self.matching)
 
     def terms(self, output: Output, batch: PictureBatch) -> Mapping[str, Tensor]:
@@ -225,6 +253,107 @@ class ProposerRecipe(DetectorRecipe):
     def weighted_sum(self, terms: Mapping[str, Tensor]) -> Tensor:
         """classification + λ1 box + λ2 landmarks."""
         return weighted_sum(terms, self.losses)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondMatching(MatchingConfig):
+    """How faces are matched with the anchors that the first step of a cascade moved (Deng et al. 2020)."""
+
+    positive_iou: float = 0.5
+    negative_iou: float = 0.4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposerRecipe(AnchoredRecipe):
+    """RetinaFace.
+
+    Attributes:
+        second_matching: how anchors and faces are matched in the second step of a cascade.
+    """
+
+    proposer: Literal["retinaface"] = "retinaface"
+    network: RetinaFaceConfig = field(default_factory=RetinaFaceConfig)
+    second_matching: SecondMatching = field(default_factory=SecondMatching)
+
+    def build(self) -> RetinaFaceNetwork:
+        """See :class:`DetectorRecipe`."""
+        return RetinaFaceNetwork(self.network)
+
+    def terms(self, output: Output, batch: PictureBatch) -> Mapping[str, Tensor]:
+        """See :class:`DetectorRecipe`."""
+        if output.first is None:
+            return super().terms(output, batch)
+        assert batch.targets is not None
+        anchors = self.network.anchor_boxes(output.sizes).to(output.boxes.device)
+        variances = self.network.scales_of_offsets
+        second = match_moved(output.first.boxes, batch.faces, anchors, variances, self.second_matching)
+        return cascade_losses(output, batch.targets, second, self.losses)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetinaNetMatching(MatchingConfig):
+    """How anchors and faces are matched in RetinaNet (RefineFace's second step); no face is rescued."""
+
+    positive_iou: float = 0.5
+    negative_iou: float = 0.4
+    rescue_iou: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetinaNetLosses(DetectionLossConfig):
+    """RetinaNet's losses (Lin et al. 2017)."""
+
+    classification: Literal["hard_negatives", "focal"] = "focal"
+    box_weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetinaNetRecipe(AnchoredRecipe):
+    """RetinaNet: focal loss over all anchors, smooth-L1."""
+
+    proposer: Literal["retinanet"] = "retinanet"
+    network: RetinaNetConfig = field(default_factory=RetinaNetConfig)
+    matching: RetinaNetMatching = field(default_factory=RetinaNetMatching)
+    losses: RetinaNetLosses = field(default_factory=RetinaNetLosses)
+
+    def build(self) -> RetinaNetNetwork:
+        """See :class:`DetectorRecipe`."""
+        return RetinaNetNetwork(self.network)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MbFcnMatching(MatchingConfig):
+    """How anchors and faces are matched in MB-FCN: thresholds are not stated in the paper."""
+
+    positive_iou: float = 0.5
+    negative_iou: float = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class MbFcnLosses(DetectionLossConfig):
+    """MB-FCN's losses, branch by branch; the number of negatives is not stated in the paper."""
+
+    negatives_per_face: int = 3
+    box_weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MbFcnRecipe(AnchoredRecipe):
+    """MB-FCN: each branch has the loss of a region proposal network over its own faces."""
+
+    proposer: Literal["mb_fcn"] = "mb_fcn"
+    network: MbFcnConfig = field(default_factory=MbFcnConfig)
+    matching: MbFcnMatching = field(default_factory=MbFcnMatching)
+    losses: MbFcnLosses = field(default_factory=MbFcnLosses)
+
+    def build(self) -> MbFcnNetwork:
+        """See :class:`DetectorRecipe`."""
+        return MbFcnNetwork(self.network)
+
+    def terms(self, output: Output, batch: PictureBatch) -> Mapping[str, Tensor]:
+        """See :class:`DetectorRecipe`."""
+        assert batch.targets is not None
+        return level_losses(output, batch.targets, self.losses)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +374,7 @@ class YuNetRecipe(DetectorRecipe):
         """See :class:`DetectorRecipe`."""
         return YuNetNetwork(self.network)
 
-    def matcher(self) -> None:
+    def matcher(self, size_px: int) -> None:
         """See :class:`DetectorRecipe`."""
         return None
 
@@ -266,6 +395,12 @@ def find_recipe(name: str) -> type[DetectorRecipe]:
     """
     target = find_proposer(name).recipe
     if target is None:
-        raise ConfigError(f"proposer '{name}': cannot be trained; tinygan-train-proposer trains retinaface and yunet")
+        raise ConfigError(f"proposer '{name}': cannot be trained; tinygan-train-proposer trains {trained_names()}")
     recipe: type[DetectorRecipe] = pkgutil.resolve_name(target)
     return recipe
+
+
+def trained_names() -> str:
+    """The first stages that can be trained, in words."""
+    names = [name for name in proposer_names() if find_proposer(name).recipe is not None]
+    return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,11 @@ from urllib.error import URLError
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.models import resnet50
+from torchvision.models import get_model
 
-from proposals.backbones import ResNet50
+from proposals.anchored import AnchoredNetwork
+from proposals.backbones import ResNet, ResNetName
 from proposals.detector import DetectorNetwork
-from proposals.retinaface import RetinaFaceNetwork
 from proposals.train.pictures import Photograph, PictureSource, photographs, with_teachers
 from proposals.train.recipe import DetectorRecipe
 from proposals.train.stage import DetectorStage, freeze
@@ -24,14 +25,19 @@ from tinygan.config import to_tree
 from tinygan.data.rois import split_holdout
 from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import CheckpointError, ConfigError, DataError, MissingDependency
-from tinygan.formats.names import match_names
+from tinygan.formats.fddb import load_folds
+from tinygan.formats.names import list_images, match_names
 from tinygan.formats.registry import open_detections
 from tinygan.formats.retinaface import load_labels
+from tinygan.formats.truths import load_faces
 from tinygan.formats.wider import WiderSplit, load_split
+from tinygan.models.public_weights import load_into, load_tensors
 from tinygan.runtime import Runtime, seed_everything
 from tinygan.training.loop import run_loop, stage_batch_size
 from tinygan.training.prepare import match_proposals
 from tinygan.training.run import RunFolder, finish, trained_on
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,16 +45,24 @@ class ProposerData:
     """What the user points training at.
 
     Attributes:
-        root: the WIDER FACE root.
+        root: the WIDER FACE root; None if ``truth`` and ``images`` are given instead.
+        truth: annotated faces in any format of :func:`tinygan.formats.truths.load_faces`.
+        images: the folder of their images.
+        folds: numbers of FDDB's folds to train on; empty: all.
         landmarks: RetinaFace's ``label.txt``; without it only boxes are learnt.
         teachers: what other detectors found in the training images: faces that nobody labelled are learnt from them.
         init: weights to start from: a run folder or file of this command, a ``.pth``, or an ``.onnx``.
+        init_body: weights of which the backbone alone is taken: those of any first stage with the same one.
     """
 
-    root: Path
+    root: Path | None = None
+    truth: Path | None = None
+    images: Path | None = None
+    folds: tuple[int, ...] = ()
     landmarks: Path | None = None
     teachers: tuple[Path, ...] = ()
     init: Path | None = None
+    init_body: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -93,18 +107,23 @@ def read_inputs(data: ProposerData, recipe: DetectorRecipe) -> Inputs:
         CheckpointError: if ``init`` does not fit.
         ConfigError: if a layer to freeze is unknown, or random weights were to be frozen.
     """
-    split = load_split(data.root, "train")
+    split = annotated_images(data)
     training, holdout = split_holdout(split.faces, recipe.holdout)
     if not training:
-        raise DataError(f"{data.root}: none of its {len(holdout)} images is left to train on; lower holdout")
+        raise DataError(f"{split.images}: none of its {len(holdout)} images is left to train on; lower holdout")
     photos = photographs(split.images, split.faces, training, _labels(data.landmarks, split))
     if data.teachers:
         photos = with_teachers(photos, _taught(data.teachers, split, training), recipe.teacher)
     seed_everything(recipe.seed)
-    network = first_network(recipe, data.init)
+    network = first_network(recipe, data.init, data.init_body)
     optimiser = recipe.optimiser
     freeze(network, optimiser)
-    if data.init is None and optimiser.backbone_weights == "none" and (optimiser.freeze or optimiser.freeze_norm):
+    if (
+        data.init is None
+        and data.init_body is None
+        and optimiser.backbone_weights == "none"
+        and (optimiser.freeze or optimiser.freeze_norm)
+    ):
         raise ConfigError("optimiser.freeze and freeze_norm would keep random weights as they are; give --init W")
     return Inputs(split, training, holdout, photos, network)
 
@@ -165,35 +184,76 @@ def saved_network(init: Path | None, proposer: str) -> dict[str, object] | None:
     return {"network": saved.recipe["network"]}
 
 
-def first_network(recipe: DetectorRecipe, init: Path | None) -> DetectorNetwork[Any]:
-    """The network before the first step.
+def annotated_images(data: ProposerData) -> WiderSplit:
+    """The images to train on, hold-out included, and their faces.
 
     Raises:
-        CheckpointError: if ``init`` is absent or of another network.
-        ConfigError: if ImageNet weights are set for a backbone that has none.
+        DataError: if data are absent or malformed, or none of the annotated images is there.
+    """
+    if data.truth is None or data.images is None:
+        assert data.root is not None
+        return load_split(data.root, "train")
+    faces = _faces_of_folds(data.truth, data.folds) if data.folds else load_faces(data.truth, data.images)
+    matched = match_names(faces, list_images(data.images), str(data.truth))
+    if not matched:
+        raise DataError(f"{data.truth}: none of its {len(faces)} images is below {data.images}")
+    if len(matched) < len(faces):
+        log.warning("%s: %d of its %d images are not below %s, and are left out",
+                    data.truth, len(faces) - len(matched), len(faces), data.images)  # fmt: skip
+    return WiderSplit(data.images, {image: faces[name] for image, name in matched.items()})
+
+
+def _faces_of_folds(truth: Path, folds: Sequence[int]) -> dict[str, GroundTruth]:
+    """The faces of some of FDDB's folds."""
+    found = load_folds(truth)
+    absent = sorted(set(folds) - set(found.folds.values()))
+    if absent:
+        have = ", ".join(map(str, sorted(set(found.folds.values()))))
+        raise DataError(f"{truth}: there is no fold {absent[0]}; there are {have}")
+    return {name: faces for name, faces in found.faces.items() if found.folds[name] in folds}
+
+
+def first_network(recipe: DetectorRecipe, init: Path | None, body: Path | None = None) -> DetectorNetwork[Any]:
+    """The network before the first step.
+
+    Args:
+        recipe: which network, and whether it starts from ImageNet weights.
+        init: weights of the whole network.
+        body: weights of which the backbone alone is taken; the rest is random.
+
+    Raises:
+        CheckpointError: if ``init`` or ``body`` is absent or of another network.
+        ConfigError: if ImageNet weights are set for a backbone that has none, or ``body`` for a network without one.
         MissingDependency: if they cannot be downloaded.
     """
     network = recipe.build()
     if init is not None:
         network.load_weights(init)
+    elif body is not None:
+        if not isinstance(network, AnchoredNetwork):
+            raise ConfigError(f"--init-body: proposer '{recipe.proposer}' has no backbone of its own; give --init")
+        prefix = "body."
+        tensors = {n.removeprefix(prefix): t for n, t in load_tensors(body).items() if n.startswith(prefix)}
+        what = f"a first stage with backbone {network.config.backbone}"
+        load_into(network.body, tensors, body, what, "; --init-body takes its layers 'body'")
     elif recipe.optimiser.backbone_weights == "imagenet":
-        if not isinstance(network, RetinaFaceNetwork) or not isinstance(network.body, ResNet50):
-            raise ConfigError("optimiser.backbone_weights: imagenet is for RetinaFace with resnet50 alone; set none")
-        network.body.load_state_dict(imagenet_tensors(), strict=False)
+        if not isinstance(network, AnchoredNetwork) or not isinstance(network.body, ResNet):
+            raise ConfigError("optimiser.backbone_weights: imagenet is for backbones resnet18 to resnet152; set none")
+        network.body.load_state_dict(imagenet_tensors(network.body.name), strict=False)
     return network
 
 
-def imagenet_tensors() -> dict[str, Tensor]:
-    """torchvision's ResNet-50, trained on ImageNet.
+def imagenet_tensors(name: ResNetName) -> dict[str, Tensor]:
+    """torchvision's ResNet, trained on ImageNet.
 
     Raises:
         MissingDependency: if they are not there and cannot be downloaded.
     """
     try:
-        tensors: dict[str, Tensor] = resnet50(weights="IMAGENET1K_V1").state_dict()
+        tensors: dict[str, Tensor] = get_model(name, weights="IMAGENET1K_V1").state_dict()
     except (URLError, OSError) as error:
         raise MissingDependency(
-            f"ImageNet weights of resnet50 could not be downloaded ({error}); connect to the network, put "
+            f"ImageNet weights of {name} could not be downloaded ({error}); connect to the network, put "
             "torchvision's file into $TORCH_HOME/hub/checkpoints, give --init W, or train from scratch with "
             "--set optimiser.backbone_weights=none"
         ) from error

@@ -179,3 +179,40 @@ def test_published_curves_need_the_official_subsets(workspace: Path, capsys: pyt
     assert err.count("\n") == 1 and "of the official subsets, but this ground truth has all" in err
     assert run(workspace, "--curves", str(workspace / "nowhere")) == 2
     assert "nowhere: no such folder of published curves" in capsys.readouterr().err
+
+
+GROUPS = "image,face,skin\n0--Parade/a.jpg,0,I\n0--Parade/a.jpg,1,Not Sure\n0--Parade/b.jpg,0,I\n"
+
+
+def test_groups_before_and_after(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    groups, report = workspace / "groups.csv", workspace / "report.json"
+    groups.write_text(GROUPS)
+    baseline = ["--baseline", str(workspace / "before.tar.gz")]
+    assert run(workspace, "--groups", str(groups), *baseline, "--json", str(report)) == 0
+    out = capsys.readouterr().out
+    assert "at precision 0.9 on all valid faces (detections from score 0.7, baseline from score 0.9)" in out
+    rows = rows_of(out)
+    # Before, the stray at 0.85 leaves one of three faces at precision 0.9: the first of group I.
+    assert rows["skin I*"][:3] == ["2", "2", "50.0"] and rows["skin I*"][4] == "100.0"
+    assert rows["skin Not Sure*"][:3] == ["1", "1", "0.0"] and rows["skin Not Sure*"][6] == "+100.00"
+    written = json.loads(report.read_text())["groups"]
+    assert written["precision"] == 0.9 and written["thresholds"]["baseline"] == 0.9
+    assert written["attributes"]["skin"]["I"]["difference"]["value"] == 50
+    assert written["attributes"]["skin"]["I"]["small"] is True
+    assert run(workspace, "--groups", str(groups), *baseline, "--precision", "0.5") == 0
+    assert rows_of(capsys.readouterr().out)["skin Not Sure*"][2] == "100.0"
+
+
+def test_groups_that_cannot_be(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    groups = workspace / "groups.csv"
+    groups.write_text(GROUPS + "0--Parade/z.jpg,0,I\n")
+    cases = {
+        (): "groups.csv:5: image '0--Parade/z.jpg' is not among the 2 images of the ground truth",
+        ("--precision", "0"): "--precision 0: expected a number above 0",
+    }
+    for more, message in cases.items():
+        assert run(workspace, "--groups", str(groups), *more) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    assert run(workspace, "--precision", "0.8") == 2
+    assert "--precision 0.8 is for --groups" in capsys.readouterr().err

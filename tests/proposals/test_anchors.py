@@ -20,6 +20,11 @@ def test_positions_of_a_40_by_20_image():
     assert anchors[42:].tolist() == [[16, 16, 128, 128], [16, 16, 256, 256], [48, 16, 128, 128], [48, 16, 256, 256]]
 
 
+def test_sides_may_be_width_and_height():
+    anchors = pyramid_anchors([(1, 1)], (8,), [((10.0, 12.5), (20.0, 25.0))])
+    assert anchors.tolist() == [[4, 4, 10, 12.5], [4, 4, 20, 25]]
+
+
 def test_no_offset_is_the_anchor():
     anchors = torch.tensor([[12.0, 4.0, 10.0, 20.0]])
     assert decode_boxes(torch.zeros(1, 4), anchors, (0.1, 0.2)).tolist() == [[7, -6, 17, 14]]

@@ -15,7 +15,11 @@ OVERRIDES = {
     "callable": ["function=tests_contract_function:detect"],
     "yunet": ["score_threshold=0"],  # but YuNet's, which start near 0.02
 }
-MORE = [("retinaface", ("backbone=resnet50",)), ("yunet", ("fine=true", "norm=true"))]
+MORE = [
+    ("retinaface", ("backbone=resnet50",)),
+    ("retinaface", ("cascade=true",)),
+    ("yunet", ("fine=true", "norm=true")),
+]
 BUILDS = [(name, ()) for name in proposer_names()] + MORE
 FACES = 40  # of the function
 

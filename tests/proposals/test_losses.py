@@ -12,7 +12,7 @@ from proposals.losses import (
     weighted_sum,
 )
 from proposals.matching import BACKGROUND, FACE, IGNORED, Targets
-from proposals.retinaface import Output
+from proposals.output import Output
 
 LOG2 = math.log(2)
 
@@ -38,6 +38,13 @@ def test_focal_by_hand():
     assert focal_loss(logits, labels, 0.25, 2.0).item() == pytest.approx(0.25 * LOG2)
 
 
+def test_focal_weights_by_hand():
+    # A face, and a background anchor that counts twice: 0.0433217 + 2 * 0.1299651
+    logits, labels = torch.zeros(1, 3), torch.tensor([[FACE, BACKGROUND, IGNORED]])
+    weights = torch.tensor([[1.0, 2.0, 9.0]])
+    assert focal_loss(logits, labels, 0.25, 2.0, weights).item() == pytest.approx(0.3032519, abs=1e-6)
+
+
 def test_smooth_l1_by_hand():
     # 0.5 * 0.5^2 + (2 - 0.5) of the one anchor chosen
     found, wanted = torch.tensor([[[0.5, 2.0], [7.0, 7.0]]]), torch.zeros(1, 2, 2)
@@ -48,7 +55,7 @@ def batch(labels, landmarks):
     torch.manual_seed(0)
     count = len(labels)
     output = Output(
-        torch.randn(1, count, 2, requires_grad=True),
+        torch.randn(1, count, requires_grad=True),
         torch.randn(1, count, 4, requires_grad=True),
         torch.randn(1, count, 10, requires_grad=True),
         [],
@@ -63,6 +70,14 @@ def test_anchors_without_known_landmarks_teach_none():
     detection_losses(output, targets, DetectionLossConfig())["landmarks"].backward()
     gradient = output.landmarks.grad
     assert gradient is not None and (gradient[0, 0] != 0).all() and (gradient[0, 1] == 0).all()
+
+
+def test_a_network_without_landmarks_has_no_such_term():
+    output, targets = batch([FACE, BACKGROUND], torch.full((1, 2, 10), torch.nan))
+    with_none, without = (detection_losses(one, targets, DetectionLossConfig()) for one in (
+        output, output._replace(landmarks=None)))  # fmt: skip
+    assert set(without) == {"classification", "box"}
+    assert weighted_sum(without, DetectionLossConfig()) == weighted_sum(with_none, DetectionLossConfig())
 
 
 @pytest.mark.parametrize("kind", ["hard_negatives", "focal"])

@@ -108,6 +108,16 @@ def test_learning_rates_by_hand():
         epochs=1, patches_per_epoch=100, batch_size=1, learning_rate=1.0, decay="cosine", warmup_steps=10
     )
     assert cosine.rate_at(0) == pytest.approx(0.1) and cosine.rate_at(50) == pytest.approx(0.5)
+    milestones = LoopConfig(
+        epochs=130, patches_per_epoch=40, batch_size=2, learning_rate=1e-2, milestones=(100, 120), warmup_steps=100,
+        warmup_from=3.125e-4,
+    )  # fmt: skip
+    rates = [milestones.rate_at(int(20 * epoch)) for epoch in (0, 2.5, 5, 100, 120)]
+    assert rates == pytest.approx([3.125e-4, 5.15625e-3, 1e-2, 1e-3, 1e-4])
+    with pytest.raises(ValueError, match="milestones are epochs from 1 on, for decay: step"):
+        LoopConfig(decay="cosine", milestones=(3,))
+    with pytest.raises(ValueError, match=r"warmup_from lies in \[0, learning_rate\]"):
+        LoopConfig(warmup_from=1.0)
     with pytest.raises(ValueError, match="epochs must be at least 1"):
         LoopConfig(epochs=0)
 

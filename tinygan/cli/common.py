@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from tinygan import __version__
 from tinygan.errors import ConfigError, TinyGanError
@@ -238,6 +240,61 @@ def add_config_options(parser: argparse.ArgumentParser, settings: str, presets: 
         action="store_true",
         help="print every key, its value and its meaning as YAML that --config reads, and stop",
     )
+
+
+def add_view_options(parser: argparse.ArgumentParser) -> None:
+    """``--scale``, ``--slice`` and ``--overlap``: at which sizes, and in which parts, the first stage sees pictures."""
+    group = parser.add_argument_group("what the first stage sees")
+    group.add_argument(
+        "--scale",
+        type=_factors,
+        metavar="S[,S]",
+        help="detect in pictures resized by this factor, such as 2 for tiny faces; several, such as 1,2, are joined",
+    )
+    group.add_argument(
+        "--slice",
+        type=positive_int,
+        metavar="PX",
+        help="detect in tiles of this side (640), and in the whole picture shrunk to it: for large pictures",
+    )
+    group.add_argument(
+        "--overlap", type=share, metavar="SHARE", help="with --slice: by which share tiles overlap (default: 0.2)"
+    )
+
+
+def view_overrides(arguments: argparse.Namespace, config: type[Any]) -> list[str]:
+    """The options of :func:`add_view_options` as ``key=value`` overrides of a first stage's settings.
+
+    Args:
+        arguments: parsed.
+        config: the dataclass of the first stage's settings.
+
+    Raises:
+        ConfigError: if an option is given that this first stage lacks, or ``--overlap`` without ``--slice``.
+    """
+    if arguments.overlap is not None and arguments.slice is None:
+        raise ConfigError(f"--overlap {arguments.overlap:g} is for --slice; give that too, such as --slice 640")
+    overrides = []
+    known = {field.name for field in fields(config)}
+    for option, key in (("scale", "scales"), ("slice", "slice_px"), ("overlap", "slice_overlap")):
+        value = getattr(arguments, option)
+        if value is not None and key not in known:
+            raise ConfigError(
+                f"--{option}: first stage '{arguments.proposer}' has no setting '{key}'; retinaface and yunet have it"
+            )
+        overrides += [] if value is None else [f"{key}={value}"]
+    return overrides
+
+
+def _factors(text: str) -> list[float]:
+    """An argparse type: numbers above 0 with commas between them."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or not all(0 < value < math.inf for value in values):
+        raise argparse.ArgumentTypeError(f"expected factors above 0, such as 2 or 1,2, got {text}")
+    return values
 
 
 def show_config(config: object) -> int:

@@ -19,6 +19,7 @@ from tinygan.cli.common import (
     add_image_options,
     add_output_options,
     add_runtime_options,
+    add_view_options,
     list_skipped,
     make_parser,
     name_unread,
@@ -27,6 +28,7 @@ from tinygan.cli.common import (
     runtime_options,
     share,
     show_config,
+    view_overrides,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    from tinygan.proposers import proposer_names
+    from tinygan.proposers import DEFAULT, proposer_names
 
     parser = make_parser("tinygan-detect", "Find the faces in photographs and videos; list and draw them.", EXAMPLE)
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="images, videos, or folders of them")
@@ -55,7 +57,7 @@ def _parser() -> Parser:
     )
     names = ", ".join(proposer_names())
     parser.add_argument(
-        "--proposer", default="retinaface", metavar="NAME", help=f"first stage: {names} (default: retinaface)"
+        "--proposer", metavar="NAME", help=f"first stage: {names} (default: that of the weights, else {DEFAULT})"
     )
     parser.add_argument(
         "--first-stage-weights",
@@ -80,6 +82,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--no-boxes", action="store_true", help="leave every box where the first stage put it")
     parser.add_argument("--no-pictures", action="store_true", help="write detections.json and .csv only")
+    add_view_options(parser)
     add_output_options(parser, "a run")
     add_image_options(parser)
     add_config_options(parser, "the first stage")
@@ -126,9 +129,11 @@ def _detect(arguments: argparse.Namespace) -> int:
 
 
 def _choice(arguments: argparse.Namespace) -> Choice:
-    from tinygan.proposers import choose_proposer
+    from tinygan.proposers import choose_proposer, find_proposer, name_proposer
 
-    return choose_proposer(arguments.proposer, arguments.first_stage_weights, arguments.config, arguments.overrides)
+    arguments.proposer = name_proposer(arguments.proposer, arguments.first_stage_weights)
+    overrides = [*view_overrides(arguments, find_proposer(arguments.proposer).config), *arguments.overrides]
+    return choose_proposer(arguments.proposer, arguments.first_stage_weights, arguments.config, overrides)
 
 
 def _settings(arguments: argparse.Namespace, chosen: Choice, first: Runtime, second: Runtime) -> dict[str, Any]:

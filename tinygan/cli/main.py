@@ -18,7 +18,8 @@ COMMANDS = {
     "export": "Write the networks as ONNX, OpenVINO or TorchScript.",
     "propose": "Find faces with a first stage alone; write its boxes, one file per image.",
     "train": "Train the second stage, one stage of training after another.",
-    "train-proposer": "Train a first stage on WIDER FACE.",
+    "train-proposer": "Train a first stage on WIDER FACE or on other faces.",
+    "anchors": "Find the anchors that fit the faces of a data set, by k-means.",
 }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tinygan.boxes import mirror_boxes
 from tinygan.data.batches import BatchConfig, SizeBalancedSampler, draw_colour_jitter
 from tinygan.detections import BoolArray, ByteArray, FloatArray, IntArray
 from tinygan.errors import DataError
@@ -95,8 +96,8 @@ class RegionSource:
             hr=jitter.apply(_mirror_pictures(regions.hr, rows, mirrored)),
             wide=jitter.apply(_mirror_pictures(regions.wide, rows, mirrored)),
             labels=torch.from_numpy(regions.labels[rows].astype(np.float32)),
-            boxes=torch.from_numpy(_mirror_boxes(regions.boxes[rows], mirrored).astype(np.float32)),
-            targets=torch.from_numpy(_mirror_boxes(regions.targets[rows], mirrored).astype(np.float32)),
+            boxes=_mirror_some(regions.boxes[rows], mirrored),
+            targets=_mirror_some(regions.targets[rows], mirrored),
         )
 
 
@@ -106,8 +107,6 @@ def _mirror_pictures(stack: ByteArray, rows: IntArray, mirrored: BoolArray) -> B
     return pixels
 
 
-def _mirror_boxes(boxes: FloatArray, mirrored: BoolArray) -> FloatArray:
-    """Boxes in the frames of mirrored proposals: the origin is the centre, so x1 becomes -x2 and x2 becomes -x1."""
-    turned: FloatArray = boxes.copy()
-    turned[mirrored, 0], turned[mirrored, 2] = -boxes[mirrored, 2], -boxes[mirrored, 0]
-    return turned
+def _mirror_some(boxes: FloatArray, mirrored: BoolArray) -> Tensor:
+    """Boxes float64 [B, 4] in the frames of their proposals, of which some are mirrored, as float32."""
+    return torch.from_numpy(np.where(mirrored[:, None], mirror_boxes(boxes), boxes).astype(np.float32))

@@ -220,6 +220,50 @@ def paired_difference(before: Outcomes, after: Outcomes, weights: FloatArray, le
     return Difference(exact_ap(before), exact_ap(after), low, high)
 
 
+def kept_at_precision(outcomes: Outcomes, weights: FloatArray, precision: float) -> IntArray:
+    """How many detections, the best ones, may be kept at a precision, for images drawn ``weights`` times.
+
+    The threshold is the lowest score with a hit down to which the precision is reached: that with the largest recall.
+
+    Args:
+        outcomes: the judged detections of I images.
+        weights: float64 [I, R], see :func:`bootstrap_weights`.
+        precision: to reach, in (0, 1].
+
+    Returns:
+        int64 [R]; 0 where no threshold reaches it.
+    """
+    hits, counted = _steps_by_image(outcomes)
+    ends = np.concatenate([[0], _ends_with_hits(outcomes) + 1])
+    kept = [np.zeros(0, np.int64)]
+    for part in _columns(weights):
+        right, judged = np.cumsum(hits @ part, axis=0), np.cumsum(counted @ part, axis=0)
+        reached = (right >= precision * judged - 1e-9) & (right > 0)  # 0.9 * 10 may be a shade more than 9
+        last = np.where(reached.any(axis=0), len(reached) - reached[::-1].argmax(axis=0), 0) if len(reached) else 0
+        kept.append(ends[np.broadcast_to(last, part.shape[1])])
+    return np.concatenate(kept)
+
+
+def resampled_recall(outcomes: Outcomes, weights: FloatArray, kept: IntArray) -> FloatArray:
+    """Recall of the best ``kept`` detections, for images drawn ``weights`` times.
+
+    Args:
+        outcomes: the judged detections of I images.
+        weights: float64 [I, R], see :func:`bootstrap_weights`.
+        kept: int64 [R], how many detections count in each resample, see :func:`kept_at_precision`.
+
+    Returns:
+        float64 [R]; NaN where a resample has no face to find.
+    """
+    rows = np.flatnonzero(outcomes.hits)
+    images, faces, found = outcomes.images[rows], outcomes.faces @ weights, np.zeros(weights.shape[1])
+    for start in range(0, weights.shape[1], _CHUNK):
+        part = np.s_[start : start + _CHUNK]
+        found[part] = np.where(rows[:, None] < kept[part], weights[images, part], 0.0).sum(axis=0)
+    values: FloatArray = np.divide(found, faces, out=np.full(len(faces), np.nan), where=faces > 0)
+    return values
+
+
 def ends_of_ties(scores: FloatArray) -> IntArray:
     """Positions of the last of each run of equal scores.
 
@@ -247,9 +291,7 @@ def _steps_by_image(outcomes: Outcomes) -> tuple[csr_matrix, csr_matrix]:
     """Hits and counted detections, [H, I], from one score with a hit (excluded) to the next (included)."""
     from scipy.sparse import csr_matrix
 
-    ends = ends_of_ties(outcomes.scores)
-    hits_up_to = np.cumsum(outcomes.hits)[ends]
-    ends = ends[np.diff(hits_up_to, prepend=0) > 0]
+    ends = _ends_with_hits(outcomes)
     shape = (len(ends), len(outcomes.faces))
     step = np.searchsorted(ends, np.arange(len(outcomes.scores)), side="left")
 
@@ -258,6 +300,14 @@ def _steps_by_image(outcomes: Outcomes) -> tuple[csr_matrix, csr_matrix]:
         return csr_matrix((np.ones(len(rows)), (step[rows], outcomes.images[rows])), shape=shape)
 
     return summed(outcomes.hits), summed(outcomes.counted)
+
+
+def _ends_with_hits(outcomes: Outcomes) -> IntArray:
+    """Positions of the last of each run of equal scores that holds a hit."""
+    ends = ends_of_ties(outcomes.scores)
+    hits_up_to = np.cumsum(outcomes.hits)[ends]
+    rising: IntArray = ends[np.diff(hits_up_to, prepend=0) > 0]
+    return rising
 
 
 def _columns(weights: FloatArray) -> Iterator[FloatArray]:

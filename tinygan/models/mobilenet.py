@@ -14,7 +14,7 @@ class MobileNet025(nn.Module):
         negative_slope: slope of the activations below 0; 0 is ReLU.
     """
 
-    channels = (64, 128, 256)
+    channels = (32, 64, 128, 256)
 
     def __init__(self, negative_slope: float) -> None:
         super().__init__()
@@ -36,7 +36,8 @@ class MobileNet025(nn.Module):
         self.stage3 = nn.Sequential(separable(128, 256, stride=2), separable(256, 256))
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
-        """Pictures [B, 3, H, W] to feature maps at strides 8, 16 and 32, with :attr:`channels` channels."""
-        fine = self.stage1(pictures)
+        """Pictures [B, 3, H, W] to feature maps at strides 4, 8, 16 and 32, with :attr:`channels` channels."""
+        finest = self.stage1[:4](pictures)
+        fine = self.stage1[4:](finest)
         middle = self.stage2(fine)
-        return [fine, middle, self.stage3(middle)]
+        return [finest, fine, middle, self.stage3(middle)]

@@ -24,13 +24,13 @@ def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups:
 
 
 class FeaturePyramid(nn.Module):
-    """Top-down pyramid of three levels (Lin et al. 2017, with BN and an activation after every conv).
+    """Top-down pyramid (Lin et al. 2017, with BN and an activation after every conv); RetinaFace's has three levels.
 
     Unlike torchvision's ``FeaturePyramidNetwork``, a level is smoothed before it is added to the finer
     one, and the top level is not smoothed at all.
 
     Args:
-        inputs: numbers of channels of the three maps, fine to coarse.
+        inputs: numbers of channels of the maps, fine to coarse.
         channels: number of channels of each output.
         negative_slope: slope of the activations below 0; 0 is ReLU.
     """
@@ -41,15 +41,18 @@ class FeaturePyramid(nn.Module):
         def block(count: int, kernel: int) -> nn.Sequential:
             return nn.Sequential(*conv_bn(count, channels, kernel), activation(negative_slope))
 
-        self.output1, self.output2, self.output3 = (block(count, 1) for count in inputs)
-        self.merge1, self.merge2 = block(channels, 3), block(channels, 3)
+        for number, count in enumerate(inputs, start=1):
+            self.add_module(f"output{number}", block(count, 1))
+        for number in range(1, len(inputs)):
+            self.add_module(f"merge{number}", block(channels, 3))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Three maps [B, C_i, H_i, W_i], fine to coarse, to three [B, channels, H_i, W_i]."""
-        fine, middle, coarse = self.output1(maps[0]), self.output2(maps[1]), self.output3(maps[2])
-        middle = self.merge2(middle + F.interpolate(coarse, size=middle.shape[-2:], mode="nearest"))
-        fine = self.merge1(fine + F.interpolate(middle, size=fine.shape[-2:], mode="nearest"))
-        return [fine, middle, coarse]
+        """Maps [B, C_i, H_i, W_i], fine to coarse, to as many [B, channels, H_i, W_i]."""
+        levels: list[Tensor] = [self.get_submodule(f"output{at}")(one) for at, one in enumerate(maps, start=1)]
+        for at in range(len(maps) - 2, -1, -1):
+            larger = F.interpolate(levels[at + 1], size=levels[at].shape[-2:], mode="nearest")
+            levels[at] = self.get_submodule(f"merge{at + 1}")(levels[at] + larger)
+        return levels
 
 
 class ContextModule(nn.Module):

@@ -26,7 +26,7 @@ class Surroundings(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = MobileNet025(negative_slope=0.0)
-        self.fpn = FeaturePyramid(self.body.channels, CHANNELS, negative_slope=0.0)
+        self.fpn = FeaturePyramid(self.body.channels[1:], CHANNELS, negative_slope=0.0)
         self.ssh1, self.ssh2, self.ssh3 = (ContextModule(CHANNELS, negative_slope=0.0) for _ in STRIDES)
         self.register_buffer("mean", torch.tensor(MEAN_BGR)[:, None, None], persistent=False)
 
@@ -37,6 +37,8 @@ class Surroundings(nn.Module):
 
     def forward(self, wide: Tensor) -> Tensor:
         """Patches float [B, 3, W, W], RGB in [0, 1], to features [B, F]."""
-        levels = self.fpn(self.body(wide.flip(1) * 255 - self.mean))  # 3 x [B, 64, W / stride, W / stride], rounded up
+        levels = self.fpn(
+            self.body(wide.flip(1) * 255 - self.mean)[1:]
+        )  # 3 x [B, 64, W / stride, W / stride], rounded up
         contexts = (self.ssh1, self.ssh2, self.ssh3)
         return torch.cat([SCALE * ssh(level).flatten(1) for ssh, level in zip(contexts, levels, strict=True)], dim=1)

@@ -37,7 +37,9 @@ class LoopConfig:
         batch_size: number of patches per step, all devices together.
         learning_rate: learning rate at the start (the paper: 1e-4).
         decay: ``step``: x0.1 after half the epochs (the paper: 3 epochs at 1e-4, 3 at 1e-5); ``cosine``: to 0.
+        milestones: epochs after each of which ``step`` multiplies the learning rate by 0.1; empty: half the epochs.
         warmup_steps: number of steps, at the start, in which the learning rate rises linearly to its full value.
+        warmup_from: learning rate of the first of them; 0: the ``warmup_steps``-th part of the full value.
         log_every: number of steps from one line of ``metrics.jsonl`` to the next.
         save_every: number of steps from one save of the resumable state to the next.
     """
@@ -47,7 +49,9 @@ class LoopConfig:
     batch_size: int = 64
     learning_rate: float = 1e-4
     decay: Literal["step", "cosine"] = "step"
+    milestones: tuple[int, ...] = ()
     warmup_steps: int = 0
+    warmup_from: float = 0.0
     log_every: int = 20
     save_every: int = 200
 
@@ -57,6 +61,10 @@ class LoopConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if self.milestones and (self.decay == "cosine" or min(self.milestones) < 1):
+            raise ValueError(f"milestones are epochs from 1 on, for decay: step alone; got {self.milestones}")
+        if not 0 <= self.warmup_from <= self.learning_rate:
+            raise ValueError(f"warmup_from lies in [0, learning_rate], got {self.warmup_from}")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -70,11 +78,20 @@ class LoopConfig:
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
-        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        rate = self.learning_rate * self._warmth(step)
         if self.decay == "cosine":
-            return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
-        late = step // self.steps_per_epoch >= math.ceil(self.epochs / 2)
-        return self.learning_rate * warm * (0.1 if late else 1.0)
+            return rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        drops = self.milestones or (math.ceil(self.epochs / 2),)
+        return rate * 0.1 ** sum(step // self.steps_per_epoch >= epoch for epoch in drops)
+
+    def _warmth(self, step: int) -> float:
+        """The share of the learning rate that the warm-up allows at a step."""
+        if step >= self.warmup_steps:
+            return 1.0
+        if not self.warmup_from:
+            return (step + 1) / self.warmup_steps
+        start = self.warmup_from / self.learning_rate
+        return start + (1 - start) * step / self.warmup_steps
 
 
 class Stage(Protocol[BatchT_contra]):

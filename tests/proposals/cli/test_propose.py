@@ -28,11 +28,26 @@ def test_real_weights_write_a_file_an_image(shared_data, tiny_wider, tmp_path, s
 def test_without_weights_those_that_ship_are_used(tiny_wider, tmp_path):
     out, same = tmp_path / "found", tmp_path / "same"
     assert main(typed(tiny_wider, out, "--threads", "1")) == 0
-    shipped = str(packaged_weights("retinaface_mobilenet025"))
+    shipped = str(packaged_weights("yunet"))
     assert main(typed(tiny_wider, same, "--threads", "1", "--weights", shipped)) == 0
+    other = str(packaged_weights("retinaface_mobilenet025"))  # its proposer is told by the file
+    assert main(typed(tiny_wider, tmp_path / "other", "--threads", "1", "--weights", other)) == 0
     first, second = open_detections(out), open_detections(same)
     assert sum(len(found) for found in first.values()) > 0
     assert all(first[name].scores.tolist() == second[name].scores.tolist() for name in first)
+
+
+def test_scales_and_tiles_are_settings_of_the_first_stage(tiny_wider, tmp_path, capsys):
+    assert main(typed(tiny_wider, tmp_path / "out", "--scale", "1,2", "--slice", "64", "--overlap", "0.3")) == 0
+    words = ["--scale", "2", "--slice", "320", "--set", "slice_px=96", "--show-config"]
+    assert main(typed(tiny_wider, tmp_path / "other", *words)) == 0
+    shown = capsys.readouterr().out
+    assert (
+        "slice_px: 96" in shown
+        and "slice_overlap: 0.2" in shown
+        and "2.0" in shown.split("scales:")[1].split("over")[0]
+    )
+    assert sum(len(found) for found in open_detections(tmp_path / "out").values()) > 0
 
 
 def test_another_precision_is_not_mixed_in(tiny_wider, tmp_path, capsys):
@@ -63,9 +78,20 @@ def test_a_judge_is_no_first_stage(tiny_wider, tmp_path, capsys):
     [
         (("--weights", "nowhere.pth"), "nowhere.pth"),
         (("--proposer", "retinafce"), "did you mean 'retinaface'"),
+        (("--overlap", "0.3"), "--overlap 0.3 is for --slice"),
+        (("--slice", "640", "--overlap", "0"), "slice_overlap lies above 0"),
+        (("--slice", "10"), "slice_px must be 0 (no tiles) or at least 64, got 10"),
+        (("--proposer", "callable", "--scale", "2"), "--scale: first stage 'callable' has no setting 'scales'"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(tiny_wider, tmp_path, words, message, capsys):
     assert main(typed(tiny_wider, tmp_path / "out", *words)) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and len(error.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("factors", ["1,0", "-2", "nan", "two", ""])
+def test_scales_are_factors_above_0(tiny_wider, tmp_path, factors, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(typed(tiny_wider, tmp_path / "out", f"--scale={factors}"))
+    assert f"expected factors above 0, such as 2 or 1,2, got {factors}" in capsys.readouterr().err

@@ -127,9 +127,52 @@ def test_it_learns(tiny_wider, tmp_path):
     assert last < 0.5 * first
 
 
+def test_faces_of_another_format_give_the_same_training(trained, tiny_wider, tmp_path):
+    images, annotations = [], []
+    for number, (name, truth) in enumerate(load_split(tiny_wider.root, "train").faces.items()):
+        images.append({"id": number, "file_name": name})
+        for x1, y1, x2, y2 in truth.boxes:
+            annotations.append({"image_id": number, "bbox": [x1, y1, x2 - x1, y2 - y1]})
+    (tmp_path / "coco.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    words = typed(tiny_wider.root, tmp_path / "run")[2:]  # without --data
+    given = ["--truth", str(tmp_path / "coco.json"), "--images", str(tiny_wider.root / "WIDER_train/images")]
+    assert main([*words, *given]) == 0
+    for row, other in zip(metrics(tmp_path / "run"), metrics(trained), strict=True):
+        assert row == pytest.approx(other, rel=1e-5)
+
+
+def test_folds_are_those_named(tiny_wider, tmp_path, capsys):
+    names = [f"WIDER_train/images/0--Parade/train_{number}" for number in range(4)]
+    for fold, some in ((1, names[:2]), (2, names[2:])):
+        text = "".join(f"{name}\n1\n12 10 1.5707963 60 40 1\n" for name in some)
+        (tmp_path / f"FDDB-fold-{fold:02d}-ellipseList.txt").write_text(text)
+    given = ["--truth", str(tmp_path), "--images", str(tiny_wider.root)]
+    words = typed(tiny_wider.root, tmp_path / "run", settings=("loop.epochs=1", "holdout=0"))[2:]
+    assert main([*words, *given, "--folds", "1"]) == 0
+    assert json.loads((tmp_path / "run/finished.json").read_text())["training_images"] == 2
+    assert "# folds: 1\n" in (tmp_path / "run/config.yaml").read_text()
+    assert main([*words, *given, "--overwrite", "--folds", "3"]) == 2
+    assert "there is no fold 3; there are 1, 2" in capsys.readouterr().err
+
+
+def test_a_backbone_alone_is_taken(trained, tiny_wider, tmp_path):
+    frozen = ("loop.epochs=1", "optimiser.average=0.0", "optimiser.freeze=[body]")
+    assert main(typed(tiny_wider.root, tmp_path / "run", "--init-body", str(trained), settings=frozen)) == 0
+    before, after = (load_checkpoint(run, ("proposer",)).tensors for run in (trained, tmp_path / "run"))
+    assert {name for name in before if torch.equal(before[name], after[name])} >= {
+        name for name in before if name.startswith("proposer.body.")
+    }
+    assert not torch.equal(before["proposer.ClassHead.0.conv1x1.weight"], after["proposer.ClassHead.0.conv1x1.weight"])
+
+
 @pytest.mark.parametrize(
     ("words", "settings", "message"),
     [
+        (("--truth", "setup.cfg"), (), "--data ROOT, or --truth FILE and --images DIR"),
+        (("--folds", "1"), (), "--folds is for FDDB's annotations alone"),
+        (("--init", "setup.cfg", "--init-body", "setup.cfg"), (), "leave --init-body out"),
+        (("--proposer", "yunet", "--init-body", "setup.cfg"), (), "has no backbone of its own"),
+        (("--init-body", "setup.cfg"), (), "setup.cfg: expected a state dict"),
         (("--init", "nowhere.pth"), (), "nowhere.pth: no such file"),
         (("--landmarks", "setup.cfg"), (), "setup.cfg:1: expected '# image name'"),
         (("--config", "proposers/nothing"), (), "proposers/retinaface_mobilenet025"),
@@ -140,14 +183,14 @@ def test_it_learns(tiny_wider, tmp_path):
             ("optimiser.freeze=[body, fpn, ssh1, ssh2, ssh3, ClassHead, BboxHead, LandmarkHead]",),
             "nothing to learn",
         ),
-        ((), ("optimiser.backbone_weights=imagenet",), "resnet50 alone"),
+        ((), ("optimiser.backbone_weights=imagenet",), "for backbones resnet18 to resnet152"),
         ((), ("pictures.size=3",), "size must be at least 32"),
         ((), ("optimiser.freeze=[body.stage1]",), "would keep random weights as they are; give --init W"),
         ((), ("holdout=0.9999",), "is left to train on; lower holdout"),
         ((), ("pictures.largest_scale=.inf",), "smallest_scale <= largest_scale"),
         ((), ("optimiser.weight_decay=-1",), "weight_decay must not be negative"),
         ((), ("losses.box_weight=.nan",), "weights and focal_gamma must not be negative"),
-        ((), ("network.anchors=[[], [], []]",), "anchors are three lists"),
+        ((), ("network.anchors=[[], [], []]",), "anchors are 3 lists"),
         (("--seed", "-1"), (), "seed must not be negative"),
     ],
 )
@@ -184,10 +227,10 @@ def test_weights_of_another_network_are_refused(checkpoint, tiny_wider, tmp_path
 
 
 def test_imagenet_weights_that_cannot_be_had_say_what_to_do(tiny_wider, tmp_path, monkeypatch, capsys):
-    def absent(weights):
+    def absent(name, weights):
         raise OSError("no network")
 
-    monkeypatch.setattr(training, "resnet50", absent)
+    monkeypatch.setattr(training, "get_model", absent)
     settings = ("network.backbone=resnet50", "optimiser.backbone_weights=imagenet")
     assert main(typed(tiny_wider.root, tmp_path / "run", settings=settings)) == 2
     assert "TORCH_HOME" in capsys.readouterr().err

@@ -115,7 +115,7 @@ def test_four_pictures_are_learnt_by_heart(make_wider, tmp_path):
     [
         (
             ("--proposer", "callable"),
-            "proposer 'callable': cannot be trained; tinygan-train-proposer trains retinaface",
+            "proposer 'callable': cannot be trained; tinygan-train-proposer trains mb_fcn",
         ),
         (
             ("--proposer", "retinaface", "--config", "proposers/yunet"),
@@ -124,7 +124,10 @@ def test_four_pictures_are_learnt_by_heart(make_wider, tmp_path):
         (("--proposer", "yunet", "--init", "RETINAFACE"), "weights of proposer 'retinaface', not of 'yunet'"),
         (("--init", "nowhere.onnx"), "nowhere.onnx: no such file"),
         (("--teacher", "nowhere"), "nowhere: no such file"),
-        (("--proposer", "yunet", "--set", "optimiser.backbone_weights=imagenet"), "resnet50 alone"),
+        (
+            ("--proposer", "yunet", "--set", "optimiser.backbone_weights=imagenet"),
+            "for backbones resnet18 to resnet152",
+        ),
         (("--proposer", "yunet", "--set", "teacher.face_score=0.1"), "ignored_score <= face_score"),
     ],
 )

@@ -5,7 +5,17 @@ from PIL import Image
 
 from proposals.anchors import decode_boxes, decode_landmarks
 from proposals.matching import FACE
-from proposals.train.pictures import MEAN_RGB, Photograph, PictureSource, cut_picture, photographs, with_teachers
+from proposals.retinaface import RetinaFaceConfig
+from proposals.train.pictures import (
+    MEAN_RGB,
+    Photograph,
+    PictureSource,
+    cut_picture,
+    patch_side,
+    photographs,
+    place_patch,
+    with_teachers,
+)
 from proposals.train.recipe import PictureConfig, ProposerRecipe, TeacherConfig
 from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import DataError
@@ -57,6 +67,34 @@ def test_a_window_larger_than_the_photograph_is_filled_up():
     assert (picture == np.array(MEAN_RGB)).all(axis=2).sum() == 64 * 64 - 40 * 30
 
 
+def test_patches_by_hand():
+    # 400 x 300 px enlarged 1.5 times: 600 x 450 px; a face of 20 px at 1024 px
+    assert 20 * 1024 / patch_side((400, 300), 1.5, 1.0) == pytest.approx(45.51, abs=0.005)
+    assert patch_side((400, 300), 1.5, 0.6) == pytest.approx(270)
+    assert 20 * 1024 / patch_side((400, 300), 1.5, 0.6) == pytest.approx(75.85, abs=0.005)
+
+
+def test_patches_lie_in_the_photograph_and_what_surrounds_it():
+    rng = np.random.default_rng(0)
+    found = [place_patch((400, 300), PictureConfig(), rng) for _ in range(2000)]
+    corners, sides = np.array([corner for corner, _ in found]), np.array([side for _, side in found])
+    assert sides.min() >= 150 and 590 < sides.max() <= 600
+    assert (corners >= (-400, -300)).all() and (corners + sides[:, None] <= (800, 600)).all()
+    assert corners.min() < -250 and (corners + sides[:, None]).max() > 650
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_faces_stay_on_what_they_mark_in_patches(seed):
+    config = PictureConfig(size=64, mode="patches", mirror=0.0, colour=0.0, grey=0.0, min_face_px=1.0)
+    picture, faces = cut_picture(white_square(), photo(), config, np.random.default_rng(seed))
+    assert picture.shape == (64, 64, 3)
+    rows, columns = np.nonzero(picture.min(axis=2) > 150)
+    assert len(rows) == 0 or len(faces.boxes) == 1
+    if len(faces.boxes):
+        seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert faces.boxes[0].tolist() == pytest.approx(seen, abs=1.5)
+
+
 def test_faces_cut_off_invalid_or_tiny_are_ignored():
     config = PictureConfig(size=32, **{**STILL, "face_share": 0.0}, min_face_px=6.0)
     boxes = [[10, 10, 20, 20], [10, 10, 14, 14], [28, 5, 60, 25], [100, 100, 110, 110], [0, 20, 10, 30]]
@@ -88,7 +126,7 @@ def test_a_batch_is_a_function_of_seed_and_step(source_of):
 
 def test_targets_decode_to_the_face(source_of):
     source = source_of()()
-    batch, anchors = source.draw(0), ProposerRecipe(pictures=PictureConfig(size=64)).anchors()
+    batch, anchors = source.draw(0), RetinaFaceConfig().anchors_of_picture(64)
     assert batch.pictures.shape == (3, 3, 64, 64) and batch.targets.labels.shape == (3, len(anchors))
     rows = batch.targets.labels[0] == FACE
     assert rows.any()
@@ -97,6 +135,17 @@ def test_targets_decode_to_the_face(source_of):
     points = decode_landmarks(batch.targets.landmarks[0][rows], anchors, (0.1, 0.2))
     assert torch.allclose(boxes, boxes[:1].expand_as(boxes), atol=1e-3)  # one face: all tell of the same
     assert torch.allclose(points, points[:1].expand_as(points), atol=1e-3)
+
+
+def test_sizes_are_drawn_by_the_step(tmp_path):
+    white_square().save(tmp_path / "a.png")
+    recipe = ProposerRecipe(pictures=PictureConfig(sizes=(64, 96)))
+    first, second = (PictureSource([photo(tmp_path / "a.png")], recipe, 1, rank) for rank in (0, 1))
+    sizes = [first.draw(step).pictures.shape[-1] for step in range(12)]
+    assert set(sizes) == {64, 96} and sizes == [second.draw(step).pictures.shape[-1] for step in range(12)]
+    again = first.draw(3)
+    assert torch.equal(again.pictures, first.draw(3).pictures)
+    assert again.targets.labels.shape[1] == len(RetinaFaceConfig().anchors_of_picture(sizes[3]))
 
 
 def test_every_photograph_comes_once_in_turn(tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinygan.cli.common import add_example
+from tinygan.cli.common import add_example, share
 from tinygan.cli.evaluate.details import describe_details, measure_details, tabulate_details
 from tinygan.cli.evaluate.files import (
     BOOTSTRAP,
@@ -25,6 +25,7 @@ from tinygan.cli.evaluate.files import (
     warn,
     write_json,
 )
+from tinygan.cli.evaluate.groups import PRECISION, check_groups, describe_groups, measure_groups, tabulate_groups
 from tinygan.cli.tables import NONE, Table, ap, count, format_tables, interval, points
 from tinygan.errors import ConfigError, DataError
 from tinygan.formats.truths import GROUND_TRUTHS
@@ -60,6 +61,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "recall, and the recall ceiling",
     )
     parser.add_argument(
+        "--groups",
+        type=Path,
+        metavar="CSV",
+        help="also print recall at equal precision by group of faces: a table with the columns image, face (row of the "
+        "image's boxes, from 0) and any attributes",
+    )
+    parser.add_argument(
+        "--precision",
+        type=share,
+        metavar="P",
+        help=f"with --groups: the precision on all valid faces at which recall is compared (default: {PRECISION})",
+    )
+    parser.add_argument(
         "--curves",
         type=Path,
         metavar="DIR",
@@ -71,7 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and report; returns the exit code."""
     check_outputs(arguments)
+    check_groups(arguments)
     from tinygan.evaluate.wider import compare_wider, evaluate_wider
+    from tinygan.formats.truths import load_faces
 
     skipped: list[str] = []
     truth = _load_truth(arguments, skipped)
@@ -81,14 +97,21 @@ def run(arguments: argparse.Namespace) -> int:
     result, baseline = results["detections"], results.get("baseline")
     differences = {} if baseline is None else compare_wider(baseline, result, RESAMPLES, SEED, LEVEL)
     details = measure_details(arguments.ground_truth, truth, results) if arguments.details else None
+    groups = None
+    if arguments.groups is not None:
+        faces = load_faces(arguments.ground_truth, arguments.images, arguments.category)
+        groups = measure_groups(arguments, faces, results)
 
     tables = [_tabulate(result, baseline, differences)]
     tables += [] if details is None else tabulate_details(details)
+    tables += [] if groups is None else [tabulate_groups(groups)]
     tables += [_tabulate_published(published, results)] if published else []
     print(format_tables(tables, arguments.markdown))
     if arguments.json is not None:
         report = _describe(arguments, inputs, results, differences, published)
-        write_json(arguments.json, report if details is None else {**report, "details": describe_details(details)})
+        report |= {} if details is None else {"details": describe_details(details)}
+        report |= {} if groups is None else {"groups": describe_groups(arguments, groups)}
+        write_json(arguments.json, report)
     if arguments.plot is not None:
         _write_plot(arguments.plot, inputs, results, published)
     return warn(inputs)

@@ -1,0 +1,1 @@
+"""Is the second stage a good deal? Every first stage here, in four ways, against its cost."""

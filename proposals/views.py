@@ -1,0 +1,121 @@
+"""Which parts of a picture a detector sees, at which size, and which of the boxes found there count.
+
+Two rules make sure that a face is found once. A view at a larger size leaves faces that are large enough in the next
+smaller one to that one. A tile leaves faces near its inner borders, which it may see cut, to its neighbour: tiles
+overlap by more than such a face.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+WHOLE_SIDE_PX = 48  # a face of this size is found at the smaller of two sizes
+MARGIN = 1 / 8  # of the overlap: a box this near to an inner border may be of a face that is cut
+
+
+@dataclass(frozen=True)
+class View:
+    """A part of a picture at some size; pixels are the picture's.
+
+    Attributes:
+        left: where it starts.
+        top: where it starts.
+        right: where it ends, exclusive.
+        bottom: where it ends, exclusive.
+        scale: factor by which it is resized.
+        largest_px: boxes whose longer side has this length or more are left to other views.
+        margin_px: boxes nearer than this to an inner border are left to other views.
+    """
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    scale: float
+    largest_px: float = math.inf
+    margin_px: float = 0.0
+
+    def keeps(self, boxes: Tensor, width_px: int, height_px: int) -> Tensor:
+        """Which boxes count.
+
+        Args:
+            boxes: ``x1, y1, x2, y2`` [K, 4] in pixels of the picture.
+            width_px: the picture's width.
+            height_px: the picture's height.
+
+        Returns:
+            bool [K].
+        """
+        kept = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1) < self.largest_px
+        if self.left > 0:
+            kept &= boxes[:, 0] >= self.left + self.margin_px
+        if self.top > 0:
+            kept &= boxes[:, 1] >= self.top + self.margin_px
+        if self.right < width_px:
+            kept &= boxes[:, 2] <= self.right - self.margin_px
+        if self.bottom < height_px:
+            kept &= boxes[:, 3] <= self.bottom - self.margin_px
+        return kept
+
+
+def whole_views(width_px: int, height_px: int, scales: Sequence[float]) -> list[View]:
+    """The whole picture at several sizes.
+
+    Args:
+        width_px: the picture's width.
+        height_px: the picture's height.
+        scales: factors, in any order.
+
+    Returns:
+        One view per factor, in their order.
+    """
+    return [View(0, 0, width_px, height_px, scale, _largest_px(scale, scales)) for scale in scales]
+
+
+def sliced_views(width_px: int, height_px: int, scales: Sequence[float], slice_px: int, overlap: float) -> list[View]:
+    """A picture in tiles that overlap, and the whole of it.
+
+    Faces of a tile may be as large as the overlap, less its margins. For larger ones there is another level of tiles,
+    which show a larger part of the picture at the same size, and so on; last comes the whole picture.
+
+    Args:
+        width_px: the picture's width.
+        height_px: the picture's height.
+        scales: factors by which tiles are resized further.
+        slice_px: side of a tile; the longer side of the whole picture in the last view.
+        overlap: of neighbouring tiles, as a share of their side, above 0.
+
+    Returns:
+        The views; one if the picture is no larger than a tile.
+    """
+    longer, views, level = max(width_px, height_px), [], 1.0
+    whole_px = slice_px * overlap * (1 - 2 * MARGIN)  # side, in a tile, of a face that some tile sees whole
+    while longer * level > slice_px:
+        side, margin_px = slice_px / level, slice_px * overlap * MARGIN / level
+        for top, bottom in _spans(height_px, side, overlap):
+            for left, right in _spans(width_px, side, overlap):
+                for scale in scales:
+                    largest_px = min(whole_px, _largest_px(scale, scales)) / level
+                    views.append(View(left, top, right, bottom, scale * level, largest_px, margin_px))
+        level *= min(0.5, WHOLE_SIDE_PX / whole_px)
+    return [*views, View(0, 0, width_px, height_px, min(1.0, slice_px / longer))]
+
+
+def _largest_px(scale: float, scales: Sequence[float]) -> float:
+    """Side from which faces are left to the next smaller of the scales."""
+    smaller = [other for other in scales if other < scale]
+    return WHOLE_SIDE_PX / max(smaller) if smaller else math.inf
+
+
+def _spans(length_px: int, side_px: float, overlap: float) -> list[tuple[int, int]]:
+    """Starts and ends of tiles along one side of a picture, evenly spread, overlapping by at least the given share."""
+    if length_px <= side_px:
+        return [(0, length_px)]
+    count = math.ceil((length_px - side_px) / (side_px * (1 - overlap))) + 1
+    starts = torch.linspace(0, length_px - side_px, count, dtype=torch.float64).tolist()
+    return [(math.floor(start), min(length_px, math.ceil(start + side_px))) for start in starts]

@@ -3,6 +3,10 @@
 Every cell of the maps at strides 8, 16 and 32 says how likely it sees a face (class x objectness), and the face's box
 and points from its own corner. Names of layers, widths and decoding are those of the public YuNet-n, so that the ONNX
 files of OpenCV Zoo (``face_detection_yunet``) load. In them batch normalisation is folded into the convolutions.
+
+Differs from the public network: it sees colours in [0, 1], not in [0, 255]. That makes the weights of the first layer
+255 times as large, as large as those of other layers. Else every optimiser destroys the public weights in a few steps:
+that layer's gradient was 100 times that of any other layer (1350 against 11), and its weights 60 times as small.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ STRIDES, FINE_STRIDE = (8, 16, 32), 4
 STEM, CHANNELS = 16, 64
 COLUMNS = {"cls": 1, "bbox": 4, "obj": 1, "kps": 2 * LANDMARKS}  # numbers per cell, in the order of the public file
 PRIOR = 0.02  # face probability of every cell before training
+FIRST_LAYER, WHITE = "backbone.model0.conv1", 255.0
 MAX_LOG_SIDE = 8.0  # log(side / stride): a wild answer stays finite
 
 
@@ -208,7 +213,7 @@ class YuNetNetwork(DetectorNetwork[YuNetOutput]):
                 black at the right and at the bottom.
         """
         below, right = (-side % STRIDES[-1] for side in pictures.shape[-2:])
-        levels = self.neck(self.backbone(F.pad(pictures.flip(1).float(), (0, right, 0, below))))
+        levels = self.neck(self.backbone(F.pad(pictures.flip(1).float() / WHITE, (0, right, 0, below))))
         faces, boxes, objects, landmarks = self.bbox_head(levels)
         sizes = [(int(level.shape[-2]), int(level.shape[-1])) for level in levels]
         return YuNetOutput(faces[..., 0], objects[..., 0], boxes, landmarks, sizes)
@@ -310,9 +315,11 @@ def onnx_tensors(path: Path) -> dict[str, Tensor]:
         name = convolution.name.removesuffix(".weight")
         if convolution.before is not None:
             name = convolution.before.name.removesuffix(".conv1.weight") + ".conv2"
-        elif "backbone.model0.conv1.weight" not in tensors:
-            name = "backbone.model0.conv1"
+        elif f"{FIRST_LAYER}.weight" not in tensors:
+            name = FIRST_LAYER
         tensors[f"{name}.weight"], tensors[f"{name}.bias"] = convolution.weight, convolution.bias
+        if name == FIRST_LAYER:
+            tensors[f"{name}.weight"] = convolution.weight * WHITE  # the file's network sees colours in [0, 255]
     if not tensors:
         raise CheckpointError(f"{path}: there is no convolution in this ONNX file; expected a YuNet")
     return tensors

@@ -75,6 +75,7 @@ def exported(tmp_path_factory):
         def __init__(self, network):
             super().__init__()
             self.backbone, self.neck, self.bbox_head = network.backbone, network.neck, network.bbox_head
+            self.backbone.model0.conv1.weight.data /= 255  # the public ones see colours in [0, 255]
 
         def forward(self, pictures):
             return tuple(self.bbox_head(self.neck(self.backbone(pictures))))
@@ -90,7 +91,7 @@ def exported(tmp_path_factory):
     example = torch.rand(1, 3, 64, 96)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # this exporter is the one whose files are like the public ones
-        torch.onnx.export(Plain(network.eval()), (example,), str(file), dynamo=False, opset_version=11)
+        torch.onnx.export(Plain(deepcopy(network.eval())), (example,), str(file), dynamo=False, opset_version=11)
     return file, network
 
 
@@ -134,6 +135,17 @@ def test_public_weights_answer_as_in_onnxruntime(shared_data, name):
 def test_every_layer_of_the_public_weights_is_read(shared_data):
     tensors = onnx_tensors(shared_data / "weights" / PUBLIC[0])
     assert tensors.keys() == YuNetNetwork(YuNetConfig()).state_dict().keys()
+
+
+def test_the_first_layer_learns_no_faster_than_the_others(shared_data):
+    """With colours in [0, 255] it learnt thousands of times as fast, which destroyed the public weights."""
+    network = YuNetNetwork(YuNetConfig())
+    network.load_weights(shared_data / "weights" / PUBLIC[0])
+    pictures = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    sum(answer.square().mean() for answer in network(pictures)[:4]).backward()
+    weights = {name: one for name, one in network.named_parameters() if name.endswith("weight")}
+    speed = {name: float(one.grad.norm() / one.norm()) for name, one in weights.items()}
+    assert speed["backbone.model0.conv1.weight"] < 10 * np.median(list(speed.values()))
 
 
 def test_boxes_are_those_that_opencv_found(shared_data, runtime):

@@ -32,8 +32,7 @@ def pyramid_anchors(
         y, x = ((torch.arange(count) + 0.5) * stride for count in (height, width))
         centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # [height, width, 2]
         side = torch.tensor(sides, dtype=torch.float32)
-        shape = torch.Size([height, width, len(sides), 2])
-        both = [centres[:, :, None].expand(shape), side[None, None, :, None].expand(shape)]
+        both = [centres[:, :, None].expand(-1, -1, len(sides), -1), side[:, None].expand(height, width, -1, 2)]
         levels.append(torch.cat(both, dim=-1).reshape(-1, 4))
     return torch.cat(levels)
 
@@ -42,33 +41,32 @@ def decode_boxes(offsets: Tensor, anchors: Tensor, variances: tuple[float, float
     """Boxes from offsets (Ren et al. 2015, Eq. 2, with SSD's variances).
 
     Args:
-        offsets: float [N, 4]: shift of the centre in anchor sides over ``variances[0]``, log growth of width and
+        offsets: float [..., N, 4]: shift of the centre in anchor sides over ``variances[0]``, log growth of width and
             height over ``variances[1]``.
         anchors: float [N, 4], ``centre x, centre y, width, height``.
         variances: scales of the offsets of centre and size.
 
     Returns:
-        float [N, 4], ``x1, y1, x2, y2``.
+        float [..., N, 4], ``x1, y1, x2, y2``.
     """
-    centre = anchors[:, :2] + variances[0] * offsets[:, :2] * anchors[:, 2:]
-    half = anchors[:, 2:] * (variances[1] * offsets[:, 2:]).clamp(max=MAX_LOG_GROWTH).exp() / 2
-    return torch.cat([centre - half, centre + half], dim=1)
+    centre = anchors[:, :2] + variances[0] * offsets[..., :2] * anchors[:, 2:]
+    half = anchors[:, 2:] * (variances[1] * offsets[..., 2:]).clamp(max=MAX_LOG_GROWTH).exp() / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def decode_landmarks(offsets: Tensor, anchors: Tensor, variances: tuple[float, float]) -> Tensor:
     """Points from offsets.
 
     Args:
-        offsets: float [N, 2 K]: ``x, y`` of K points in anchor sides over ``variances[0]``.
+        offsets: float [..., N, 2 K]: ``x, y`` of K points in anchor sides over ``variances[0]``.
         anchors: float [N, 4], ``centre x, centre y, width, height``.
         variances: scales of the offsets of centre and size.
 
     Returns:
-        float [N, 2 K], ``x, y`` in turn.
+        float [..., N, 2 K], ``x, y`` in turn.
     """
-    points = offsets.reshape(len(offsets), offsets.shape[1] // 2, 2) * variances[0]
-    placed = anchors[:, None, :2] + points * anchors[:, None, 2:]
-    return placed.reshape(offsets.shape)
+    points = offsets.reshape(*offsets.shape[:-1], offsets.shape[-1] // 2, 2) * variances[0]
+    return (anchors[:, None, :2] + points * anchors[:, None, 2:]).flatten(-2)
 
 
 def encode_boxes(boxes: Tensor, anchors: Tensor, variances: tuple[float, float]) -> Tensor:

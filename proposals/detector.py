@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,9 @@ from torch.nn import functional as F
 from torchvision.ops import nms
 
 from tinygan.detections import Detections
+from tinygan.models.backends import Run, deploy
 from tinygan.models.folding import fold_batch_norm
+from tinygan.models.graphs import Graph, Port
 from tinygan.proposers import best_inside, check_image
 from tinygan.runtime import Runtime
 
@@ -83,18 +85,19 @@ class DetectorNetwork(ABC, nn.Module, Generic[OutputT]):
 
     @abstractmethod
     def scores(self, output: OutputT) -> Tensor:
-        """Face probabilities [A] of the first picture, float32."""
+        """Face probabilities [B, A], float32."""
 
     @abstractmethod
     def decode(self, output: OutputT, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes and landmarks of the first picture.
+        """Boxes and landmarks.
 
         Args:
             output: the network's output.
-            places: int64 [K], which of the A places.
+            places: int64 [K], which of the A places of each picture.
 
         Returns:
-            ``x1, y1, x2, y2`` [K, 4], and ``x, y`` of five points in turn [K, 10]; pixels of the picture, float32.
+            ``x1, y1, x2, y2`` [B, K, 4], and ``x, y`` of five points in turn [B, K, 10]; pixels of the picture,
+            float32.
         """
 
     @abstractmethod
@@ -111,6 +114,24 @@ class DetectorNetwork(ABC, nn.Module, Generic[OutputT]):
         Args:
             pictures: RGB [B, 3, H, W] in [0, 255], uint8, as training will show them.
         """
+
+
+class WholeAnswer(nn.Module, Generic[OutputT]):
+    """What is exported: a network with its decoding.
+
+    Args:
+        network: the network.
+    """
+
+    def __init__(self, network: DetectorNetwork[OutputT]) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pictures [B, 3, H, W] to scores [B, A], boxes [B, A, 4] and landmarks [B, A, 10]."""
+        output: OutputT = self.network(pictures)
+        scores = self.network.scores(output)
+        return scores, *self.network.decode(output, torch.arange(scores.shape[1], device=scores.device))
 
 
 class _Candidates(NamedTuple):
@@ -136,7 +157,19 @@ class PyramidDetector(Generic[OutputT]):
         self._network, self._config, self._runtime = deepcopy(network), config, runtime
         fold_batch_norm(self._network)
         self._said_shrunk = False
-        runtime.place(self._network)
+        self._run: Run | None = None  # PyTorch decodes the best places alone
+        if runtime.backend == "torch":
+            runtime.place(self._network)
+        else:
+            self._run = deploy(self.graph(), runtime)
+
+    def graph(self) -> Graph:
+        """What is exported; see :class:`tinygan.models.graphs.Exportable`."""
+        pictures = Port("pictures", ("batch", 3, "height", "width"), "RGB in [0, 255]")
+        scores = Port("scores", ("batch", "places"), "face probability of every place, in no order, before NMS")
+        boxes = Port("boxes", ("batch", "places", 4), "x1, y1, x2, y2 in pixels of the picture; may reach beyond it")
+        landmarks = Port("landmarks", ("batch", "places", 2 * LANDMARKS), "x, y of eyes, nose and corners of the mouth")
+        return Graph("detector", WholeAnswer(self._network), (pictures,), (scores, boxes, landmarks))
 
     @torch.inference_mode()
     def propose(self, images: Sequence[Tensor]) -> list[Detections]:
@@ -162,14 +195,26 @@ class PyramidDetector(Generic[OutputT]):
         """The best boxes at one scale, before NMS."""
         config, (height, width) = self._config, picture.shape[-2:]
         resized = self._resize(picture, scale)
-        output: OutputT = self._network(resized)
-        scores = self._network.scores(output)
+        scores, decode = self._answer(resized)
         likely = (scores > config.score_threshold).nonzero()[:, 0]
         scores, order = torch.sort(scores[likely], descending=True, stable=True)
         scores, best = scores[: config.top_k], likely[order[: config.top_k]]
-        boxes, landmarks = self._network.decode(output, best)
+        boxes, landmarks = decode(best)
         back = boxes.new_tensor([width / resized.shape[-1], height / resized.shape[-2]])
         return _Candidates(boxes * back.repeat(2), scores, landmarks * back.repeat(LANDMARKS))
+
+    def _answer(self, picture: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
+        """Scores [A] of a picture [1, 3, H, W], and what gives boxes [K, 4] and landmarks [K, 10] of K places."""
+        if self._run is not None:
+            scores, boxes, landmarks = self._run(picture)
+            return scores[0], lambda places: (boxes[0, places], landmarks[0, places])
+        output: OutputT = self._network(picture)
+
+        def decode(places: Tensor) -> tuple[Tensor, Tensor]:
+            boxes, landmarks = self._network.decode(output, places)
+            return boxes[0], landmarks[0]
+
+        return self._network.scores(output)[0], decode
 
     def _resize(self, picture: Tensor, scale: float) -> Tensor:
         height, width = picture.shape[-2:]

@@ -25,6 +25,7 @@ from tinygan.formats.images import Orientation, read_image
 from tinygan.formats.names import find_images, match_names, output_names
 from tinygan.formats.writing import DetectionWriter, Fingerprint
 from tinygan.proposers import Proposer
+from tinygan.runtime import Runtime
 
 log = logging.getLogger(__name__)
 KEPT = ("propose.json",)  # beside the proposals
@@ -110,13 +111,13 @@ def run_settings(
     config: object,
     weights: Path | None,
     images: Path,
-    precision: str,
+    runtime: Runtime,
     orientation: Orientation = "upright",
 ) -> dict[str, object]:
     """What decides a run's result, as JSON types."""
     digest = None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()
     tree = json.loads(json.dumps(to_tree(config)))
-    where = {"images": str(images.resolve()), "precision": precision, "orientation": orientation}
+    where = {"images": str(images.resolve()), **runtime.settings(), "orientation": orientation}
     return {"proposer": proposer, "config": tree, "weights": digest, **where}
 
 

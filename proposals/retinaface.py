@@ -83,7 +83,7 @@ class _Head(nn.Module):
     def forward(self, level: Tensor) -> Tensor:
         """[B, channels, H, W] to [B, H W anchors, columns]."""
         rows: Tensor = self.conv1x1(level).permute(0, 2, 3, 1)
-        return rows.reshape(len(level), -1, self.columns)
+        return rows.reshape(level.shape[0], -1, self.columns)
 
 
 class RetinaFaceNetwork(DetectorNetwork[Output]):
@@ -123,20 +123,20 @@ class RetinaFaceNetwork(DetectorNetwork[Output]):
         def ask(heads: nn.ModuleList) -> Tensor:
             return torch.cat([head(level) for head, level in zip(heads, levels, strict=True)], dim=1)
 
-        sizes = [(int(level.shape[-2]), int(level.shape[-1])) for level in levels]
+        sizes = [(level.shape[-2], level.shape[-1]) for level in levels]  # no int(): an export keeps them free
         return Output(ask(self.ClassHead), ask(self.BboxHead), ask(self.LandmarkHead), sizes)
 
     def scores(self, output: Output) -> Tensor:
         """See :class:`proposals.detector.DetectorNetwork`."""
-        logits = output.class_logits[0].float()
-        return torch.sigmoid(logits[:, 1] - logits[:, 0])  # softmax of two
+        logits = output.class_logits.float()
+        return torch.sigmoid(logits[..., 1] - logits[..., 0])  # softmax of two
 
     def decode(self, output: Output, places: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`proposals.detector.DetectorNetwork`."""
         anchors = pyramid_anchors(output.sizes, STRIDES, self.config.anchors).to(places.device)[places]
         variances = (self.config.variances[0], self.config.variances[1])
-        boxes = decode_boxes(output.boxes[0, places].float(), anchors, variances)
-        return boxes, decode_landmarks(output.landmarks[0, places].float(), anchors, variances)
+        boxes = decode_boxes(output.boxes[:, places].float(), anchors, variances)
+        return boxes, decode_landmarks(output.landmarks[:, places].float(), anchors, variances)
 
     def load_weights(self, path: Path) -> None:
         """See :class:`proposals.detector.DetectorNetwork`; also the ``.pth`` of PyTorch RetinaFace."""

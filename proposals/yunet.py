@@ -215,19 +215,19 @@ class YuNetNetwork(DetectorNetwork[YuNetOutput]):
         below, right = (-side % STRIDES[-1] for side in pictures.shape[-2:])
         levels = self.neck(self.backbone(F.pad(pictures.flip(1).float() / WHITE, (0, right, 0, below))))
         faces, boxes, objects, landmarks = self.bbox_head(levels)
-        sizes = [(int(level.shape[-2]), int(level.shape[-1])) for level in levels]
+        sizes = [(level.shape[-2], level.shape[-1]) for level in levels]  # no int(): an export keeps them free
         return YuNetOutput(faces[..., 0], objects[..., 0], boxes, landmarks, sizes)
 
     def scores(self, output: YuNetOutput) -> Tensor:
         """See :class:`proposals.detector.DetectorNetwork`; the geometric mean of both probabilities, as in OpenCV."""
-        faces, objects = output.class_logits[0].float(), output.object_logits[0].float()
+        faces, objects = output.class_logits.float(), output.object_logits.float()
         return (torch.sigmoid(faces) * torch.sigmoid(objects)).sqrt()
 
     def decode(self, output: YuNetOutput, places: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`proposals.detector.DetectorNetwork`."""
         where = cells(output.sizes, self.config.strides).to(places.device)[places]
-        boxes = place_boxes(output.boxes[0, places].float(), where)
-        return boxes, place_landmarks(output.landmarks[0, places].float(), where)
+        boxes = place_boxes(output.boxes[:, places].float(), where)
+        return boxes, place_landmarks(output.landmarks[:, places].float(), where)
 
     def load_weights(self, path: Path) -> None:
         """See :class:`proposals.detector.DetectorNetwork`; also the public ONNX files.

@@ -128,3 +128,26 @@ def test_random_state_can_be_put_back():
     first = torch.rand(4)
     restore_rng_state(state, CPU)
     assert torch.equal(torch.rand(4), first)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"backend": "tensorrt"}, "backend tensorrt: expected torch, onnxruntime, openvino"),
+        ({"backend": "openvino", "device": "cuda"}, "backend openvino computes on the CPU alone, got device cuda"),
+        ({"backend": "onnxruntime", "precision": "bf16"}, "backend onnxruntime has no precision bf16"),
+    ],
+)
+def test_what_a_backend_cannot_do_is_refused(options, problem):
+    with pytest.raises(ConfigError, match=problem):
+        RuntimeOptions(**options)
+
+
+def test_a_backend_is_part_of_the_settings(monkeypatch, tmp_path):
+    (tmp_path / "cpuinfo").write_text("flags\t\t: amx_bf16\n")
+    monkeypatch.setattr("tinygan.runtime.CPUINFO", tmp_path / "cpuinfo")
+    runtime = Runtime(RuntimeOptions(backend="onnxruntime", threads=1))
+    assert runtime.settings() == {"precision": "32", "backend": "onnxruntime"} and runtime.device == CPU
+    assert str(runtime) == "cpu, 1 thread, precision 32, onnxruntime"
+    assert Runtime(RuntimeOptions(backend="openvino", threads=1)).settings()["precision"] == "bf16"
+    assert Runtime(RuntimeOptions(backend="openvino").exact()).settings() == {"precision": "32", "backend": "openvino"}

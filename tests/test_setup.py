@@ -75,7 +75,7 @@ def test_both_licences_are_named_and_packed():
 
 def test_dev_has_every_extra_that_tests_need():
     extras = {name: set(lines(packages)) for name, packages in setup()["options.extras_require"].items()}
-    assert extras["dev"] >= extras["parquet"] | extras["coco"] | extras["video"]
+    assert extras["dev"] >= extras["parquet"] | extras["coco"] | extras["video"] | extras["onnx"]
 
 
 def test_the_readme_names_every_room_and_what_is_public():

@@ -85,6 +85,11 @@ def fingerprint(file: Path | None) -> str:
     return "" if status is None else f"{status.st_size}-{status.st_mtime_ns}"
 
 
+def real_path(path: Path) -> Path:
+    """Where a path leads; of a link to itself, which leads nowhere, the link (``Path.resolve`` would raise)."""
+    return Path(os.path.realpath(path))
+
+
 def walk_files(folder: Path) -> Iterator[Path]:
     """Every file below a folder, in no order; linked folders are followed, and each folder is read once.
 
@@ -105,12 +110,19 @@ def walk_files(folder: Path) -> Iterator[Path]:
         seen.add((status.st_dev, status.st_ino))
         for entry in entries:
             path = here / entry.name
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 yield path
             elif entry.is_symlink():
                 linked.append(path)
             else:
                 real.append(path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to what may not be looked at: reading it as a file tells
+        return False
 
 
 def _read(marker: Path, read_settings: Callable[[str], Any]) -> Mapping[str, Any]:

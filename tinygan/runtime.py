@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Device: TypeAlias = "str | int | torch.device | None"
 Precision = Literal["auto", "bf16", "32"]
+Backend = Literal["torch", "onnxruntime", "openvino"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 CPUINFO = Path("/proc/cpuinfo")
 CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
@@ -38,11 +40,23 @@ class RuntimeOptions:
             may take twice the time.
         threads: number of CPU threads of torch in this process; ``None`` leaves it as the host program set it. Commands
             use :func:`command_threads`.
+        backend: what runs trained networks: ``torch``, or on CPUs ``onnxruntime`` or ``openvino``.
     """
 
     device: str = "auto"
     precision: Precision = "auto"
     threads: int | None = None
+    backend: Backend = "torch"
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise ConfigError(f"backend {self.backend}: expected {', '.join(BACKENDS)}")
+        if self.backend == "torch":
+            return
+        if self.device not in ("auto", "cpu"):
+            raise ConfigError(f"backend {self.backend} computes on the CPU alone, got device {self.device}; use cpu")
+        if self.backend == "onnxruntime" and self.precision == "bf16":
+            raise ConfigError("backend onnxruntime has no precision bf16 on CPUs; use 32, or backend openvino")
 
     def exact(self) -> RuntimeOptions:
         """These options, but in single precision unless the user chose bf16; first stages run with them.
@@ -62,6 +76,8 @@ class Runtime:
     Attributes:
         device: the device of this process.
         precision: ``bf16`` or ``32``; decided by the machine alone, so that equal commands give equal results.
+        backend: ``torch``, ``onnxruntime`` or ``openvino``.
+        threads: number of CPU threads that networks run on.
         rank: number of this process, from 0.
         world_size: number of processes that train together.
 
@@ -72,18 +88,24 @@ class Runtime:
     def __init__(self, options: RuntimeOptions) -> None:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
-        self.device = _pick_device(options.device)
+        self.backend, self.threads = options.backend, torch.get_num_threads()
+        self.device = _pick_device(options.device if self.backend == "torch" else "cpu")
         self.rank, self.world_size = 0, int(os.environ.get("WORLD_SIZE", "1"))
         self._fabric: Fabric | None = None
         if self.world_size > 1:
             self._fabric = _join_processes(self.device.type, self.world_size)
             self.device, self.rank = self._fabric.device, int(self._fabric.global_rank)
-        self.precision = _decide_precision(options.precision, self.device)
+        self.precision = _decide_precision(options.precision, self.device, self.backend)
         self._process = os.getpid()
 
     def __str__(self) -> str:
-        count = torch.get_num_threads()
-        return f"{self.device}, {count} thread{'' if count == 1 else 's'}, precision {self.precision}"
+        count = self.threads
+        backend = "" if self.backend == "torch" else f", {self.backend}"
+        return f"{self.device}, {count} thread{'' if count == 1 else 's'}, precision {self.precision}{backend}"
+
+    def settings(self) -> dict[str, str]:
+        """What of the runtime a result depends on, for a run to note; one with other settings is not continued."""
+        return {"precision": self.precision, "backend": self.backend}
 
     @property
     def is_main(self) -> bool:
@@ -226,10 +248,12 @@ def _join_processes(kind: str, world: int) -> Fabric:
     return fabric
 
 
-def _decide_precision(requested: Precision, device: torch.device) -> Literal["bf16", "32"]:
+def _decide_precision(requested: Precision, device: torch.device, backend: Backend) -> Literal["bf16", "32"]:
     """``bf16`` or ``32``, by a rule that depends on the machine alone, so that equal commands give equal results."""
     if requested != "auto":
         return requested
+    if backend == "onnxruntime":
+        return "32"
     if device.type == "cuda":
         with torch.cuda.device(device):
             native = torch.cuda.is_bf16_supported(including_emulation=False)

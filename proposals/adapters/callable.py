@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from tinygan.detections import Detections
+from tinygan.detections import Detections, to_numpy
 from tinygan.errors import CheckpointError, ConfigError, DataError
 from tinygan.proposers import Entry, best_inside, check_image
 from tinygan.runtime import Runtime
@@ -28,7 +28,8 @@ class CallableConfig:
     Attributes:
         function: ``package.module:name``; it takes an image, uint8 RGB [H, W, 3], and returns ``boxes, scores``:
             [N, 4] ``x1, y1, x2, y2`` in pixels with x2/y2 exclusive, and [N], larger is more face-like; arrays, lists
-            or tensors. ``None``, alone or for both, is no face.
+            or tensors; or :class:`tinygan.Detections`, or both in one array [N, 5]. ``None``, alone or for both, and
+            nothing at all are no face.
         keep: number of boxes per image, the best ones, that are kept.
     """
 
@@ -70,14 +71,26 @@ class CallableProposer:
             answer: Any = self._function(pixels)
         except Exception as error:  # whatever somebody's function may raise
             raise DataError(f"{self._name} failed: {type(error).__name__}: {error}; see where with --debug") from error
-        boxes: Any
-        scores: Any
         try:
-            boxes, scores = (None, None) if answer is None else answer
-            found = Detections.empty() if boxes is None and scores is None else Detections(boxes, scores)
+            found = _to_detections(answer)
         except (TypeError, ValueError) as error:
             raise DataError(f"{self._name}: expected boxes [N, 4] and scores [N], finite numbers: {error}") from error
         return best_inside(found, pixels.shape[1], pixels.shape[0], self._keep)
+
+
+def _to_detections(answer: Any) -> Detections:
+    """What a function returns; raises TypeError or ValueError if it is neither boxes and scores nor nothing."""
+    if isinstance(answer, Detections):
+        return answer
+    if answer is None or (hasattr(answer, "__len__") and len(answer) == 0):
+        return Detections.empty()
+    if isinstance(answer, np.ndarray | Tensor):
+        rows = to_numpy(answer)
+        if rows.ndim != 2 or rows.shape[1] != 5:
+            raise ValueError(f"got one array {list(rows.shape)}, expected boxes and scores, or [N, 5]")
+        return Detections(rows[:, :4], rows[:, 4])
+    boxes, scores = answer
+    return Detections.empty() if boxes is None and scores is None else Detections(boxes, scores)
 
 
 def build_callable(config: CallableConfig, weights: Path | None, runtime: Runtime) -> CallableProposer:

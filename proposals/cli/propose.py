@@ -12,6 +12,7 @@ from tinygan.cli.common import (
     DONE,
     SUBSET,
     Parser,
+    add_backend_option,
     add_config_options,
     add_image_options,
     add_output_options,
@@ -62,7 +63,7 @@ def _parser() -> Parser:
     add_output_options(parser, "a run")
     add_image_options(parser)
     add_config_options(parser, "the first stage")
-    add_runtime_options(parser, "images per forward pass (default: 1)")
+    add_backend_option(add_runtime_options(parser, "images per forward pass (default: 1)"))
     return parser
 
 
@@ -84,7 +85,7 @@ def _propose(arguments: argparse.Namespace) -> int:
     runtime = Runtime(runtime_options(arguments).exact())
     proposer = chosen.build(runtime)
     settings = run_settings(
-        chosen.name, chosen.config, chosen.weights, arguments.images, runtime.precision, arguments.orientation
+        chosen.name, chosen.config, chosen.weights, arguments.images, runtime, arguments.orientation
     )
     writer = open_output(
         arguments.out, KEPT, "tinygan-propose", settings,

@@ -6,77 +6,15 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from tests.cases.conftest import NAMES, Case, figures
 from tinygan.cli.convert import main as convert
-from tinygan.cli.evaluate import main as evaluate
-from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import DataError
-from tinygan.formats.dialect import Dialect
+from tinygan.formats.dialect import Dialect, Notation
 from tinygan.formats.registry import DIALECTS, open_detections
-from tinygan.formats.wider import format_ground_truth
-from tinygan.formats.writing import write_wider
-
-NAMES = ("1--Parade/000042.jpg", "1--Parade/street view.jpg", "2--Fair/b.jpg", "2--Fair/nobody.jpg")
-
-
-class Case(NamedTuple):
-    """One detector's boxes in pictures, and where everything lies."""
-
-    folder: Path
-    found: dict[str, Detections]
-    sizes: dict[str, tuple[int, int]]
-
-    @property
-    def images(self) -> list[dict[str, object]]:
-        """COCO's ``images``."""
-        return [
-            {"id": number, "file_name": name, "width": self.sizes[name][0], "height": self.sizes[name][1]}
-            for number, name in enumerate(self.found, 7)
-        ]
-
-    def rows(self) -> list[tuple[int, str, list[float], list[float], float]]:
-        """Image id, name, corners, ``x y w h`` and score of every box."""
-        return [
-            (number, name, box, [box[0], box[1], box[2] - box[0], box[3] - box[1]], score)
-            for number, (name, one) in enumerate(self.found.items(), 7)
-            for box, score in zip(one.boxes.tolist(), one.scores.tolist(), strict=True)
-        ]
-
-
-@pytest.fixture(scope="module")
-def case(tmp_path_factory) -> Case:
-    folder = tmp_path_factory.mktemp("dialects")
-    rng = np.random.default_rng(3)
-    found, truth, sizes = {}, {}, {}
-    for number, name in enumerate(NAMES):
-        size = (320 + 40 * number, 240)
-        (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size).save(folder / "images" / name)
-        corner = rng.uniform(0, 150, (8, 2)).round(2)
-        faces = np.concatenate([corner, corner + rng.uniform(20, 60, (8, 2)).round(2)], axis=1)
-        boxes = (faces + rng.normal(0, 5, faces.shape)).round(2)
-        empty = name.endswith("nobody.jpg")
-        truth[name] = GroundTruth.empty() if empty else GroundTruth(faces, np.zeros(8, bool))
-        found[name] = Detections.empty() if empty else Detections(boxes, rng.uniform(0.1, 0.9, 8).round(4)).sorted()
-        sizes[name] = size
-    (folder / "truth_bbx_gt.txt").write_text(format_ground_truth(truth))
-    write_wider(folder / "official", found)
-    one = Case(folder, found, sizes)
-    (folder / "instances.json").write_text(json.dumps({"images": one.images, "annotations": [], "categories": []}))
-    return one
-
-
-def figures(case: Case, detections: Path, *options: object, truth: str = "truth_bbx_gt.txt") -> dict[str, object]:
-    """``faces``, ``ap_binned`` and ``ap_exact`` of ``tinygan-evaluate wider``, which has to end well."""
-    report = detections.parent / "report.json"
-    words = ["wider", "--detections", detections, "--ground-truth", case.folder / truth, "--json", report, *options]
-    assert evaluate([str(word) for word in words]) in (0, 1)
-    return json.loads(report.read_text())["detections"]["subsets"]["all"]
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[object]], delimiter: str = ",", mark: str = "") -> Path:
@@ -256,7 +194,7 @@ def test_an_export_has_the_ap_of_the_official_text(case, export, tmp_path, capsy
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("name", [name for name, one in DIALECTS.items() if one.write is not None])
 def test_what_tinygan_convert_writes_has_it_too(case, name, tmp_path, capsys):
     out, images = tmp_path / "out", ["--images", str(case.folder / "images")] if name == "yolo" else []
     assert convert([str(case.folder / "official"), "--to", name, "--out", str(out), *images]) == 0
@@ -333,3 +271,44 @@ def test_several_categories_want_a_name(case, name, tmp_path):
     assert sum(map(len, kept.values())) == 1
     both = open_detections(file, dialect=Dialect(images=images, categories=("head", "hat")))
     assert sum(map(len, both.values())) == 2
+
+
+def test_from_names_the_format_of_proposals(face, box, tmp_path, run, capsys):
+    """A table that calls itself ``.json`` and starts like FDDB's text is read as what ``--from`` says."""
+    (tmp_path / "images").mkdir()
+    face.save(tmp_path / "images/a.png")
+    (tmp_path / "boxes.dat").write_text("image,x1,y1,x2,y2,score\na," + ",".join(map(str, box[0])) + ",0.5\n")
+    words = ("--proposals", tmp_path / "boxes.dat", "--images", tmp_path / "images", "--no-boxes")
+    assert run("rescore", *words, "--from", "csv", "--out", tmp_path / "r") == 0
+    assert np.allclose(open_detections(tmp_path / "r")["a"].boxes, box, atol=0.1)
+    assert run("rescore", *words, "--from", "fddb", "--out", tmp_path / "q") == 2
+    assert run("rescore", *words, "--from", "cvs", "--out", tmp_path / "q") == 2
+    assert "unknown format 'cvs'" in (error := capsys.readouterr().err) and "did you mean 'csv'?" in error
+    assert run("rescore", *words, "--out", tmp_path / "r", "--resume") == 2, "another format is another run"
+
+
+def test_tabs_with_decimal_commas(tmp_path):
+    (tmp_path / "b.tsv").write_text("image\tx1\ty1\tx2\ty2\tscore\na b.c.jpg\t1,5\t2\t3\t4\t0,5\n")
+    found = open_detections(tmp_path / "b.tsv")["a b.c.jpg"]
+    assert found.boxes.tolist() == [[1.5, 2, 3, 4]] and found.scores.tolist() == [0.5]
+
+
+def test_yolo_rows_in_pixels_are_refused_unless_named(case, tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/000042.txt").write_text("0 40 25 40 30 0.9\n")
+    with pytest.raises(DataError, match="if their numbers are pixels, read them with --from yolo --boxes cxcywh"):
+        open_detections(tmp_path / "labels", "yolo", Dialect(images=case.folder / "images"))
+    found = open_detections(tmp_path / "labels", "yolo", Dialect(boxes=Notation("cxcywh")))
+    assert found["000042"].boxes.tolist() == [[20, 10, 60, 40]]
+
+
+def test_boxes_without_area_are_told_where_no_picture_is_at_hand(case, tmp_path, caplog):
+    """Corners that were labelled ``x y w h`` the other way round: every width is negative."""
+    rows = case.rows()
+    entries = [{"image_id": n, "bbox": [*b[:2], -b[2], -b[3]], "score": s} for _, n, _, b, s in rows]
+    (tmp_path / "r.json").write_text(json.dumps(entries))
+    figures(case, tmp_path / "r.json")
+    assert "100% of 24 boxes have no area or are below 1.5 px; check what their four numbers are" in caplog.text
+    caplog.clear()
+    figures(case, case.folder / "official")
+    assert "no area" not in caplog.text

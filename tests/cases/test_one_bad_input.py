@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,20 @@ from PIL import Image
 import proposals.engine
 import tinygan.second_stage.judging
 from proposals.adapters.callable import CallableProposer
+from proposals.cli.train import main as train_proposer
 from tests.cases.conftest import damaged_folder
+from tests.proposals.cli.test_train import TINY
+from tinygan.cli.convert import main as convert
+from tinygan.cli.evaluate import main as evaluate
+from tinygan.cli.train import main as train
 from tinygan.detect.results import open_results
 from tinygan.detect.run import DetectConfig, detect_all
 from tinygan.detect.sources import Source
 from tinygan.detect.video import read_frames
-from tinygan.detections import Detections
+from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import DataError
 from tinygan.formats.registry import open_detections
-from tinygan.formats.wider import format_detections
+from tinygan.formats.wider import format_detections, format_ground_truth
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,7 +47,6 @@ def report_of(path: Path) -> dict:
 
 def test_a_mixed_folder_adds_up_in_every_command(face, tmp_path, run, capsys):
     images, good, bad = damaged_folder(face, tmp_path / "images")
-    assert len(good) + len(bad) >= 20
     report = tmp_path / "report.json"
     assert run("propose", "--images", images, "--out", tmp_path / "p", "--report", report) == 1
     error, counts = capsys.readouterr().err, report_of(report)
@@ -72,6 +77,70 @@ def test_a_mixed_folder_adds_up_in_every_command(face, tmp_path, run, capsys):
     assert all(f"{name}: " in captured.err for name in bad)
     assert {image["name"] for image in tables} == set(good)
     assert len(list((tmp_path / "d").rglob("*.png"))) == len(good)
+
+
+def test_a_mixed_folder_adds_up_where_boxes_need_the_sizes_of_pictures(face, box, tmp_path, capsys):
+    """YOLO's texts, as detections and as annotations; a picture that breaks off still has the size its header says."""
+    images, good, bad = damaged_folder(face, tmp_path / "images")
+    sizeless = [name for name in bad if name not in ("cut.png", "cut.jpg", "sum.png")]
+    row = " ".join(f"{part}" for part in (42.15 / 96, 21.75 / 72, 17.1 / 96, 23.1 / 72))
+    ellipses = []
+    for name in [*good, *bad]:
+        for folder, end in (("found", " 0.9"), ("truth", "")):
+            (tmp_path / folder / f"{name}.txt").parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / f"{name}.txt").write_text(f"0 {row}{end}\n")
+        ellipses.append(f"{name}\n1\n11.55 8.55 1.5707963 42.15 21.75 1\n")
+    (tmp_path / "found/notes.txt").write_text("Boxes of a detector, which are\nno boxes.\n")
+    (tmp_path / "folds").mkdir()
+    (tmp_path / "folds/FDDB-fold-01-ellipseList.txt").write_text("".join(ellipses))
+    usable = len(good) + len(bad) - len(sizeless)
+
+    def run(body, *words):
+        assert body([str(word) for word in (*words, "--images", images)]) == 1
+        captured = capsys.readouterr()
+        assert all(f"{name}: expected an image whose size can be read" in captured.err for name in sizeless)
+        return captured
+
+    captured = run(convert, tmp_path / "found", "--to", "csv", "--out", tmp_path / "found.csv")
+    assert f"yolo to csv, {usable} images, {usable} boxes" in captured.out
+    assert f"{len(sizeless) + 1} files were left out" in captured.err and "notes: " in captured.err
+    table = open_detections(tmp_path / "found.csv")
+    assert len(table) == usable and np.allclose(table["twin.JPG"].boxes, box, atol=1e-6)
+    for protocol in ("wider", "voc", "coco"):
+        report = tmp_path / f"{protocol}.json"
+        words = ("--detections", tmp_path / "found", "--ground-truth", tmp_path / "truth", "--json", report)
+        captured = run(evaluate, protocol, *words)
+        counts = report_of(report)
+        assert counts["images"] == counts["detections"]["boxes"] == usable
+        assert f"{len(sizeless)} inputs of the ground truth could not be read" in captured.err
+        assert "notes: " in captured.err
+    words = ("fddb", "--detections", tmp_path / "found.csv", "--ground-truth", tmp_path / "folds")
+    report = tmp_path / "fddb.json"
+    run(evaluate, *words, "--json", report)
+    assert report_of(report)["images"] == len(good) + len(bad)
+    assert report_of(report)["detections"]["images_without_size"] == len(sizeless)
+
+
+def test_a_mixed_folder_adds_up_in_training(face, box, tmp_path, tiny_set, capsys):
+    (tmp_path / "data/WIDER_train").mkdir(parents=True)
+    images, good, bad = damaged_folder(face, tmp_path / "data/WIDER_train/images")
+    (images / "event/pixel.bmp").unlink()  # which has no room for a face
+    good.remove("event/pixel.bmp")
+    faces = {name: GroundTruth(box, np.zeros(1, bool)) for name in [*good, *bad]}
+    (tmp_path / "data/wider_face_split").mkdir()
+    (tmp_path / "data/wider_face_split/wider_face_train_bbx_gt.txt").write_text(format_ground_truth(faces))
+    common = ["--data", tmp_path / "data", "--device", "cpu", "--threads", "1"]
+    first = [word for one in (*TINY, "loop.epochs=1", "evaluate_images=1") for word in ("--set", one)]
+    for body, words in (
+        (train, ["--stage", "mse-init", "--out", tmp_path / "mse", *tiny_set, "--set", "mse_init.epochs=1"]),
+        (train_proposer, ["--out", tmp_path / "first", *first]),
+    ):
+        assert body([str(word) for word in (*words, *common)]) == 1
+        error = capsys.readouterr().err
+        named = [name for name in bad if f"{name}: " in error]
+        assert named == bad or (body is train_proposer and named), "a first stage reads pictures at random, not all"
+        assert f"{len(named)} images could not be read and were skipped" in error
+        assert not any(f"{name}: " in error for name in good)
 
 
 def test_an_unexpected_exception_costs_its_picture(images, tmp_path, run, capsys, monkeypatch):
@@ -130,12 +199,26 @@ def test_a_first_stage_that_fails_on_one_image_of_a_batch(images, tmp_path, caps
         propose_all(plan_proposing(images), Fragile(), DetectionWriter(tmp_path / "q"))
 
 
-@pytest.mark.parametrize("nothing", [None, (None, None), ([], []), (np.zeros((0, 4)), np.zeros(0))])
+@pytest.mark.parametrize(
+    "nothing", [None, (None, None), ([], []), (np.zeros((0, 4)), np.zeros(0)), (), [], np.zeros((0, 5))]
+)
 def test_a_detector_function_that_returns_nothing_found_no_face(nothing):
     import torch
 
     (found,) = CallableProposer(lambda image: nothing).propose([torch.zeros(3, 20, 30, dtype=torch.uint8)])
     assert len(found) == 0 and found.boxes.shape == (0, 4)
+
+
+def test_what_else_a_detector_function_may_return():
+    import torch
+
+    image, box = torch.zeros(3, 20, 30, dtype=torch.uint8), np.array([[1.0, 2, 9, 9]])
+    whole = np.hstack([box, [[0.5]]])
+    for answer in (whole, torch.tensor(whole), Detections(box, np.array([0.5])), [box, [0.5]]):
+        (found,) = CallableProposer(lambda image, answer=answer: answer).propose([image])
+        assert found.boxes.tolist() == box.tolist() and found.scores.tolist() == [0.5]
+    with pytest.raises(DataError, match=r"got one array \[1, 4\], expected boxes and scores, or \[N, 5\]"):
+        CallableProposer(lambda image: box).propose([image])
 
 
 def test_two_pictures_of_one_stem_get_two_outputs(images, face, tmp_path, run):
@@ -210,6 +293,58 @@ def test_a_damaged_packet_costs_its_frame(tmp_path, codec, pixel_format, suffix)
     assert [frame.seconds for frame in frames] == pytest.approx([n / 10 for n in range(12) if n != 4], abs=1e-3)
     assert len(damage) == 1 and "damaged in 1 place (" in damage[0] and "the 11 frames around are kept" in damage[0]
     assert abs(np.asarray(frames[3].picture).mean() - 60) < 8
+
+
+def h264_video(path: Path, spoil: Callable[[int, bytes], bytes | None], frames: int = 24) -> None:
+    """A texture that moves; every sixth frame stands alone, and all others refer to the one before."""
+    av = pytest.importorskip("av")
+    if "libx264" not in av.codecs_available:
+        pytest.skip("this PyAV has no libx264")
+    texture = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"g": "6", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        pictures = [av.VideoFrame.from_ndarray(np.roll(texture, 3 * n, 1), format="rgb24") for n in range(frames)]
+        for number, packet in enumerate([p for picture in (*pictures, None) for p in stream.encode(picture)]):
+            content = spoil(number, bytes(packet))
+            if content is not None:
+                broken = av.Packet(content)
+                broken.pts, broken.dts, broken.time_base = packet.pts, packet.dts, packet.time_base
+                broken.is_keyframe, broken.stream = packet.is_keyframe, stream
+                container.mux(broken)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "avi", "mkv"])
+@pytest.mark.parametrize("damaged", [None, 7, 12])
+def test_h264_says_which_frames_its_decoder_made_up(tmp_path, suffix, damaged):
+    def halve(number: int, content: bytes) -> bytes:
+        half = len(content) // 2
+        return content[:half] + bytes(len(content) - half) if number == damaged else content
+
+    h264_video(tmp_path / f"a.{suffix}", halve)
+    damage: list[str] = []
+    assert [frame.number for frame in read_frames(tmp_path / f"a.{suffix}", damage)] == list(range(24))
+    said = f"{tmp_path}/a.{suffix}: 1 frame could be decoded in part; the 24 frames around are kept"
+    assert damage == ([] if damaged is None else [said])
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_h264_frames_that_are_lost_in_silence_are_counted(tmp_path, suffix):
+    h264_video(tmp_path / f"a.{suffix}", lambda number, content: None if number == 6 else content)
+    damage: list[str] = []
+    frames = list(read_frames(tmp_path / f"a.{suffix}", damage))
+    lost = 23 - len(frames)
+    assert lost >= 3, "the frames that refer to the one left out"
+    assert f"{lost} frames could not be decoded; the {len(frames)} frames around are kept" in damage[0]
+    seconds = [frame.seconds for frame in frames]
+    assert seconds[:6] == pytest.approx([n / 10 for n in range(6)], abs=2e-3)
+    assert seconds[-1] == pytest.approx(2.3, abs=2e-3)
+
+
+def test_a_lossy_h264_video_ends_with_exit_code_1(tmp_path, run, capsys):
+    h264_video(tmp_path / "a.mp4", lambda number, content: None if number == 6 else content, 12)
+    assert run("detect", tmp_path / "a.mp4", "--out", tmp_path / "d", "--no-pictures") == 1
+    assert "frames could not be decoded; the" in capsys.readouterr().err
 
 
 class NoFace:

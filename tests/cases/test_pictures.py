@@ -12,10 +12,12 @@ from PIL import Image, features
 
 import tinygan
 from tests.cases.conftest import phone_photo
+from tinygan.cli.evaluate import main as evaluate
 from tinygan.errors import DataError
 from tinygan.formats.images import read_image, to_picture
 from tinygan.formats.names import find_images
 from tinygan.formats.registry import open_detections
+from tinygan.formats.sizes import read_size
 
 
 def found(folder):
@@ -276,3 +278,38 @@ def test_tensors_have_their_channels_first(stage, face, box):
     for image in (planes, planes / 255, (planes / 255).requires_grad_(), planes.permute(1, 2, 0)):
         assert np.allclose(stage.rescore(image, box, [0.5]).scores, expected, atol=1e-6)
     assert np.allclose(stage.rescore((planes / 255).bfloat16(), box, [0.5]).scores, expected, atol=0.03)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_of_a_header_is_that_of_the_picture_read(face, tmp_path, kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{kind}"
+    face.save(path, kind, exif=exif)
+    for position in ("upright", "stored"):
+        assert read_size(path, position) == read_image(path, position).size
+    assert read_size(path) == ((72, 96) if orientation > 4 else (96, 72))
+
+
+def test_a_picture_normalised_for_a_network_is_refused(face):
+    normalised = (np.asarray(face) / 255 - 0.45) / 0.22
+    with pytest.raises(DataError, match="before it was normalised for a network"):
+        to_picture(normalised)
+
+
+def test_fddb_cuts_boxes_to_the_upright_picture(tmp_path, capsys):
+    """A portrait photo, stored lying: a face in its lower half lies beyond the height of the stored pixels."""
+    (tmp_path / "images").mkdir()
+    phone_photo(Image.new("RGB", (100, 200)), tmp_path / "images/a.jpg")
+    (tmp_path / "images/b.jpg").write_bytes(b"\xff\xd8\xff damaged")
+    (tmp_path / "folds").mkdir()
+    (tmp_path / "folds/FDDB-fold-01-ellipseList.txt").write_text(
+        "a\n1\n20 20 1.5707963267948966 50 160 1\nb\n1\n9 9 0 30 30 1\n"
+    )
+    (tmp_path / "found.txt").write_text("a\n1\n30 140 40 40 0.9\nb\n1\n21 21 18 18 0.8\n")
+    truth = ["--ground-truth", str(tmp_path / "folds"), "--images", str(tmp_path / "images")]
+    assert evaluate(["fddb", "--detections", str(tmp_path / "found.txt"), *truth]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[2].split()[:6] == ["all", "folds", "2", "2", "2", "1.0000*"]
+    assert "b.jpg: expected an image whose size can be read" in captured.err

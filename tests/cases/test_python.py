@@ -115,3 +115,9 @@ def test_an_exception_inside_a_picture_is_no_silent_answer(stage, face, box, mon
     monkeypatch.setattr("tinygan.second_stage.judging.cut_regions", fail)
     with pytest.raises(DataError, match="image 1: failed: RuntimeError: of a bug"):
         stage.rescore_many([face, face], [tinygan.Detections.empty(), tinygan.Detections(box, np.array([0.5]))])
+
+
+def test_one_picture_is_no_several(detector, face):
+    for one in (face, "a.png", 3):
+        with pytest.raises(DataError, match="expected several pictures, a list or an iterator; got one"):
+            detector.detect_many(one)

@@ -123,6 +123,26 @@ def test_another_precision_is_not_mixed_in(photos, tmp_path, capsys):
     assert "first_stage.precision was 32, is now bf16" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_backend_finds_the_same_faces_and_is_not_mixed_in(photos, tmp_path, capsys, backend):
+    pytest.importorskip(backend)
+    plain, out = tmp_path / "plain", tmp_path / "found"
+    exact = ("--precision", "32")
+    assert main(typed(photos / "face.png", "--out", plain, *exact)) == 0
+    assert main(typed(photos / "face.png", "--out", out, *exact, "--backend", backend)) == 0
+    noted, expected = (json.loads((folder / "detections.json").read_text()) for folder in (out, plain))
+    assert noted["first_stage"]["backend"] == noted["second_stage"]["backend"] == backend
+    faces, right = noted["images"][0]["faces"], expected["images"][0]["faces"]
+    assert len(faces) == len(right) >= 1
+    for face, same in zip(faces, right, strict=True):
+        assert face["box"] == pytest.approx(same["box"], abs=0.01)
+        assert face["face_logit"] == pytest.approx(
+            same["face_logit"], abs=0.05
+        )  # boxes of the second look move by 1e-5
+    assert main(typed(photos / "face.png", "--out", out, *exact, "--resume")) == 2
+    assert f"first_stage.backend was {backend}, is now torch" in capsys.readouterr().err
+
+
 def test_the_same_command_gives_the_same_tables_every_time(photos, tmp_path):
     tables = []
     for number in range(6):

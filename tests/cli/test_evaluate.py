@@ -140,7 +140,7 @@ def test_bad_files_are_one_line(workspace: Path, capsys: pytest.CaptureFixture[s
         ("other", "bbx_gt.txt", "none of its 1 files (such as '0--Parade/c') is named like one of the 2 images"),
         ("broken", "bbx_gt.txt", "0--Parade/a.txt:4: expected 'x y w h score'"),
         ("after", "nowhere", "nowhere: no such file or folder"),
-        ("after", "empty", "empty: no wider_face_val.mat"),
+        ("after", "empty", "empty: expected Pascal VOC XML or YOLO annotations"),
         ("after", "before.tar.gz", "not UTF-8 text"),
     ]:
         assert run(workspace, detections=detections, truth=truth) == 2

@@ -26,6 +26,7 @@ TRAIN_PROPOSER = [
     "holdout=0.4", "evaluate_images=1",
 ]  # fmt: skip
 WITH_CONFIG = ["tinygan-detect", "tinygan-rescore", "tinygan-propose", "tinygan-train", "tinygan-train-proposer"]
+WITH_CONFIG += ["tinygan-export"]
 WITH_PRESETS = {
     "tinygan-train": ("tinygan.training.recipe:Recipe", "tinygan.cli.train:PRESETS"),
     "tinygan-train-proposer": ("proposals.train.recipe:ProposerRecipe", "proposals.cli.train:PRESETS"),
@@ -111,6 +112,7 @@ NEEDS = {
     "tinygan-evaluate voc": add_truths,
     "tinygan-evaluate coco": add_truths,
     "tinygan-convert": add_proposals,
+    "tinygan-export": nothing,
     "tinygan-propose": nothing,
     "tinygan-train": add_proposals,
     "tinygan-train-proposer": nothing,

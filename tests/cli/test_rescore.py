@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tarfile
 from collections import Counter
 from dataclasses import replace
@@ -176,6 +177,27 @@ def test_subset_restricts_what_is_written(data, checkpoint, tmp_path):
     names.write_text("0--Parade/val_1.jpg\n0--Parade/val_3.jpg\n")
     assert main(typed(data, checkpoint, tmp_path / "out", "--subset", str(names))) == 0
     assert sorted(open_detections(tmp_path / "out")) == ["0--Parade/val_1", "0--Parade/val_3"]
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_backend_gives_the_same_scores_and_is_not_mixed_in(data, checkpoint, tmp_path, capsys, backend):
+    pytest.importorskip(backend)
+    plain, out = tmp_path / "plain", tmp_path / "out"
+    assert main(typed(data, checkpoint, plain)) == main(typed(data, checkpoint, out, "--backend", backend)) == 0
+    first, second = open_detections(plain), open_detections(out)
+    for name in first:
+        assert second[name].scores == pytest.approx(first[name].scores, abs=1e-3)
+    assert json.loads((out / "rescore.json").read_text())["backend"] == backend
+    assert main(typed(data, checkpoint, out, "--resume")) == 2
+    assert f"backend was {backend}, is now torch" in capsys.readouterr().err
+
+
+def test_a_missing_backend_is_one_line(data, checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert main(typed(data, checkpoint, tmp_path / "out", "--backend", "openvino")) == 2
+    error = capsys.readouterr().err
+    assert "needs the package openvino: pip install 'tinygan[openvino]'" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_precision_is_not_mixed_in(data, checkpoint, tmp_path, capsys):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.benchmarks.networks import fastest
 from experiments.benchmarks.run import BOXES, FACES, IMAGES, draw_crowd, measure
 from tinygan.evaluate.truth import load_evaluation_truth
 from tinygan.evaluate.wider import evaluate_wider
@@ -30,3 +31,15 @@ def test_a_command_is_measured() -> None:
     assert timing.seconds > 0 and timing.cpu_seconds > 0 and timing.peak_mb > 5
     with pytest.raises(RuntimeError, match="failed with 2"):
         measure("misuse", ["nothing"], repeats=1)
+
+
+def test_networks_run_in_turn_and_the_first_call_does_not_count() -> None:
+    calls: list[str] = []
+
+    def slow() -> None:
+        calls.append("slow")
+        sum(range(20_000 if len(calls) > 2 else 20_000_000))
+
+    seconds = fastest({"slow": slow, "quick": lambda: calls.append("quick")}, repeats=2)
+    assert calls == ["slow", "quick"] * 3
+    assert 0 <= seconds["quick"] < seconds["slow"] < 0.05, "the first call took longer"

@@ -15,7 +15,7 @@ import tinygan
 from tinygan.checkpoint import load_checkpoint, save_checkpoint
 from tinygan.cli.rescore import main
 from tinygan.detections import Detections
-from tinygan.errors import CheckpointError, DataError
+from tinygan.errors import CheckpointError, ConfigError, DataError
 from tinygan.formats.registry import open_detections
 from tinygan.second_stage.calibration import RankCurve
 from tinygan.second_stage.fusion import Fusion
@@ -48,6 +48,21 @@ def test_agrees_with_the_command(stage, checkpoint, tiny_wider, tmp_path):
     many = stage.rescore_many([images / f"{name}.jpg" for name in proposals], list(proposals.values()))
     for name, found in zip(proposals, many, strict=True):
         assert np.allclose(np.sort(found.scores), np.sort(written[name].scores), atol=1e-3)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_backend_says_the_same(stage, checkpoint, tiny_wider, backend):
+    pytest.importorskip(backend)
+    path = tiny_wider.root / "WIDER_val/images/0--Parade/val_0.jpg"
+    proposals = open_detections(tiny_wider.proposals / "val")["0--Parade/val_0"]
+    found = tinygan.SecondStage(checkpoint, backend=backend).rescore(path, proposals)
+    expected = stage.rescore(path, proposals)
+    assert np.array_equal(found.boxes, expected.boxes) and found.scores == pytest.approx(expected.scores, abs=1e-3)
+
+
+def test_an_unknown_backend_is_refused(checkpoint):
+    with pytest.raises(ConfigError, match="backend tensorrt: expected torch, onnxruntime, openvino"):
+        tinygan.SecondStage(checkpoint, backend="tensorrt")
 
 
 def test_learns_how_to_read_a_detector(checkpoint, tiny_wider, tmp_path, monkeypatch):

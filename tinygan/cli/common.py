@@ -110,13 +110,12 @@ def read_dialect(arguments: argparse.Namespace) -> Dialect:
 
 
 def tell_left_out(files: DetectionFiles) -> int:
-    """Name on stderr the files that were left out for lack of a picture; returns the exit code."""
+    """Name on stderr the files that were left out, and why; returns the exit code."""
     if not files.left_out:
         return DONE
     return list_skipped(
-        f"{files.source}: {len(files.left_out)} files were left out: boxes are parts of a picture's size, and there is "
-        "no picture of that name",
-        files.left_out,
+        f"{files.source}: {len(files.left_out)} files were left out",
+        [f"{name}: {reason}" for name, reason in files.left_out.items()],
     )
 
 
@@ -127,12 +126,17 @@ def _notation(text: str) -> Notation:
         raise argparse.ArgumentTypeError(str(error).partition(": ")[2] + f", got {text}") from error
 
 
-def add_runtime_options(parser: argparse.ArgumentParser, batch: str = "patches per forward pass") -> None:
+def add_runtime_options(
+    parser: argparse.ArgumentParser, batch: str = "patches per forward pass"
+) -> argparse._ArgumentGroup:
     """Options on where and how the networks run.
 
     Args:
         parser: the command's parser.
         batch: help for ``--batch-size``, which counts other things in other commands.
+
+    Returns:
+        The group of these options.
     """
     group = parser.add_argument_group("runtime")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
@@ -149,6 +153,22 @@ def add_runtime_options(parser: argparse.ArgumentParser, batch: str = "patches p
         metavar="N",
         help="CPU threads (default: all cores this process may use, OMP_NUM_THREADS at most)",
     )
+    return group
+
+
+def add_backend_option(group: argparse._ArgumentGroup) -> None:
+    """``--backend``: what runs trained networks.
+
+    Args:
+        group: the options that :func:`add_runtime_options` added.
+    """
+    group.add_argument(
+        "--backend",
+        choices=["torch", "onnxruntime", "openvino"],
+        default="torch",
+        help="what runs the networks, on CPUs: onnxruntime (pip install 'tinygan[onnx]') or openvino (pip install "
+        "'tinygan[openvino]'), which are faster (default: torch)",
+    )
 
 
 def runtime_options(arguments: argparse.Namespace) -> RuntimeOptions:
@@ -159,7 +179,10 @@ def runtime_options(arguments: argparse.Namespace) -> RuntimeOptions:
     from tinygan.runtime import RuntimeOptions, command_threads
 
     return RuntimeOptions(
-        device=arguments.device, precision=arguments.precision, threads=command_threads(arguments.threads)
+        device=arguments.device,
+        precision=arguments.precision,
+        threads=command_threads(arguments.threads),
+        backend=getattr(arguments, "backend", "torch"),
     )
 
 

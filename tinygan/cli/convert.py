@@ -52,6 +52,8 @@ def _convert(arguments: argparse.Namespace) -> int:
 
     source, out = arguments.source, arguments.out
     target = find_format(arguments.to)
+    if target.write is None:
+        raise ConfigError(f"--to {arguments.to}: this format is read, not written; choose another")
     if arguments.format is not None:
         find_format(arguments.format)
     _check_output(out, arguments.to, source, arguments.overwrite)

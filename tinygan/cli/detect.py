@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tinygan.cli.common import (
     DONE,
     Parser,
+    add_backend_option,
     add_config_options,
     add_image_options,
     add_output_options,
@@ -82,7 +83,7 @@ def _parser() -> Parser:
     add_output_options(parser, "a run")
     add_image_options(parser)
     add_config_options(parser, "the first stage")
-    add_runtime_options(parser, "patches per forward pass of the second stage (default: 128)")
+    add_backend_option(add_runtime_options(parser, "patches per forward pass of the second stage (default: 128)"))
     return parser
 
 
@@ -143,12 +144,12 @@ def _settings(arguments: argparse.Namespace, chosen: Choice, first: Runtime, sec
         "first_stage": {
             "proposer": chosen.name,
             "weights": _digest(chosen.weights),
-            "precision": first.precision,
+            **first.settings(),
             **json.loads(json.dumps(to_tree(chosen.config))),
         },
         "second_stage": {
             "checkpoint": _digest(checkpoint),
-            "precision": second.precision,
+            **second.settings(),
             "move_boxes": not arguments.no_boxes,
             "max_rois": arguments.max_rois,
         },

@@ -15,6 +15,7 @@ COMMANDS = {
     "rescore": "Re-score a detector's boxes by what super-resolution makes visible.",
     "evaluate": "Evaluate detections by a published protocol.",
     "convert": "Turn detections of many images from one format into another.",
+    "export": "Write the networks as ONNX, OpenVINO or TorchScript.",
     "propose": "Find faces with a first stage alone; write its boxes, one file per image.",
     "train": "Train the second stage, one stage of training after another.",
     "train-proposer": "Train a first stage on WIDER FACE.",

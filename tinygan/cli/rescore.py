@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from tinygan.cli.common import (
     DETECTIONS,
     DONE,
+    FORMATS,
     SUBSET,
     Parser,
+    add_backend_option,
     add_config_options,
     add_dialect_options,
     add_image_options,
@@ -72,11 +74,14 @@ def _parser() -> Parser:
     )
     parser.add_argument("--subset", type=Path, metavar="LIST", help=f"rescore these images only: {SUBSET}")
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="write counts and times to FILE.json")
+    parser.add_argument(
+        "--from", dest="format", metavar="FORMAT", help=f"format of --proposals, {FORMATS} (default: found out)"
+    )
     add_dialect_options(parser, "proposals")
     add_output_options(parser, "a run")
     add_image_options(parser)
     add_config_options(parser, "rescoring")
-    add_runtime_options(parser, "patches per forward pass (default: 128)")
+    add_backend_option(add_runtime_options(parser, "patches per forward pass (default: 128)"))
     return parser
 
 
@@ -97,11 +102,19 @@ def _rescore(arguments: argparse.Namespace) -> int:
     dialect = read_dialect(arguments)
     allow_pixels(arguments.max_pixels)
     plan = plan_rescoring(
-        arguments.proposals, arguments.images, config, arguments.subset, arguments.orientation, dialect
+        arguments.proposals,
+        arguments.images,
+        config,
+        arguments.subset,
+        arguments.orientation,
+        dialect,
+        arguments.format,
     )
     runtime = Runtime(runtime_options(arguments))
     judge = Judge.from_weights(weights, runtime)
-    settings = run_settings(weights, config, arguments.proposals, runtime.precision, arguments.orientation, dialect)
+    settings = run_settings(
+        weights, config, arguments.proposals, runtime, arguments.orientation, dialect, arguments.format
+    )
     writer = open_output(
         arguments.out, KEPT, "tinygan-rescore", settings,
         resume=arguments.resume, overwrite=arguments.overwrite, names=plan.proposals,

@@ -20,7 +20,7 @@ from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.formats.images import Orientation, Picture, to_picture
 from tinygan.proposers import best_inside, choose_proposer
-from tinygan.runtime import Device, Runtime, RuntimeOptions, device_name
+from tinygan.runtime import Backend, Device, Runtime, RuntimeOptions, device_name
 from tinygan.second_stage.fusion import Fusion, stored_fusion
 from tinygan.second_stage.stage import Enlarged, SecondStage
 
@@ -40,10 +40,11 @@ class FaceDetector:
         first_stage: proposes boxes; default: the RetinaFace that ships.
         second_stage: default: the checkpoint ``lite``, with the fusion fitted for the first stage that ships.
         device: of the stages that are not given; see :class:`SecondStage`.
+        backend: what runs the networks of the stages that are not given; see :class:`SecondStage`.
         orientation: of image files: ``upright`` applies EXIF orientation, ``stored`` does not.
 
     Raises:
-        ConfigError: if there is no such device.
+        ConfigError: if there is no such device or backend.
         CheckpointError: if weights are absent or damaged.
     """
 
@@ -53,14 +54,17 @@ class FaceDetector:
         second_stage: SecondStage | None = None,
         *,
         device: Device = "auto",
+        backend: Backend = "torch",
         orientation: Orientation = "upright",
     ) -> None:
-        fusion, options = None, RuntimeOptions(device=device_name(device))
+        fusion, options = None, RuntimeOptions(device=device_name(device), backend=backend)
         if first_stage is None:
             choice = choose_proposer("retinaface")
             first_stage, fusion = choice.build(Runtime(options.exact())), fitted_fusion(choice.weights)
         self._first = first_stage
-        self._second = SecondStage(LITE, fusion=fusion, device=device) if second_stage is None else second_stage
+        if second_stage is None:
+            second_stage = SecondStage(LITE, fusion=fusion, device=device, backend=backend)
+        self._second = second_stage
         self._orientation = orientation
 
     @classmethod
@@ -82,8 +86,8 @@ class FaceDetector:
             move_boxes: whether boxes may move and merge, as for :class:`SecondStage`.
             max_rois: number of proposals judged per image, as for :class:`SecondStage`.
             batch_size: patches per forward pass, as for :class:`SecondStage`.
-            options: device, precision and threads; at precision ``auto`` the first stage runs in 32 bits, as bf16
-                moves its boxes.
+            options: device, precision, threads and backend; at precision ``auto`` the first stage runs in 32 bits, as
+                bf16 moves its boxes.
 
         Raises:
             ConfigError: if a setting is wrong.
@@ -139,6 +143,8 @@ class FaceDetector:
             raise DataError(f"min_score lies in [0, 1], got {min_score}")
         if batch_size < 1:
             raise DataError(f"batch_size must be at least 1, got {batch_size}")
+        if isinstance(images, Image.Image | str | bytes) or not isinstance(images, Iterable):
+            raise DataError(f"expected several pictures, a list or an iterator; got one {type(images).__name__}")
         return self._detect_lazily(images, min_score, batch_size)
 
     def _detect_lazily(self, images: Iterable[Picture], min_score: float, batch_size: int) -> Iterator[Detections]:

@@ -19,7 +19,7 @@ from typing import IO, Any
 from tinygan.detect.sources import Source
 from tinygan.detections import Detections
 from tinygan.errors import DataError
-from tinygan.files import fingerprint, make_way, open_atomically, remove_written, write_atomically
+from tinygan.files import fingerprint, make_way, open_atomically, real_path, remove_written, write_atomically
 
 JOURNAL, JSON_TABLE, CSV_TABLE = "detect.jsonl", "detections.json", "detections.csv"
 Record = dict[str, Any]  # a line of JSON
@@ -107,7 +107,7 @@ class Results:
         entry = {
             "done": source.name,
             "output": self._begun,
-            "path": str(source.path.resolve()),
+            "path": str(real_path(source.path)),
             "made_of": fingerprint(source.path),
             **({"damage": damage} if damage else {}),
         }
@@ -139,8 +139,8 @@ class Results:
             if self._made_of.get(source.name, "") not in ("", fingerprint(source.path))
         ]
         for source in sources:
-            path = self._paths.get(source.name, str(source.path.resolve()))
-            if path != str(source.path.resolve()):
+            path = self._paths.get(source.name, str(real_path(source.path)))
+            if path != str(real_path(source.path)):
                 raise DataError(
                     f"{self.folder}: holds '{source.name}' of {path}; choose another --out for {source.path}"
                 )

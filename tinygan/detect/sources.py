@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tinygan.detect.video import VIDEO_SUFFIXES, require_av
 from tinygan.errors import DataError
-from tinygan.files import walk_files
+from tinygan.files import real_path, walk_files
 from tinygan.formats.names import IMAGE_SUFFIXES, is_image_name, looks_like_picture
 
 _KNOWN = f"an image ({' '.join(IMAGE_SUFFIXES)}), a video ({' '.join(VIDEO_SUFFIXES)}) or a folder of them"
@@ -74,14 +74,14 @@ def find_sources(named: Sequence[Path], out: Path) -> Sources:
             rival = by_name.setdefault(source.name, source)
             if rival is source:
                 listed.found.append(source)
-            elif rival.path.resolve() != source.path.resolve():
+            elif real_path(rival.path) != real_path(source.path):
                 raise _shared(rival, source, out)
     if not listed.found:
         raise DataError(listed.skipped[0])
     sources = _with_outputs(listed.found, out)
-    originals = {source.path.resolve(): source for source in sources}
+    originals = {real_path(source.path): source for source in sources}
     for source in sources:
-        if (out / source.output).resolve() in originals:
+        if real_path(out / source.output) in originals:
             raise DataError(f"{out / source.output}: is an input, and would be written over; choose another --out")
     if videos := [source for source in sources if source.is_video]:
         require_av(videos[0].path)
@@ -112,13 +112,13 @@ def _below(path: Path, out: Path, listed: Sources) -> list[Source]:
         raise DataError(f"{path}: no such file or folder; expected {_KNOWN}")
     if not path.is_dir():
         return _checked([(path.name, path)], listed) if _is_known(path) else _skip(f"{path}: expected {_KNOWN}", listed)
-    own = out.resolve()
-    if own in (path.resolve(), *path.resolve().parents):
+    own = real_path(out)
+    if own in (real_path(path), *real_path(path).parents):
         raise DataError(f"{out}: --out is, or lies above, the input folder {path}; choose another --out")
     files = []
     for file in sorted(walk_files(path)):
         if _is_known(file):
-            if own not in file.resolve().parents:
+            if own not in real_path(file).parents:
                 files.append((file.relative_to(path).as_posix(), file))
         elif looks_like_picture(file):
             listed.unread.append(file.relative_to(path).as_posix())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -19,6 +20,7 @@ from tinygan.files import open_atomically
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".gif")
 _CODECS = ("libx264", "libopenh264", "mpeg4")  # the best that this build of PyAV has
 _TICKS = 90_000  # a second
+_ONE_FRAME_PER_PACKET = ("h264", "hevc")
 
 
 class Frame(NamedTuple):
@@ -59,7 +61,7 @@ def read_frames(path: Path, damage: list[str] | None = None) -> Iterator[Frame]:
         MissingDependency: without PyAV.
     """
     av = require_av(path)
-    count, first, problems = 0, 0.0, list[str]()
+    count, first, decoding = 0, 0.0, _Decoding(av)
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -67,42 +69,117 @@ def read_frames(path: Path, damage: list[str] | None = None) -> Iterator[Frame]:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             rate = float(stream.average_rate or 25)
-            for frame in _decoded(container, stream, av, problems):
-                number = count + len(problems)
+            for frame in decoding.frames(container, stream):
+                number = decoding.number(frame, count)
                 seconds = number / rate + first if frame.time is None else float(frame.time)
                 first = seconds if count == 0 else first
                 yield Frame(number, round(seconds - first, 6), _upright(frame))
                 count += 1
+            decoding.finish(container, stream, count)
     except (av.FFmpegError, OSError) as error:
         raise DataError(f"{path}: expected a readable video: {' '.join(str(error).split())}") from error
-    if count == 0 and not problems:
+    if count == 0 and not decoding.problems:
         raise DataError(f"{path}: expected a video, found no frame in it")
     if count == 0:
-        raise DataError(f"{path}: expected a readable video: {problems[0]}")
-    if problems and damage is not None:
-        places = f"{len(problems)} place{'' if len(problems) == 1 else 's'}"
-        damage.append(f"{path}: damaged in {places} ({problems[0]}); the {count} frames around are kept")
+        raise DataError(f"{path}: expected a readable video: {decoding.problems[0]}")
+    if damage is not None and (said := decoding.describe()):
+        damage.append(f"{path}: {said}; the {count} frames around are kept")
 
 
-def _decoded(container: Any, stream: Any, av: Any, problems: list[str]) -> Iterator[Any]:
-    """Frames of all packets that can be decoded; what could not be is added to ``problems``."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except (av.FFmpegError, OSError) as error:  # the file breaks off
-            problems.append(str(error))
-            packet = None
-        try:
-            frames = stream.decode(packet)
-        except av.EOFError:  # the decoder was emptied before
-            return
-        except av.FFmpegError as error:
-            problems.append(str(error))
-            continue
-        yield from frames
-        if packet is None:
-            return
+class _Decoding:
+    """Decodes a video's packets, and keeps account of what they did not give.
+
+    Decoders of H.264 and HEVC leave out frames that refer to damaged ones, and fill damaged parts from the frame
+    before, without an error. Their packets hold a frame each, so that frames are missed by counting; a frame in which
+    parts were filled has a mark.
+
+    Args:
+        av: the module.
+
+    Attributes:
+        problems: what the decoder or the file's reader said.
+        lost: frames that the file has a packet of, or says it has, and that were not decoded.
+        patched: frames in which damaged parts were filled.
+    """
+
+    def __init__(self, av: Any) -> None:
+        self._av = av
+        self.problems: list[str] = []
+        self.lost = self.patched = 0
+        self._packets = 0
+        self._times: list[int] = []  # of packets, sorted: when their frames are shown
+        self._interlaced, self._timed = False, True
+
+    def frames(self, container: Any, stream: Any) -> Iterator[Any]:
+        """Frames of all packets that can be decoded."""
+        packets = container.demux(stream)
+        # AVI's packets have the time of decoding alone; elsewhere whatever has no packet of its own is an error.
+        self._timed = stream.codec_context.name in _ONE_FRAME_PER_PACKET and container.format.name != "avi"
+        while True:
+            try:
+                packet = next(packets, None)
+            except (self._av.FFmpegError, OSError) as error:  # the file breaks off
+                self.problems.append(str(error))
+                packet = None
+            if packet is not None and packet.size and not packet.is_discard:
+                self._packets += 1
+                if packet.pts is not None:
+                    insort(self._times, packet.pts)
+            try:
+                frames = stream.decode(packet)
+            except self._av.EOFError:  # the decoder was emptied before
+                return
+            except self._av.FFmpegError as error:
+                self.problems.append(str(error))
+                continue
+            for frame in frames:
+                self.patched += frame.is_corrupt
+                self._interlaced |= frame.interlaced_frame
+                yield frame
+            if packet is None:
+                return
+
+    def number(self, frame: Any, count: int) -> int:
+        """A frame's place among all, those that could not be decoded included; ``count`` were decoded before it."""
+        place = bisect_left(self._times, frame.pts) if frame.pts is not None else len(self._times)
+        known = self._timed and place < len(self._times) and self._times[place] == frame.pts
+        return max(place, count) if known else count + len(self.problems)
+
+    def finish(self, container: Any, stream: Any, count: int) -> None:
+        """Count what is missing, once all packets are read, of which ``count`` frames were decoded."""
+        if stream.codec_context.name not in _ONE_FRAME_PER_PACKET or self._interlaced:
+            return  # elsewhere packets may rightly hold no frame
+        undecoded = max(0, self._packets - count)
+        absent = min(max(0, stream.frames - self._packets), self._gaps(container, stream))
+        self.lost = undecoded + absent
+
+    def describe(self) -> str:
+        """What was damaged, in one phrase; empty if nothing was."""
+        said = []
+        if self.problems:
+            said.append(f"damaged in {_count(len(self.problems), 'place')} ({self.problems[0]})")
+        if self.lost:
+            said.append(f"{_count(self.lost, 'frame')} could not be decoded")
+        if self.patched:
+            said.append(f"{_count(self.patched, 'frame')} could be decoded in part")
+        return ", ".join(said)
+
+    def _gaps(self, container: Any, stream: Any) -> int:
+        """Frames that fit where packets are missing, between others or at the end."""
+        if len(self._times) < 2 or not stream.average_rate:
+            return 0
+        steps = np.diff(self._times)
+        step = max(1, int(np.median(steps)))
+        between = int(np.maximum(0, np.rint(steps / step) - 1).sum())
+        if container.duration is None:
+            return between
+        tick = float(stream.time_base) * self._av.time_base
+        end = ((container.start_time or 0) + container.duration) / tick
+        return between + max(0, round(float(end - self._times[-1]) / step - 1))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 class VideoWriter:

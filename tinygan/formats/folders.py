@@ -13,6 +13,7 @@ from tinygan.files import walk_files
 from tinygan.formats import wider
 from tinygan.formats.archives import read_archive
 from tinygan.formats.dialect import Order
+from tinygan.formats.exports import is_shadow
 from tinygan.formats.names import stem
 
 
@@ -25,14 +26,14 @@ class DetectionFiles(Mapping[str, Detections]):
         order: what the four numbers of a box are there.
 
     Attributes:
-        left_out: files that cannot be read, as they need a picture that is not there.
+        left_out: why files are left out, by name, as those whose boxes are parts of a picture that cannot be read.
     """
 
     def __init__(self, readers: Mapping[str, Callable[[], bytes]], source: Path, order: Order = "xywh") -> None:
         self._readers = dict(readers)
         self.source = source
         self.order = order
-        self.left_out: list[str] = []
+        self.left_out: dict[str, str] = {}
 
     def __getitem__(self, name: str) -> Detections:
         text = self.text(name)
@@ -101,7 +102,7 @@ def read_wider(path: Path) -> DetectionFiles:
         DataError: if the path is neither, or holds no ``.txt``.
     """
     if path.is_dir():
-        files = sorted(p for p in walk_files(path) if p.suffix == ".txt" and p.is_file() and not _is_shadow(p))
+        files = sorted(p for p in walk_files(path) if p.suffix.lower() == ".txt" and p.is_file() and not is_shadow(p))
         readers = {stem(p.relative_to(path).as_posix()): p.read_bytes for p in files}
     else:
         contents = read_archive(path)
@@ -119,14 +120,6 @@ def _line_beyond_range(text: str) -> str:
         if not np.isfinite([x + width, y + height]).all():
             return f":{number}"
     return ""
-
-
-def _is_shadow(path: Path) -> bool:
-    """Whether a file is what macOS puts beside a file ``a.txt`` on foreign disks: ``._a.txt``."""
-    if not path.name.startswith("._"):
-        return False
-    with path.open("rb") as file:
-        return path.with_name(path.name[2:]).exists() or file.read(4) == b"\0\5\x16\7"
 
 
 def _constant(content: bytes) -> Callable[[], bytes]:

@@ -292,7 +292,7 @@ def _black_and_white(values: npt.NDArray[Any]) -> tuple[float, float]:
     slack = 1.2 if real else 1.0  # interpolation overshoots
     white = 1.0 if real and most <= 1.5 else next((float(white) for white in _WHITES if most <= slack * white), most)
     if values.shape[2] > 1:
-        if least < -white / 20:
+        if least < -white / 20 or least < -most / 4:
             raise DataError(
                 f"expected a picture with samples from 0 up, got {least:.3g} to {most:.3g}; give it as it was before "
                 "it was normalised for a network"

@@ -12,7 +12,7 @@ import numpy as np
 from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.files import decode, read_bytes
-from tinygan.formats import coco
+from tinygan.formats import coco, label_studio
 from tinygan.formats.coco_json import load_naming, parse_json
 from tinygan.formats.dialect import Dialect, Order
 from tinygan.formats.folders import ParsedDetections
@@ -81,6 +81,10 @@ def _read_records(content: Any, text: str, source: str, dialect: Dialect) -> Tab
     return Table(found, found.order)
 
 
+def _read_tasks(content: Any, text: str, source: str, dialect: Dialect) -> Table:
+    return Table(label_studio.load_detections(content, source, dialect.categories), "xyxy")
+
+
 def _read_found(content: Any, text: str, source: str, dialect: Dialect) -> Table:
     """``detections.json`` of ``tinygan-detect``; a frame of a video is an image ``clip.mp4/12``."""
     detections: dict[str, Detections] = {}
@@ -109,6 +113,7 @@ SHAPES: dict[str, Shape] = {
     "fiftyone": Shape(
         lambda content: any("score" in one for one in _entries(content, "annotations")), _read_annotations
     ),
+    "label-studio": Shape(label_studio.is_label_studio, _read_tasks),
     "records": Shape(lambda content: bool(_first(content)) and "image_id" not in _first(content), _read_records),
 }
 """By the tool that writes it; SAHI and Ultralytics write COCO results, supervision and pandas records."""

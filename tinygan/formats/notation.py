@@ -16,7 +16,7 @@ from tinygan.formats.dialect import Dialect, Notation, Order
 from tinygan.formats.folders import DetectionFiles
 from tinygan.formats.images import Orientation
 from tinygan.formats.names import stem
-from tinygan.formats.sizes import find_pictures, read_size
+from tinygan.formats.sizes import Size, find_pictures, read_size
 
 
 def to_corners(numbers: FloatArray, order: Order) -> FloatArray:
@@ -46,7 +46,7 @@ def from_corners(boxes: FloatArray, order: Order) -> FloatArray:
 def read_as(files: DetectionFiles, notation: Notation, dialect: Dialect) -> DetectionFiles:
     """The same files, their numbers read in another notation.
 
-    Files of pictures that are not there are left out where boxes are parts of a picture's size.
+    Files of pictures that are not there or cannot be read are left out where boxes are parts of a picture's size.
 
     Args:
         files: the detections as their format reads them.
@@ -62,13 +62,27 @@ def read_as(files: DetectionFiles, notation: Notation, dialect: Dialect) -> Dete
     if images is None:
         raise DataError(f"{files.source}: its boxes are parts of a picture's size; give the pictures (--images DIR)")
     pictures = find_pictures(files, images, str(files.source))
+    sizes, left_out = _sizes_of(pictures, dialect.orientation)
+    left_out |= {name: "no picture has that name" for name in files if name not in pictures}
     if len(files) and not pictures:
         example = next(iter(files))
         raise DataError(
             f"{files.source}: its boxes are parts of a picture's size, and none of its {len(files)} files "
             f"(such as '{example}') is named like a picture below {images}"
         )
-    return _Renoted(files, notation, pictures, dialect.orientation)
+    return _Renoted(files, notation, sizes, left_out)
+
+
+def _sizes_of(pictures: Mapping[str, Path], orientation: Orientation) -> tuple[dict[str, Size], dict[str, str]]:
+    """Sizes of pictures by name, and why that of others is not known."""
+    sizes: dict[str, Size] = {}
+    problems: dict[str, str] = {}
+    for name, picture in pictures.items():
+        try:
+            sizes[name] = read_size(picture, orientation)
+        except DataError as error:
+            problems[name] = str(error)
+    return sizes, problems
 
 
 class _Renoted(DetectionFiles):
@@ -78,29 +92,28 @@ class _Renoted(DetectionFiles):
         self,
         files: DetectionFiles,
         notation: Notation,
-        pictures: Mapping[str, Path] | None,
-        orientation: Orientation = "upright",
+        sizes: Mapping[str, Size] | None,
+        left_out: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__({}, files.source, notation.order or files.order)
-        self._files = files
-        self._pictures, self._orientation = pictures, orientation
-        self.left_out = [*files.left_out, *(() if pictures is None else (n for n in files if n not in pictures))]
+        self._files, self._sizes = files, sizes
+        self.left_out = {**files.left_out, **(left_out or {})}
 
     def __getitem__(self, name: str) -> Detections:
-        if self._pictures is not None and name not in self._pictures:
+        if self._sizes is not None and name not in self._sizes:
             raise KeyError(name)
         found = self._files[name]
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 boxes = to_corners(from_corners(found.boxes, self._files.order), self.order)
-                if self._pictures is not None:
-                    boxes = boxes * np.tile(read_size(self._pictures[name], self._orientation), 2)
+                if self._sizes is not None:
+                    boxes = boxes * np.tile(self._sizes[name], 2)
                 return replace(found, boxes=boxes)
         except ValueError as error:
             raise DataError(f"{self.describe(name)}: {error}; got too large a box") from error
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._files if self._pictures is None else [name for name in self._files if name in self._pictures])
+        return iter(self._files if self._sizes is None else [name for name in self._files if name in self._sizes])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

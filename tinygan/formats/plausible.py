@@ -118,6 +118,17 @@ def explain_boxes(samples: Iterable[Sample], order: Order) -> str | None:
     return _crammed(given)
 
 
+def warn_of_degenerate(detections: Iterable[Detections], source: str) -> None:
+    """Warn in one sentence if most boxes have no area or are below 1.5 px, where pictures are not at hand."""
+    best = [found.boxes[np.argsort(-found.scores, kind="stable")[:BEST]] for found in detections]
+    boxes = np.concatenate([np.zeros((0, 4)), *best])
+    if len(boxes) and (share := is_degenerate(boxes).mean()) > MOST:
+        log.warning(
+            "%s: %.0f%% of %d boxes have no area or are below %g px; check what their four numbers are (--boxes %s)",
+            source, 100 * share, len(boxes), MIN_SIDE_PX, NOTATIONS,
+        )  # fmt: skip
+
+
 def refuse_boxes(samples: Sequence[Sample]) -> None:
     """Refuse boxes in memory that are no corners in pixels.
 

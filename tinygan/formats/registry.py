@@ -13,9 +13,10 @@ import numpy as np
 from tinygan.detections import Detections
 from tinygan.errors import ConfigError, DataError
 from tinygan.files import encode, write_atomically
-from tinygan.formats import coco, fddb, sinks, tabular, yolo
+from tinygan.formats import coco, cvat, fddb, sinks, tabular, yolo
 from tinygan.formats.archives import ARCHIVE_SUFFIXES, is_archive_name
 from tinygan.formats.dialect import AS_WRITTEN, Dialect, Notation
+from tinygan.formats.exports import detection_file, has_texts
 from tinygan.formats.folders import DetectionFiles, ParsedDetections, read_wider
 from tinygan.formats.headers import DELIMITERS, is_header
 from tinygan.formats.json_boxes import load_json
@@ -33,6 +34,7 @@ class Format:
         sniff: function of a path and its first bytes (none for a folder): whether the path is in this format.
         read: function that reads a path; its second argument says what the file leaves unsaid.
         write: function that writes a path atomically, replacing what is there; its third argument is likewise.
+            ``None`` if the format is read alone.
         suffixes: endings of file names that choose this format.
         relative: whether boxes are parts of a picture's size.
         is_folder: whether a folder or an archive is written.
@@ -42,7 +44,7 @@ class Format:
 
     sniff: Callable[[Path, bytes], bool]
     read: Callable[[Path, Dialect], DetectionFiles]
-    write: Callable[[Path, Mapping[str, Detections], Dialect], None]
+    write: Callable[[Path, Mapping[str, Detections], Dialect], None] | None
     suffixes: tuple[str, ...] = ()
     relative: bool = False
     is_folder: bool = False
@@ -75,6 +77,7 @@ def sniff_format(path: Path) -> Format:
 
 def sniff_name(path: Path) -> str:
     """The name of the format a path is in; see :func:`sniff_format`."""
+    path = _file_in(path)
     head = b""
     if path.is_file():
         try:
@@ -89,6 +92,11 @@ def sniff_name(path: Path) -> str:
     if named is None:
         raise DataError(f"{path}: is in no known format of detections; name one of {', '.join(FORMATS)} (--from)")
     return named
+
+
+def _file_in(path: Path) -> Path:
+    """The file that holds the boxes of all pictures in the folder of a detector's run; other paths as they are."""
+    return (detection_file(path) or path) if path.is_dir() and not has_texts(path) else path
 
 
 def name_of_suffix(path: Path) -> str | None:
@@ -129,6 +137,10 @@ def _is_parquet(path: Path, head: bytes) -> bool:
 
 def _is_yolo(path: Path, head: bytes) -> bool:
     return path.is_dir() and yolo.is_yolo(path)
+
+
+def _is_cvat(path: Path, head: bytes) -> bool:
+    return cvat.is_cvat(head)
 
 
 def _never(path: Path, head: bytes) -> bool:
@@ -201,6 +213,8 @@ DIALECTS: dict[str, Format] = {
     "supervision": Format(sniff=_never, read=_read_csv, write=sinks.save_supervision_csv, keeps_empty=False),
     "supervision-json": Format(sniff=_never, read=load_json, write=sinks.save_supervision_json, keeps_empty=False),
     "pandas": Format(sniff=_never, read=_read_csv, write=sinks.save_pandas, keeps_empty=False),
+    "cvat": Format(sniff=_is_cvat, read=cvat.read_cvat, write=None),
+    "label-studio": Format(sniff=_never, read=load_json, write=None),
     "detect": Format(sniff=_never, read=load_json, write=sinks.save_detect, keeps_fields=True),
 }
 """How popular tools write the same: those that are never sniffed are read as CSV or JSON whatever they are called."""
@@ -211,7 +225,7 @@ def open_detections(path: Path, format: str | None = None, dialect: Dialect = AS
 
     Args:
         path: a folder or an archive with one ``.txt`` per image at any depth (official submission
-            format, or YOLO's), or one file for all images.
+            format, or YOLO's), one file for all images, or the folder of a detector's run that holds one.
         format: a name in :data:`FORMATS` or :data:`DIALECTS`; found out from the content or the file's name if not
             given.
         dialect: what the path leaves unsaid: what a box's numbers are, names behind ids, which categories are faces.
@@ -223,6 +237,7 @@ def open_detections(path: Path, format: str | None = None, dialect: Dialect = AS
     """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; expected detections")
+    path = _file_in(path)
     chosen = find_format(format) if format is not None else sniff_format(path)
     files = chosen.read(path, dialect)
     if not files:

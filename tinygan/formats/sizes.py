@@ -6,7 +6,7 @@ import struct
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from tinygan.errors import DataError
 from tinygan.formats.names import list_images, match_names
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tinygan.formats.images import Orientation
 
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # of EXIF: width and height change places
+
+_WIDTH, _LENGTH = 256, 257  # of TIFF
 
 Size = tuple[int, int]
 
@@ -37,7 +39,7 @@ def read_size(path: Path, orientation: Orientation = "upright") -> Size:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures and damaged EXIF blocks
             with Image.open(path) as image:
-                width, height = image.size
+                width, height = _stored_size(image)
                 turned = orientation == "upright" and _is_turned(image)
                 return (height, width) if turned else (width, height)
     except UnidentifiedImageError as error:  # a kind that needs a plugin, or no picture
@@ -63,6 +65,14 @@ def _decoded_size(path: Path, orientation: Orientation, reason: Exception) -> Si
     except DataError:
         text = " ".join(str(reason).split())
         raise DataError(f"{path}: expected an image whose size can be read: {text}") from reason
+
+
+def _stored_size(image: Image.Image) -> Size:
+    """Of a TIFF Pillow's size may be that of the picture turned upright, by its version."""
+    if image.format != "TIFF":
+        return image.size
+    tags = cast("Any", image).tag_v2
+    return int(tags[_WIDTH]), int(tags[_LENGTH])
 
 
 def _is_turned(image: Image.Image) -> bool:

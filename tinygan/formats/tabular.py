@@ -59,7 +59,7 @@ def parse_csv(lines: Iterable[str], source: str, categories: Sequence[str] = ())
     delimiter = find_delimiter(before[-1]) if before else ","
     reader = csv.reader(chain(before, lines), strict=True, delimiter=delimiter)
     header = next(_records(reader, source), (1, []))[1]
-    table = _Columns(find_header(header, f"{source}:1"), len(header), source, decimal_commas=delimiter == ";")
+    table = _Columns(find_header(header, f"{source}:1"), len(header), source, decimal_commas=delimiter != ",")
     records = _records(reader, source)
     while chunk := list(islice(records, _CHUNK)):
         table.add(chunk)

@@ -20,6 +20,7 @@ from tinygan.detections import GroundTruth
 from tinygan.errors import DataError
 from tinygan.files import read_bytes
 from tinygan.formats.categories import ADVICE, FACE
+from tinygan.formats.exports import list_texts
 from tinygan.formats.names import stem
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def load_voc(folder: Path, classes: Collection[str] | None = (FACE,)) -> dict[st
         DataError: if the folder holds no ``.xml``, one is malformed, two are of one image, or all objects
             are of other classes.
     """
-    paths = sorted(folder.rglob("*.xml"))
+    paths = list_texts(folder, ".xml") if folder.is_dir() else []
     if not paths:
         reason = "found none" if folder.is_dir() else "no such folder"
         raise DataError(f"{folder}: expected Pascal VOC annotations (*.xml) in a folder: {reason}")

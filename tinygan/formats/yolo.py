@@ -19,6 +19,7 @@ from tinygan.files import decode, read_bytes
 from tinygan.formats.archives import read_archive
 from tinygan.formats.categories import ADVICE, FACE, choose, keep_faces, listed
 from tinygan.formats.dialect import Dialect
+from tinygan.formats.exports import IMAGES, LABELS, is_list, list_texts
 from tinygan.formats.folders import ParsedDetections
 from tinygan.formats.names import list_images, match_names, stem
 from tinygan.formats.notation import from_corners, to_corners
@@ -27,13 +28,14 @@ from tinygan.formats.sizes import Size, find_pictures, read_size
 from tinygan.formats.writing import write_texts
 
 log = logging.getLogger(__name__)
-CLASS_LIST = "classes.txt"
+_CLASS_LISTS = ("classes.txt", "obj.names")
 _SETTINGS = ("data.yaml", "dataset.yaml", "data.yml")  # of a data set, with the names of its classes
 _SNIFFED = 50  # files of a folder that are looked into
 # Where a detection's confidence is, by the length of its row: none, after the box, before a track's number, after five
 # landmarks of two or three numbers.
 _CONFIDENCE = {5: None, 6: 5, 7: 5, 16: 15, 21: 20}
 _FOUND = "'class cx cy w h confidence', a whole number and five parts in [0, 1]"
+_LARGEST_PART = 1.5  # of a picture, of boxes that reach over its border
 _TOLERANCE = 0.01  # boxes that reach over the border a little
 _ROW = "'class cx cy w h', a whole number and four parts of the image's size in [0, 1]"
 
@@ -67,7 +69,11 @@ def parse_yolo(text: str, source: str, size_px: Size, classes: Collection[int] |
 
 
 def load_yolo(
-    labels: Path, images: Path, classes: Collection[int] | None = None, categories: Sequence[str] = ()
+    labels: Path,
+    images: Path,
+    classes: Collection[int] | None = None,
+    categories: Sequence[str] = (),
+    skipped: list[str] | None = None,
 ) -> dict[str, GroundTruth]:
     """Read every ``.txt`` of a folder and below; of the images, the headers alone are read.
 
@@ -79,6 +85,8 @@ def load_yolo(
         images: folder of the images.
         classes: the classes that are faces; None takes those of ``categories``.
         categories: names or numbers of the classes that are faces; default: ``face``, or the only one.
+        skipped: gets a line for every image that cannot be read and every file without an image, which are then left
+            out; without it, one of them is an error.
 
     Returns:
         ``{image name below images: faces}`` of all images; those without a file have no face.
@@ -87,33 +95,49 @@ def load_yolo(
         DataError: if a folder is absent or empty, a line is malformed, a file has no image, an image cannot be read,
             or it is unclear which of several classes are faces.
     """
-    files = [p.relative_to(labels).as_posix() for p in sorted(labels.rglob("*.txt")) if p.name != CLASS_LIST]
+    files = [p.relative_to(labels).as_posix() for p in list_texts(labels) if not is_list(p.name)]
     if not files:
         reason = "found none" if labels.is_dir() else "no such folder"
         raise DataError(f"{labels}: expected YOLO annotations (*.txt) in a folder: {reason}")
     names = list_images(images)
-    matched = match_names(files, names, str(labels))
-    strays = sorted(set(files) - set(matched.values()))
-    if strays:
-        raise DataError(f"{labels / strays[0]}: expected an image of that name below {images}, as boxes need its size")
+    matched = match_names(files, [_beside(name) for name in names], str(labels))
+    file_of = {name: matched[_beside(name)] for name in names if _beside(name) in matched}
+    problems = {f"{labels / file}: expected an image of that name below {images}, as boxes need its size"
+                for file in set(files) - set(file_of.values())}  # fmt: skip
     texts = {name: decode(read_bytes(labels / file, "a YOLO annotation"), str(labels / file))
-             for name, file in matched.items()}  # fmt: skip
+             for name, file in file_of.items()}  # fmt: skip
     if classes is None:
         classes = _face_classes(texts.values(), labels, categories)
-    return {
-        name: parse_yolo(texts[name], str(labels / matched[name]), read_size(images / name), classes)
-        if name in matched
-        else GroundTruth.empty()
-        for name in names
-    }
+    faces: dict[str, GroundTruth] = {}
+    for name in names:
+        try:
+            size = read_size(images / name)
+        except DataError as error:
+            problems.add(str(error))
+            continue
+        place = str(labels / file_of[name]) if name in file_of else ""
+        faces[name] = parse_yolo(texts[name], place, size, classes) if place else GroundTruth.empty()
+    if problems and (skipped is None or not faces):
+        raise DataError(min(problems))
+    if skipped is not None:
+        skipped += sorted(problems)
+    return faces
+
+
+def _beside(image: str) -> str:
+    """An image's name as its text has it: YOLO exports have ``labels/a.txt`` for ``images/a.jpg``."""
+    *folders, file = image.split("/")
+    at = len(folders) - 1 - folders[::-1].index(IMAGES) if IMAGES in folders else None
+    return "/".join([LABELS if number == at else folder for number, folder in enumerate(folders)] + [file])
 
 
 def load_class_names(labels: Path) -> dict[object, str]:
-    """Names of the classes by number: from ``classes.txt`` or ``data.yaml`` in a folder, or up to two above it."""
+    """Names of the classes by number: from a list or ``data.yaml`` in a folder, or up to two above it."""
     for folder in (labels, *list(labels.absolute().parents)[:2]):
-        if (folder / CLASS_LIST).is_file():
-            lines = decode(read_bytes(folder / CLASS_LIST, "class names"), str(folder / CLASS_LIST)).splitlines()
-            return {number: line.strip() for number, line in enumerate(lines) if line.strip()}
+        for name in _CLASS_LISTS:
+            if (folder / name).is_file():
+                lines = decode(read_bytes(folder / name, "class names"), str(folder / name)).splitlines()
+                return {number: line.strip() for number, line in enumerate(lines) if line.strip()}
         for name in _SETTINGS:
             if (folder / name).is_file():
                 return _names_of_settings(folder / name)
@@ -122,12 +146,12 @@ def load_class_names(labels: Path) -> dict[object, str]:
 
 def is_yolo(folder: Path) -> bool:
     """Whether the texts of a folder hold rows of parts of a size rather than names and counts."""
-    for file in islice(folder.rglob("*.txt"), _SNIFFED):
+    for file in islice((file for file in list_texts(folder) if not is_list(file.name)), _SNIFFED):
         with file.open(encoding="utf-8-sig", errors="replace") as lines:
             head = [line.split() for line in islice(lines, 2)]
         if len(head) > 1 and len(head[1]) == 1 and head[1][0].isdigit():
             return False
-        if head and file.name != CLASS_LIST and _is_found(head[0]) and max(map(float, head[0][1:5])) <= 1.5:
+        if head and _is_found(head[0]) and max(map(float, head[0][1:5])) <= _LARGEST_PART:
             return True
     return False
 
@@ -135,7 +159,8 @@ def is_yolo(folder: Path) -> bool:
 def read_yolo(path: Path, dialect: Dialect) -> ParsedDetections:
     """Detections, as Ultralytics writes them with ``save_txt`` and ``save_conf``; their boxes stay parts of a size.
 
-    Pictures without a file have no detection. Rows without a confidence get the score 1, with a warning.
+    Pictures without a file have no detection. Rows without a confidence get the score 1, with a warning. A text that
+    holds no boxes and belongs to no picture is left out.
 
     Args:
         path: a folder or an archive with one ``.txt`` per image.
@@ -145,33 +170,54 @@ def read_yolo(path: Path, dialect: Dialect) -> ParsedDetections:
         DataError: if there is no ``.txt``, a line is malformed, or it is unclear which of several classes are faces.
     """
     texts = _read_texts(path)
+    on_disk = [] if dialect.images is None else list_images(dialect.images)
+    matched = match_names(texts, on_disk, str(path))
+    known = set(matched.values()) if on_disk else set(texts)
     images: list[str] = []
     rows: list[list[float]] = []
     scores: list[float] = []
+    strays: dict[str, str] = {}
     for name, content in texts.items():
-        place = f"{path}/{name}.txt"
-        for number, line in enumerate(decode(content, place).split("\n"), start=1):
-            words = line.split()
-            if words and not _is_found(words):
-                raise DataError(f"{place}:{number}: expected {_FOUND}; got '{line.strip()[:200]}'")
-            if words:
-                at = _CONFIDENCE[len(words)]
-                images.append(name)
-                rows.append([float(word) for word in words[:5]])
-                scores.append(1.0 if at is None else float(words[at]))
+        try:
+            found = _parse_found(content, f"{path}/{name}.txt")
+        except DataError as error:
+            if name in known:
+                raise
+            strays[name] = str(error)
+            continue
+        images += [name] * len(found)
+        rows += [row for row, _ in found]
+        scores += [score for _, score in found]
     if rows and all(score == 1 for score in scores):
         log.warning("%s: no box has a confidence (save_conf); all get the score 1", path)
     values = np.array(rows).reshape(-1, 5)
+    if dialect.boxes is None and len(values) and np.median(values[:, 1:].max(axis=1)) > _LARGEST_PART:
+        raise DataError(
+            f"{path}: expected parts of a picture's size, up to 1; most boxes are larger: if their numbers are pixels, "
+            "read them with --from yolo --boxes cxcywh (or xyxy, xywh)"
+        )
     boxed = set(images)
-    empty = [name for name in texts if name not in boxed]
-    if dialect.images is not None:
-        on_disk = list_images(dialect.images)
-        matched = match_names(texts, on_disk, str(path))
-        empty += [name for name in on_disk if name not in matched]
-    found = Rows(images, to_corners(values[:, 1:], "cxcywh"), np.array(scores), {}, empty)
+    empty = [name for name in texts if name not in boxed and name not in strays]
+    empty += [name for name in on_disk if name not in matched]
+    table = Rows(images, to_corners(values[:, 1:], "cxcywh"), np.array(scores), {}, empty)
     names = load_class_names(path)
     kept = keep_faces(values[:, 0].astype(int).tolist(), dialect.categories, str(path), names)
-    return ParsedDetections(GroupedRows(found.kept(kept)), path, "cxcywh")
+    files = ParsedDetections(GroupedRows(table.kept(kept)), path, "cxcywh")
+    files.left_out = strays
+    return files
+
+
+def _parse_found(content: bytes, place: str) -> list[tuple[list[float], float]]:
+    """The numbers ``class cx cy w h`` and the confidence of each row."""
+    found = []
+    for number, line in enumerate(decode(content, place).split("\n"), start=1):
+        words = line.split()
+        if words and not _is_found(words):
+            raise DataError(f"{place}:{number}: expected {_FOUND}; got '{line.strip()[:200]}'")
+        if words:
+            at = _CONFIDENCE[len(words)]
+            found.append(([float(word) for word in words[:5]], 1.0 if at is None else float(words[at])))
+    return found
 
 
 def save_yolo(path: Path, detections: Mapping[str, Detections], dialect: Dialect) -> None:
@@ -199,11 +245,10 @@ def save_yolo(path: Path, detections: Mapping[str, Detections], dialect: Dialect
 def _read_texts(path: Path) -> dict[str, bytes]:
     """Content of every ``.txt`` but the list of classes, by its name without the ending."""
     if path.is_dir():
-        files = [p for p in sorted(path.rglob("*.txt")) if p.is_file()]
-        contents = {p.relative_to(path).as_posix(): read_bytes(p, "YOLO detections") for p in files}
+        contents = {p.relative_to(path).as_posix(): read_bytes(p, "YOLO detections") for p in list_texts(path)}
     else:
         contents = read_archive(path)
-    texts = {stem(name): content for name, content in contents.items() if Path(name).name != CLASS_LIST}
+    texts = {stem(name): content for name, content in contents.items() if not is_list(name)}
     if not texts:
         raise DataError(f"{path}: expected one .txt per image (YOLO), found none")
     return texts

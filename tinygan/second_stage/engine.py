@@ -28,6 +28,7 @@ from tinygan.formats.registry import open_detections
 from tinygan.formats.spool import Spool
 from tinygan.formats.wider import load_subset
 from tinygan.formats.writing import DetectionWriter, Fingerprint
+from tinygan.runtime import Runtime
 from tinygan.second_stage.calibration import Calibration, score_logit
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
@@ -58,7 +59,7 @@ class Report:
         missing: images with proposals that are not on disk; their proposals were kept.
         unreadable: images that could not be decoded; their proposals were kept.
         without_proposals: images on disk for which there is no proposal file.
-        sizeless: proposal files left out, as their boxes are parts of an image's size and the image is not on disk.
+        sizeless: why proposal files were left out, as those whose boxes are parts of an image that cannot be read.
         unusable: why files among the proposals were not read: empty ones, and strays that hold no proposals.
         unread: pictures of kinds that are not read.
         proposals: boxes read.
@@ -96,7 +97,7 @@ class Report:
             *(f"{name}: not on disk, proposals kept" for name in self.missing),
             *(f"{problem}; proposals kept" for problem in self.unreadable),
             *(f"{name}: no proposal file" for name in self.without_proposals),
-            *(f"{name}: not on disk, and its boxes are parts of its size" for name in self.sizeless),
+            *self.sizeless,
             *self.unusable,
         ]
 
@@ -137,16 +138,19 @@ def plan_rescoring(
     subset: Path | None = None,
     orientation: Orientation = "upright",
     dialect: Dialect = AS_WRITTEN,
+    format: str | None = None,
 ) -> Plan:
     """Match proposal files to images and read every one, before anything is computed or written.
 
-    Warns if the boxes do not look like what they are taken for.
+    Warns if the boxes do not look like what they are taken for. ``format`` is the proposals', if it is not to be found
+    out.
 
     Raises:
+        ConfigError: if there is no such format.
         DataError: if a path is absent, a proposal file is malformed or its scores unfit for fusion, or
             names are ambiguous.
     """
-    files = open_detections(proposals, dialect=replace(dialect, images=images, orientation=orientation))
+    files = open_detections(proposals, format, replace(dialect, images=images, orientation=orientation))
     on_disk, unread = find_images(images)
     if subset is None:
         file_of = match_names(files, on_disk, str(proposals))
@@ -190,7 +194,7 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
     started = time.monotonic()
     report = Report(
         without_proposals=plan.without_proposals,
-        sizeless=plan.files.left_out,
+        sizeless=[f"{name}: {reason}" for name, reason in plan.files.left_out.items()],
         unusable=plan.unusable,
         unread=plan.unread,
     )
@@ -228,17 +232,19 @@ def run_settings(
     weights: Checkpoint,
     config: RescoreConfig,
     proposals: Path,
-    precision: str,
+    runtime: Runtime,
     orientation: Orientation = "upright",
     dialect: Dialect = AS_WRITTEN,
+    format: str | None = None,
 ) -> dict[str, object]:
     """What decides a run's result, as JSON types."""
     digest = hashlib.sha256()
     for name in sorted(weights.tensors):
         digest.update(weights.tensors[name].contiguous().numpy().tobytes())
     settings = {key: value for key, value in to_tree(config).items() if key in SETTINGS}
-    where = {"proposals": str(proposals.resolve()), "precision": precision, "orientation": orientation}
+    where = {"proposals": str(proposals.resolve()), **runtime.settings(), "orientation": orientation}
     where |= {"dialect": str(dialect)} if str(dialect) else {}
+    where |= {"format": format} if format else {}
     return {"weights": digest.hexdigest(), **settings, **where}
 
 

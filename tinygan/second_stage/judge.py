@@ -10,11 +10,12 @@ from tinygan.checkpoint import Checkpoint
 from tinygan.config import build_config
 from tinygan.data.cutting import CropConfig
 from tinygan.detections import ByteArray, FloatArray
+from tinygan.models.backends import deploy
 from tinygan.models.build import load_discriminator, load_generator
 from tinygan.models.discriminator import Discriminator
-from tinygan.models.folding import fold_batch_norm
 from tinygan.models.pixels import to_bytes, to_float
 from tinygan.runtime import Runtime, one_thread
+from tinygan.second_stage.graphs import generator_graph, judge_graph
 
 
 class Judge:
@@ -31,10 +32,8 @@ class Judge:
         self.crops, self._runtime = crops, runtime
         self.sees_wide = discriminator.surroundings is not None
         self.finds_boxes = discriminator.fc_box is not None
-        self._generator = fold_batch_norm(generator)
-        self._discriminator = fold_batch_norm(discriminator)
-        for network in (self._generator, self._discriminator):
-            runtime.place(network)
+        self._enlarge = deploy(generator_graph(generator, crops), runtime)
+        self._look = deploy(judge_graph(discriminator, crops), runtime)
 
     @classmethod
     @one_thread()  # threads of torch started here would keep a process forked later from computing
@@ -74,11 +73,11 @@ class Judge:
         with self._runtime.autocast():
             pictures = [] if not len(large) else [self._load(large)]  # [M, 3, S, S]
             if len(small):
-                pictures.insert(0, self._generator(self._load(small)).refined.float())  # [N, 3, S, S]
-            around = None if wide is None or not self.sees_wide else self._load(wide)
-            verdict = self._discriminator(torch.cat(pictures), around)
-        face_logits: FloatArray = verdict.face_logit.double().cpu().numpy()
-        boxes: FloatArray = np.full((count, 4), np.nan) if verdict.box is None else verdict.box.double().cpu().numpy()
+                pictures.insert(0, self._enlarge(self._load(small))[1].float())  # [N, 3, S, S]
+            around = [] if wide is None or not self.sees_wide else [self._load(wide)]
+            face_logit, *found = self._look(torch.cat(pictures), *around)
+        face_logits: FloatArray = face_logit.double().cpu().numpy()
+        boxes: FloatArray = found[0].double().cpu().numpy() if found else np.full((count, 4), np.nan)
         return face_logits, boxes
 
     @torch.inference_mode()
@@ -92,8 +91,8 @@ class Judge:
             Two arrays uint8 [N, S, S, 3].
         """
         with self._runtime.autocast():
-            generated = self._generator(self._load(small))
-            return to_bytes(generated.sr), to_bytes(generated.refined)
+            sr, refined = self._enlarge(self._load(small))
+            return to_bytes(sr), to_bytes(refined)
 
     def _load(self, pixels: ByteArray) -> Tensor:
         return to_float(pixels).to(self._runtime.device)

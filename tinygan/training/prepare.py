@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
@@ -36,6 +35,7 @@ from tinygan.formats.images import read_image
 from tinygan.formats.names import list_images, match_names
 from tinygan.formats.plausible import BoxCheck
 from tinygan.formats.registry import open_detections
+from tinygan.formats.sizes import read_size
 from tinygan.formats.wider import WiderSplit, load_split
 from tinygan.models.generator import AnyGenerator
 from tinygan.models.pixels import to_bytes
@@ -236,9 +236,8 @@ def image_rois(
     rng = np.random.default_rng([recipe.seed, *hashlib.md5(name.encode(), usedforsecurity=False).digest()])
     config = recipe.rois
     try:
-        with Image.open(split.images / name) as image:
-            size = image.size
-    except OSError:
+        size = read_size(split.images / name)
+    except DataError:
         size, config = (1, 1), replace(config, backgrounds_per_image=0)  # the error is reported when the image is cut
     of_image = [by_name[name] for by_name in proposals if name in by_name]
     chosen = choose_rois(of_image, split.faces[name], size, config, rng)

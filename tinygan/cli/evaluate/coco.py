@@ -48,8 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
     check_outputs(arguments)
     from tinygan.evaluate.coco import evaluate_coco
 
-    faces = load_faces(arguments.ground_truth, arguments.images, arguments.category)
-    inputs = read_inputs(arguments, list(faces))
+    skipped: list[str] = []
+    faces = load_faces(arguments.ground_truth, arguments.images, arguments.category, skipped)
+    inputs = read_inputs(arguments, list(faces), skipped)
     results = {
         role: evaluate_coco(source.detections, faces, inputs.names, arguments.max_detections)
         for role, source in inputs.sources.items()

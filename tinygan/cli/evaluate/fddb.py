@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
     truth = load_folds(arguments.ground_truth)
     published = {} if arguments.curves is None else load_published_rocs(arguments.curves)
     inputs = read_inputs(arguments, truth.names)
-    sizes = {} if arguments.images is None else _image_sizes(arguments.images, inputs.names)
+    skipped: list[str] = []
+    sizes = {} if arguments.images is None else _image_sizes(arguments.images, inputs.names, skipped)
+    inputs = replace(inputs, skipped=skipped)
     results = {
         role: evaluate_fddb(source.detections, truth, inputs.names, sizes, arguments.ellipses)
         for role, source in inputs.sources.items()
@@ -82,20 +85,19 @@ def run(arguments: argparse.Namespace) -> int:
     return warn(inputs)
 
 
-def _image_sizes(folder: Path, names: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Width and height of every picture found, from its header."""
-    from PIL import Image, UnidentifiedImageError
-
+def _image_sizes(folder: Path, names: Sequence[str], skipped: list[str]) -> dict[str, tuple[int, int]]:
+    """Width and height of every picture found, upright as boxes are, from its header; others get a line."""
     from tinygan.errors import DataError
     from tinygan.formats.names import list_images, match_names
+    from tinygan.formats.sizes import read_size
 
+    pictures = match_names(list_images(folder), names, str(folder))
     sizes = {}
-    for name, file in match_names(list_images(folder), names, str(folder)).items():
+    for name, file in pictures.items():
         try:
-            with Image.open(folder / file) as image:
-                sizes[name] = image.size
-        except (OSError, UnidentifiedImageError) as error:
-            raise DataError(f"{folder / file}: expected a readable image: {error}") from error
+            sizes[name] = read_size(folder / file)
+        except DataError as error:
+            skipped.append(f"{error}; its size counts as unknown")
     return sizes
 
 

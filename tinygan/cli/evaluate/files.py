@@ -18,6 +18,7 @@ from tinygan.cli.common import (
     SOME_SKIPPED,
     SUBSET,
     add_dialect_options,
+    list_skipped,
     read_dialect,
     tell_left_out,
 )
@@ -65,12 +66,14 @@ class Inputs:
     Attributes:
         names: the images evaluated.
         unknown: names of ``--subset`` that the ground truth lacks.
+        skipped: a line for everything in the ground truth that was left out, such as an image that cannot be read.
         sources: ``detections``, and ``baseline`` if one was given.
     """
 
     names: list[str]
     unknown: list[str]
     sources: dict[str, Source]
+    skipped: Sequence[str] = ()
 
 
 def add_input_options(parser: argparse.ArgumentParser, ground_truth: str) -> None:
@@ -126,18 +129,19 @@ def check_outputs(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--plot {plot}: expected a name that ends in .png")
 
 
-def read_inputs(arguments: argparse.Namespace, images: Sequence[str]) -> Inputs:
+def read_inputs(arguments: argparse.Namespace, images: Sequence[str], skipped: Sequence[str] = ()) -> Inputs:
     """Read ``--subset``, ``--detections`` and ``--baseline``.
 
     Args:
         arguments: parsed; see :func:`add_input_options`.
         images: every image of the ground truth.
+        skipped: a line for everything in the ground truth that was left out.
     """
     names, unknown = _select(arguments.subset, images)
     sources = {"detections": _read_source(_open(arguments.detections, arguments), images, names)}
     if arguments.baseline is not None:
         sources["baseline"] = _read_source(_open(arguments.baseline, arguments), images, names)
-    return Inputs(names, unknown, sources)
+    return Inputs(names, unknown, sources, skipped)
 
 
 def describe_inputs(protocol: str, arguments: argparse.Namespace, inputs: Inputs) -> dict[str, object]:
@@ -166,6 +170,10 @@ def write_json(path: Path, report: Mapping[str, object]) -> None:
 def warn(inputs: Inputs) -> int:
     """Say on stderr what did not fit; returns the exit code."""
     code = DONE
+    if inputs.skipped:
+        code = list_skipped(
+            f"warning: {len(inputs.skipped)} inputs of the ground truth could not be read", inputs.skipped
+        )
     if inputs.unknown:
         print(
             f"warning: {len(inputs.unknown)} names of the subset are not in the ground truth: {_some(inputs.unknown)}",
@@ -188,10 +196,11 @@ def warn(inputs: Inputs) -> int:
 
 def _open(path: Path, arguments: argparse.Namespace) -> DetectionFiles:
     from tinygan.formats.registry import open_detections
+    from tinygan.formats.truths import names_file
 
-    dialect, truth = read_dialect(arguments), arguments.ground_truth
-    if dialect.names is None and truth.suffix.lower() == ".json":
-        dialect = replace(dialect, names=truth)  # COCO annotations name their images
+    dialect = read_dialect(arguments)
+    if dialect.names is None:
+        dialect = replace(dialect, names=names_file(arguments.ground_truth))  # COCO annotations name their images
     # The baseline may be of another format: it is always found out.
     return open_detections(path, arguments.format if path == arguments.detections else None, dialect)
 
@@ -199,6 +208,7 @@ def _open(path: Path, arguments: argparse.Namespace) -> DetectionFiles:
 def _read_source(files: DetectionFiles, images: Sequence[str], names: Sequence[str]) -> Source:
     """Detections of the images ``names``; files are matched against all ``images`` of the ground truth."""
     from tinygan.formats.names import match_names
+    from tinygan.formats.plausible import warn_of_degenerate
 
     matched = match_names(files, images, str(files.source))
     found = {name: files[matched[name]] for name in names if name in matched}
@@ -209,6 +219,7 @@ def _read_source(files: DetectionFiles, images: Sequence[str], names: Sequence[s
             f"{len(names)} images (such as '{names[0]}'); check --detections, --ground-truth and --subset"
         )
     missing = [name for name in names if name not in found]
+    warn_of_degenerate(found.values(), str(files.source))
     return Source(files.source, found, missing, len(files) - len(found), files)
 
 

@@ -60,11 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.mafa and arguments.category:
         raise ConfigError(f"--mafa counts the classes '{UNMASKED}' and '{MASKED}'; leave --category out")
+    skipped: list[str] = []
     if arguments.mafa:
         truth = mafa_truth(_read_mafa(arguments.ground_truth))
     else:
-        truth = voc_truth(load_faces(arguments.ground_truth, arguments.images, arguments.category))
-    inputs = read_inputs(arguments, truth.names)
+        truth = voc_truth(load_faces(arguments.ground_truth, arguments.images, arguments.category, skipped))
+    inputs = read_inputs(arguments, truth.names, skipped)
     results = {role: evaluate_voc(source.detections, truth, inputs.names) for role, source in inputs.sources.items()}
     result, baseline = results["detections"], results.get("baseline")
     differences = {} if baseline is None else compare_voc(baseline, result, RESAMPLES, SEED, LEVEL)

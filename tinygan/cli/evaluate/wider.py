@@ -27,6 +27,7 @@ from tinygan.cli.evaluate.files import (
 )
 from tinygan.cli.tables import NONE, Table, ap, count, format_tables, interval, points
 from tinygan.errors import ConfigError, DataError
+from tinygan.formats.truths import GROUND_TRUTHS
 
 if TYPE_CHECKING:
     from tinygan.evaluate.curves import Difference
@@ -49,8 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_example(parser, EXAMPLE)
     add_input_options(
         parser,
-        "folder with wider_{face,easy,medium,hard}_val.mat; or, with one subset (all), a *_bbx_gt.txt, COCO "
-        "annotations (.json), a folder of Pascal VOC XML or of YOLO annotations (with --images)",
+        f"folder with wider_{{face,easy,medium,hard}}_val.mat; or, with one subset (all), {GROUND_TRUTHS}",
     )
     add_images_option(parser)
     parser.add_argument(
@@ -73,9 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
     check_outputs(arguments)
     from tinygan.evaluate.wider import compare_wider, evaluate_wider
 
-    truth = _load_truth(arguments)
+    skipped: list[str] = []
+    truth = _load_truth(arguments, skipped)
     published = _load_published(arguments.curves, truth)
-    inputs = read_inputs(arguments, truth.names)
+    inputs = read_inputs(arguments, truth.names, skipped)
     results = {role: evaluate_wider(source.detections, truth, inputs.names) for role, source in inputs.sources.items()}
     result, baseline = results["detections"], results.get("baseline")
     differences = {} if baseline is None else compare_wider(baseline, result, RESAMPLES, SEED, LEVEL)
@@ -93,30 +94,17 @@ def run(arguments: argparse.Namespace) -> int:
     return warn(inputs)
 
 
-def _load_truth(arguments: argparse.Namespace) -> EvaluationTruth:
+def _load_truth(arguments: argparse.Namespace, skipped: list[str]) -> EvaluationTruth:
     from tinygan.evaluate.truth import load_evaluation_truth, truth_of_faces
-    from tinygan.formats.truths import load_faces
-    from tinygan.formats.wider_mat import MAT_FILES
+    from tinygan.formats.truths import find_truth, is_tools, load_faces
 
-    path, images = arguments.ground_truth, arguments.images
-    is_parts = path.is_dir() and not (path / MAT_FILES[0]).is_file() and images is not None
-    is_tool = path.suffix.lower() == ".json" or (path.is_dir() and any(path.rglob("*.xml")))
-    if images is not None and not is_parts and not _has_relative_boxes(arguments):
-        raise ConfigError(f"--images is for YOLO annotations, a folder of .txt, which {path} is not; leave it out")
-    if not is_parts and not is_tool:
+    path, images = find_truth(arguments.ground_truth), arguments.images
+    is_official = any(path.glob("*.mat")) if path.is_dir() else not is_tools(path)
+    if is_official:
         return load_evaluation_truth(path)
     if arguments.details:
         raise ConfigError(f"--details needs attributes such as blur and pose, which {path} lacks; leave it out")
-    return truth_of_faces(load_faces(path, images, arguments.category))
-
-
-def _has_relative_boxes(arguments: argparse.Namespace) -> bool:
-    """Whether detections need the pictures' sizes."""
-    from tinygan.formats.registry import sniff_name
-
-    paths = [path for path in (arguments.detections, arguments.baseline) if path is not None and path.exists()]
-    relative = arguments.boxes is not None and arguments.boxes.relative
-    return relative or arguments.format == "yolo" or any(sniff_name(path) == "yolo" for path in paths)
+    return truth_of_faces(load_faces(path, images, arguments.category, skipped))
 
 
 def _load_published(folder: Path | None, truth: EvaluationTruth) -> Published:

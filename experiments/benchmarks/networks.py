@@ -1,0 +1,142 @@
+"""Time of the networks that ship by every backend, side by side in one run.
+
+    python -m experiments.benchmarks.networks --out runs/benchmarks
+
+Takes a minute. Backends that are not installed are left out. All run in turn, and the least CPU time of each counts, so
+that other work on the machine tells little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinygan.checkpoint import load_checkpoint, packaged_weights
+from tinygan.errors import CheckpointError, MissingDependency
+from tinygan.files import write_atomically
+from tinygan.models.backends import deploy
+from tinygan.proposers import choose_proposer
+from tinygan.runtime import Backend, Precision, Runtime, RuntimeOptions
+from tinygan.second_stage.graphs import second_stage_graphs
+
+WAYS: dict[str, tuple[Backend, Precision]] = {
+    "torch f32": ("torch", "32"),
+    "torch bf16": ("torch", "bf16"),
+    "onnxruntime f32": ("onnxruntime", "32"),
+    "OpenVINO f32": ("openvino", "32"),
+    "OpenVINO bf16": ("openvino", "bf16"),
+}
+FIRST_STAGES = ("retinaface", "yunet")
+PICTURE = (768, 1024)  # height and width
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network by one backend.
+
+    Attributes:
+        network: what was run.
+        way: backend and precision.
+        ms: least CPU time per region or picture.
+        ratio: that of torch in single precision over it.
+    """
+
+    network: str
+    way: str
+    ms: float
+    ratio: float
+
+
+def time_judge(batch: int, repeats: int, threads: int) -> list[Row]:
+    """Time the judge of ``lite`` per region; the float32 crops lie in memory."""
+    weights = load_checkpoint(packaged_weights("lite"), ("fused",))
+    runs = {}
+    for way, (backend, precision) in WAYS.items():
+        runtime = Runtime(RuntimeOptions(device="cpu", precision=precision, backend=backend, threads=threads))
+        judge = second_stage_graphs(weights)[0]  # anew: a backend may change its layout
+        sides = [int(port.shape[-1]) for port in judge.inputs]
+        inputs = [torch.rand(batch, 3, side, side).to(memory_format=torch.channels_last) for side in sides]
+        try:
+            runs[way] = _run(deploy(judge, runtime), inputs, runtime)
+        except MissingDependency as missing:
+            print(missing)
+    return _rows("judge of lite, per region", fastest(runs, repeats), batch)
+
+
+def time_first_stage(name: str, weights: Path | None, repeats: int, threads: int) -> list[Row]:
+    """Time a whole first stage, with NMS, per picture of 1024 x 768 px; bf16 is not for it."""
+    picture = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, *PICTURE), dtype=np.uint8))
+    runs: dict[str, Callable[[], object]] = {}
+    for way, (backend, precision) in WAYS.items():
+        if precision == "bf16":
+            continue
+        runtime = Runtime(RuntimeOptions(device="cpu", precision=precision, backend=backend, threads=threads))
+        try:
+            proposer = choose_proposer(name, weights, overrides=["overview_px=0"]).build(runtime)
+        except MissingDependency as missing:
+            print(missing)
+            continue
+        runs[way] = lambda proposer=proposer: proposer.propose([picture])
+    return _rows(f"{name}, per picture", fastest(runs, repeats), 1)
+
+
+def fastest(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """The least CPU seconds of each function, called in turn ``repeats`` times after a call that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            started = time.process_time()
+            run()
+            if turn:
+                seconds[name].append(time.process_time() - started)
+    return {name: min(times) for name, times in seconds.items()}
+
+
+def _run(network: Callable[..., Sequence[Tensor]], inputs: list[Tensor], runtime: Runtime) -> Callable[[], object]:
+    @torch.inference_mode()
+    def run() -> object:
+        with runtime.autocast():
+            return network(*inputs)
+
+    return run
+
+
+def _rows(network: str, seconds: Mapping[str, float], count: int) -> list[Row]:
+    plain = seconds["torch f32"]
+    return [Row(network, way, round(1000 * one / count, 3), round(plain / one, 2)) for way, one in seconds.items()]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a table and write ``networks.json``."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--yunet", type=Path, help="weights of YuNet, which is left out without them")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args(argv)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    rows = time_judge(arguments.batch_size, arguments.repeats, arguments.threads)
+    for name, weights in (("retinaface", None), ("yunet", arguments.yunet)):
+        try:
+            rows += time_first_stage(name, weights, arguments.repeats, arguments.threads)
+        except CheckpointError as error:
+            print(f"left out: {error}")
+    report = {"machine": f"{platform.machine()}, {arguments.threads} thread(s)", "rows": [asdict(row) for row in rows]}
+    write_atomically(arguments.out / "networks.json", (json.dumps(report, indent=1) + "\n").encode())
+    for row in rows:
+        print(f"{row.network:26}  {row.way:16} {row.ms:8.2f} ms  {row.ratio:5.2f}x")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,124 @@
+"""``tinygan-export``: the networks as files that other programs run."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinygan import __version__
+from tinygan.cli.common import DONE, Parser, add_config_options, make_parser, run_command, show_config
+from tinygan.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from tinygan.models.graphs import Graph
+    from tinygan.proposers import Choice
+
+EXAMPLE = "tinygan-export --format onnx --out exported"
+OF_WEIGHTS = "of the weights that it was made from"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(_parser(), _export, argv)
+
+
+def _parser() -> Parser:
+    from tinygan.proposers import proposer_names
+
+    parser = make_parser("tinygan-export", "Write the networks as ONNX, OpenVINO or TorchScript.", EXAMPLE)
+    parser.add_argument("--format", required=True, choices=["onnx", "openvino", "torchscript"], help="format to write")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write into")
+    stage = parser.add_mutually_exclusive_group()
+    stage.add_argument(
+        "--checkpoint",
+        metavar="PATH|lite",
+        help="second stage: run folder or .safetensors file of stage fusion, judge or gan; default: lite, which ships "
+        "with tinygan; writes its judge, discriminator and generator",
+    )
+    stage.add_argument(
+        "--proposer", metavar="NAME", help=f"a first stage instead: {', '.join(proposer_names())}; writes one network"
+    )
+    parser.add_argument(
+        "--weights", type=Path, metavar="W", help="weights of the first stage, as tinygan-propose takes them"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    add_config_options(parser, "the first stage")
+    return parser
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    if arguments.show_config:
+        return show_config(_choice(arguments).config)
+    if arguments.proposer is None and (arguments.weights or arguments.config or arguments.overrides):
+        raise ConfigError("--weights, --config and --set are for a first stage; name it with --proposer NAME")
+    from tinygan.files import write_atomically
+    from tinygan.models.graphs import SUFFIXES, encode_graph
+
+    graphs, weights = _second_stage(arguments) if arguments.proposer is None else _first_stage(arguments)
+    _check_output(
+        arguments.out, [graph.name + end for graph in graphs for end in SUFFIXES[arguments.format]], arguments.overwrite
+    )
+    facts = _facts(weights)
+    written = []
+    for graph in graphs:
+        files = encode_graph(graph, arguments.format, {"name": graph.name, **facts})
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        for suffix, content in files.items():
+            write_atomically(arguments.out / (graph.name + suffix), content)
+            written.append(f"{graph.name}{suffix} ({len(content) / 1e6:.1f} MB)")
+    print(f"{arguments.out}: {', '.join(written)}")
+    for graph in graphs:
+        print(*(f"  {graph.name} {name}: {meaning}" for name, meaning in graph.facts().items()), sep="\n")
+    return DONE
+
+
+def _second_stage(arguments: argparse.Namespace) -> tuple[list[Graph], Path]:
+    from tinygan.checkpoint import find_weights, load_checkpoint, packaged_weights
+    from tinygan.second_stage.graphs import second_stage_graphs
+
+    named = arguments.checkpoint or "lite"
+    path = find_weights(Path(named)) if Path(named).exists() else packaged_weights(named)
+    return second_stage_graphs(load_checkpoint(path, ("fused", "gan"))), path
+
+
+def _first_stage(arguments: argparse.Namespace) -> tuple[list[Graph], Path | None]:
+    from tinygan.models.graphs import Exportable
+    from tinygan.runtime import Runtime, RuntimeOptions
+
+    chosen = _choice(arguments)
+    proposer = chosen.build(Runtime(RuntimeOptions(device="cpu", precision="32")))
+    if not isinstance(proposer, Exportable):
+        raise ConfigError(f"--proposer {chosen.name}: it has no network that tinygan could export")
+    return [replace(proposer.graph(), name=chosen.name)], chosen.weights
+
+
+def _choice(arguments: argparse.Namespace) -> Choice:
+    from tinygan.proposers import choose_proposer
+
+    name = arguments.proposer or "retinaface"
+    return choose_proposer(name, arguments.weights, arguments.config, arguments.overrides)
+
+
+def _facts(weights: Path | None) -> dict[str, str]:
+    """What the metadata says of the weights."""
+    import tinygan
+
+    facts = {"producer": f"tinygan {__version__}"}
+    if weights is None:
+        return facts
+    ships = weights.resolve().parent == (Path(tinygan.__file__).parent / "weights").resolve()
+    licence = "non-commercial research only: LICENSE.weights of tinygan" if ships else f"that {OF_WEIGHTS}"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return {**facts, "weights": weights.name, "weights_sha256": digest, "licence": licence}
+
+
+def _check_output(out: Path, names: Sequence[str], overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: expected a folder to write into, but this is a file; choose another --out")
+    existing = [out / name for name in names if (out / name).exists()]
+    if existing and not overwrite:
+        raise DataError(f"{existing[0]}: exists already; replace it with --overwrite or choose another --out")

@@ -1,0 +1,67 @@
+"""Runs a network by PyTorch, onnxruntime or OpenVINO: the one place that knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from tinygan.models.graphs import Graph, import_extra, to_onnx, to_openvino
+from tinygan.runtime import Runtime
+
+Run: TypeAlias = Callable[..., Sequence[Tensor]]
+
+
+def deploy(graph: Graph, runtime: Runtime) -> Run:
+    """Make a network ready to be called.
+
+    Args:
+        graph: the network; PyTorch moves it to the device.
+        runtime: the backend, device, precision and threads.
+
+    Returns:
+        A function of the graph's inputs, tensors on the device, that returns its outputs.
+
+    Raises:
+        MissingDependency: if the backend is not installed.
+    """
+    if runtime.backend == "onnxruntime":
+        return _onnxruntime(graph, runtime)
+    if runtime.backend == "openvino":
+        return _openvino(graph, runtime)
+    runtime.place(graph.network)
+    return graph.network
+
+
+def _onnxruntime(graph: Graph, runtime: Runtime) -> Run:
+    onnxruntime = import_extra("onnxruntime", "onnx", "backend onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = runtime.threads
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(to_onnx(graph), options, providers=["CPUExecutionProvider"])
+    names = [port.name for port in graph.inputs]
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        values = [tensor.float().contiguous().numpy() for tensor in inputs]
+        return [torch.from_numpy(output) for output in session.run(None, dict(zip(names, values, strict=True)))]
+
+    return run
+
+
+def _openvino(graph: Graph, runtime: Runtime) -> Run:
+    openvino = import_extra("openvino", "openvino", "backend openvino")
+    settings = {
+        "INFERENCE_NUM_THREADS": runtime.threads,
+        "NUM_STREAMS": 1,  # or it would split the threads between requests, of which there is one at a time
+        "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "32": "f32"}[runtime.precision],  # or it would choose itself
+        "ENABLE_CPU_PINNING": False,  # or two processes might share a core while another is idle
+    }
+    request = openvino.Core().compile_model(to_openvino(graph), "CPU", settings).create_infer_request()
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        request.infer([tensor.float().contiguous().numpy() for tensor in inputs], share_inputs=True)
+        return [torch.from_numpy(output.data.copy()) for output in request.output_tensors]
+
+    return run

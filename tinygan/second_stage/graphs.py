@@ -1,0 +1,111 @@
+"""What of the second stage is exported: G, D, and D as the judge of one look."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tinygan.checkpoint import Checkpoint
+from tinygan.config import build_config
+from tinygan.data.cutting import CropConfig
+from tinygan.models.build import load_discriminator, load_generator
+from tinygan.models.discriminator import Discriminator
+from tinygan.models.folding import fold_batch_norm
+from tinygan.models.graphs import Graph, Port
+
+RGB = "RGB in [0, 1]"
+FACE_LOGIT = Port("face_logit", ("batch",), "log-odds of a face; the second stage limits them to [-8, 8]")
+REAL_LOGIT = Port("real_logit", ("batch",), "log-odds of a real picture against a generated one")
+BOX = Port(
+    "box",
+    ("batch", 4),
+    "where the face lies: x1, y1, x2, y2 from the proposal's centre, in units of its longer side",
+)
+
+
+class _Look(nn.Module):
+    """The judge's answers alone.
+
+    Args:
+        discriminator: D.
+    """
+
+    def __init__(self, discriminator: Discriminator) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, crops: Tensor, surroundings: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Crops [B, 3, S, S] and surroundings [B, 3, W, W] to face logits [B] and, with that head, boxes [B, 4]."""
+        verdict = self.discriminator(crops, surroundings)
+        return (verdict.face_logit,) if verdict.box is None else (verdict.face_logit, verdict.box)
+
+
+class _AllHeads(nn.Module):
+    """D with all its answers.
+
+    Args:
+        discriminator: D.
+    """
+
+    def __init__(self, discriminator: Discriminator) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, crops: Tensor, surroundings: Tensor | None = None) -> tuple[Tensor, ...]:
+        """As :class:`_Look`, after logits [B] of real pictures."""
+        return tuple(answer for answer in self.discriminator(crops, surroundings) if answer is not None)
+
+
+def second_stage_graphs(weights: Checkpoint) -> list[Graph]:
+    """All graphs of a checkpoint of kind ``gan`` or ``fused``.
+
+    Raises:
+        CheckpointError: if config and tensors do not fit.
+    """
+    crops = build_config(CropConfig, weights.recipe["crops"])
+    discriminator = load_discriminator(weights, crops.hr_size, crops.wide_size)
+    generator = generator_graph(load_generator(weights), crops)
+    return [judge_graph(discriminator, crops), discriminator_graph(discriminator, crops), generator]
+
+
+def judge_graph(discriminator: Discriminator, crops: CropConfig) -> Graph:
+    """What the second stage computes when it looks at a region.
+
+    Args:
+        discriminator: D; its batch normalisation is folded.
+        crops: sizes of its inputs.
+    """
+    outputs = (FACE_LOGIT,) if discriminator.fc_box is None else (FACE_LOGIT, BOX)
+    return Graph("judge", _Look(_folded(discriminator)), _inputs(discriminator, crops), outputs)
+
+
+def discriminator_graph(discriminator: Discriminator, crops: CropConfig) -> Graph:
+    """All heads of D; see :func:`judge_graph`."""
+    outputs = (REAL_LOGIT, FACE_LOGIT) if discriminator.fc_box is None else (REAL_LOGIT, FACE_LOGIT, BOX)
+    return Graph("discriminator", _AllHeads(_folded(discriminator)), _inputs(discriminator, crops), outputs)
+
+
+def generator_graph(generator: nn.Module, crops: CropConfig) -> Graph:
+    """G1 and G2, for pictures of any size.
+
+    Args:
+        generator: G; its batch normalisation is folded.
+        crops: size of the crops that it was made for.
+    """
+    lr = Port("lr", ("batch", 3, "height", "width"), f"{RGB}; it was made for crops of {crops.lr_size} px")
+    sr = Port("sr", ("batch", 3, "4 height", "4 width"), f"G1's picture, about {RGB}")
+    refined = Port("refined", ("batch", 3, "4 height", "4 width"), f"G2's picture, about {RGB}")
+    return Graph("generator", fold_batch_norm(generator), (lr,), (sr, refined))
+
+
+def _folded(discriminator: Discriminator) -> Discriminator:
+    fold_batch_norm(discriminator)
+    return discriminator
+
+
+def _inputs(discriminator: Discriminator, crops: CropConfig) -> tuple[Port, ...]:
+    size, wide, around = crops.hr_size, crops.wide_size, f"longer side of the proposal, centred on it, {RGB}"
+    inputs = Port("crops", ("batch", 3, size, size), f"squares of {crops.context:g} x the {around}")
+    if discriminator.surroundings is None:
+        return (inputs,)
+    surroundings = f"squares of {crops.wide_context:g} x the {around}"
+    return inputs, Port("surroundings", ("batch", 3, wide, wide), surroundings)

@@ -25,7 +25,11 @@ from tinygan.runtime import Runtime
 
 log = logging.getLogger(__name__)
 LANDMARKS = 5
-OVERVIEW_FROM, OVERVIEW_SIDE_PX = 2, 48  # times overview_px; side of a face in an overview
+OVERVIEW_FROM = 2  # times overview_px
+OVERVIEW_PX = (
+    30,
+    48,
+)  # longer sides in an overview: of the smallest face looked for there, of the largest one elsewhere
 
 OutputT = TypeVar("OutputT")
 
@@ -41,8 +45,12 @@ class DetectorConfig:
         keep: number of boxes per image, the best ones, that are kept after NMS.
         scales: factors by which the image is resized; several are detected one by one and merged by NMS.
         overview_px: images at least twice as long are searched once more, shrunk to this: faces of 48 px or more there
-            are looked for in this overview alone. 0: there is no overview.
+            are looked for in this overview alone, faces of less than 30 px there at full size alone. 0: there is no
+            overview.
         max_side_px: longer sides (after scaling) are shrunk to this, which bounds memory.
+        doubt_below_px: boxes whose longer side is shorter (in the image as given) lose some of their score.
+        doubt: how much: this, times how often e divides ``doubt_below_px / longer side``, is taken from the logit. 0:
+            scores are the network's. With 0.5 and 64, a box of 8 px with a score of 0.8 gets 0.59.
     """
 
     score_threshold: float = 0.02
@@ -52,6 +60,8 @@ class DetectorConfig:
     scales: tuple[float, ...] = (1.0,)
     overview_px: int = 0
     max_side_px: int = 4096
+    doubt_below_px: float = 64.0
+    doubt: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.scales or not positive(self.scales):
@@ -59,6 +69,10 @@ class DetectorConfig:
         for name in ("score_threshold", "nms_iou"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} lies in [0, 1], got {getattr(self, name)}")
+        if not (self.doubt_below_px > 0 and self.doubt >= 0):
+            raise ValueError(
+                f"doubt_below_px must be above 0 and doubt not below, got {self.doubt_below_px} and {self.doubt}"
+            )
         if self.overview_px < 0:
             raise ValueError(f"overview_px must not be negative, got {self.overview_px}")
         for name in ("top_k", "keep", "max_side_px"):
@@ -69,6 +83,23 @@ class DetectorConfig:
         """The scale of an image's overview, if it is to have one."""
         wanted = self.overview_px > 0 and longer_side_px >= OVERVIEW_FROM * self.overview_px
         return self.overview_px / longer_side_px if wanted else None
+
+
+def doubtful(scores: Tensor, boxes: Tensor, config: DetectorConfig) -> Tensor:
+    """Scores that count small boxes less: of two boxes that look as likely, the smaller is less often a labelled face.
+
+    Args:
+        scores: float [K], in [0, 1].
+        boxes: float [K, 4], ``x1, y1, x2, y2`` in pixels of the image.
+        config: ``doubt`` and ``doubt_below_px``.
+
+    Returns:
+        float [K], in [0, 1]; larger boxes keep their score.
+    """
+    if config.doubt == 0:
+        return scores
+    share = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1).clamp(min=1) / config.doubt_below_px
+    return torch.sigmoid(torch.logit(scores, eps=1e-6) + config.doubt * share.clamp(max=1).log())
 
 
 def positive(values: Sequence[float]) -> bool:
@@ -183,8 +214,9 @@ class PyramidDetector(Generic[OutputT]):
         found = [self._candidates(picture, scale) for scale in self._config.scales]
         overview = self._config.overview_of(max(picture.shape[-2:]))
         if overview is not None:
-            found = [_smaller(one, OVERVIEW_SIDE_PX / overview) for one in found]
-            found.append(self._candidates(picture, overview))
+            least, most = (side / overview for side in OVERVIEW_PX)
+            found = [_of_size(one, 0, most) for one in found]
+            found.append(_of_size(self._candidates(picture, overview), least, math.inf))
         boxes, scores, landmarks = (torch.cat(parts) for parts in zip(*found, strict=True))
         chosen = nms(boxes, scores, self._config.nms_iou)
         columns = [tensor[chosen].double().cpu().numpy() for tensor in (boxes, scores, landmarks)]
@@ -201,7 +233,8 @@ class PyramidDetector(Generic[OutputT]):
         scores, best = scores[: config.top_k], likely[order[: config.top_k]]
         boxes, landmarks = decode(best)
         back = boxes.new_tensor([width / resized.shape[-1], height / resized.shape[-2]])
-        return _Candidates(boxes * back.repeat(2), scores, landmarks * back.repeat(LANDMARKS))
+        boxes = boxes * back.repeat(2)
+        return _Candidates(boxes, doubtful(scores, boxes, config), landmarks * back.repeat(LANDMARKS))
 
     def _answer(self, picture: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
         """Scores [A] of a picture [1, 3, H, W], and what gives boxes [K, 4] and landmarks [K, 10] of K places."""
@@ -236,7 +269,8 @@ class PyramidDetector(Generic[OutputT]):
         self._said_shrunk = True
 
 
-def _smaller(found: _Candidates, side_px: float) -> _Candidates:
-    """The candidates whose longer side is shorter than ``side_px``."""
-    small = (found.boxes[:, 2:] - found.boxes[:, :2]).amax(dim=1) < side_px
-    return _Candidates(*(column[small] for column in found))
+def _of_size(found: _Candidates, least_px: float, most_px: float) -> _Candidates:
+    """The candidates whose longer side is at least ``least_px`` and less than ``most_px``."""
+    sides = (found.boxes[:, 2:] - found.boxes[:, :2]).amax(dim=1)
+    chosen = (sides >= least_px) & (sides < most_px)
+    return _Candidates(*(column[chosen] for column in found))

@@ -47,6 +47,8 @@ class YuNetConfig(DetectorConfig):
     fine: bool = False
     norm: bool = False
     nms_iou: float = 0.45
+    overview_px: int = 256
+    doubt: float = 0.5
 
     @property
     def strides(self) -> tuple[int, ...]:

@@ -42,13 +42,21 @@ class YuNetConfig(DetectorConfig):
         fine: whether there is a fourth level at stride 4, for faces of 5 to 12 px; the public weights have none.
         norm: whether convolutions are followed by batch normalisation, for training; in the public weights it is folded
             into the convolutions.
+        class_share: the score is this power of the class probability, whose training target is the box's IoU, times the
+            rest of the power of the object probability. 0.5 in OpenCV.
     """
 
     fine: bool = False
     norm: bool = False
-    nms_iou: float = 0.45
+    class_share: float = 0.3
+    nms_iou: float = 0.5
     overview_px: int = 256
-    doubt: float = 0.5
+    doubt: float = 0.7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.class_share <= 1:
+            raise ValueError(f"class_share lies in [0, 1], got {self.class_share}")
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -221,9 +229,9 @@ class YuNetNetwork(DetectorNetwork[YuNetOutput]):
         return YuNetOutput(faces[..., 0], objects[..., 0], boxes, landmarks, sizes)
 
     def scores(self, output: YuNetOutput) -> Tensor:
-        """See :class:`proposals.detector.DetectorNetwork`; the geometric mean of both probabilities, as in OpenCV."""
-        faces, objects = output.class_logits.float(), output.object_logits.float()
-        return (torch.sigmoid(faces) * torch.sigmoid(objects)).sqrt()
+        """See :class:`proposals.detector.DetectorNetwork`; a weighted geometric mean of both probabilities."""
+        faces, objects = torch.sigmoid(output.class_logits.float()), torch.sigmoid(output.object_logits.float())
+        return faces.pow(self.config.class_share) * objects.pow(1 - self.config.class_share)
 
     def decode(self, output: YuNetOutput, places: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`proposals.detector.DetectorNetwork`."""

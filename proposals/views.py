@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 WHOLE_SIDE_PX = 48  # a face of this size is found at the smaller of two sizes
+OVERVIEW_LEAST_PX = 30  # smaller boxes in an overview are seldom right
 MARGIN = 1 / 8  # of the overlap: a box this near to an inner border may be of a face that is cut
 
 
@@ -30,6 +31,7 @@ class View:
         scale: factor by which it is resized.
         largest_px: boxes whose longer side has this length or more are left to other views.
         margin_px: boxes nearer than this to an inner border are left to other views.
+        smallest_px: boxes whose longer side is shorter are left to other views.
     """
 
     left: int
@@ -39,6 +41,7 @@ class View:
     scale: float
     largest_px: float = math.inf
     margin_px: float = 0.0
+    smallest_px: float = 0.0
 
     def keeps(self, boxes: Tensor, width_px: int, height_px: int) -> Tensor:
         """Which boxes count.
@@ -51,7 +54,8 @@ class View:
         Returns:
             bool [K].
         """
-        kept = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1) < self.largest_px
+        sides = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1)
+        kept = (sides < self.largest_px) & (sides >= self.smallest_px)
         if self.left > 0:
             kept &= boxes[:, 0] >= self.left + self.margin_px
         if self.top > 0:
@@ -63,18 +67,23 @@ class View:
         return kept
 
 
-def whole_views(width_px: int, height_px: int, scales: Sequence[float]) -> list[View]:
+def whole_views(width_px: int, height_px: int, scales: Sequence[float], overview: float | None = None) -> list[View]:
     """The whole picture at several sizes.
 
     Args:
         width_px: the picture's width.
         height_px: the picture's height.
         scales: factors, in any order.
+        overview: a further factor, at which small faces are not looked for.
 
     Returns:
         One view per factor, in their order.
     """
-    return [View(0, 0, width_px, height_px, scale, _largest_px(scale, scales)) for scale in scales]
+    every = [*scales, *([] if overview is None else [overview])]
+    views = [View(0, 0, width_px, height_px, scale, _largest_px(scale, every)) for scale in every]
+    if overview is not None:
+        views[-1] = replace(views[-1], smallest_px=OVERVIEW_LEAST_PX / overview)
+    return views
 
 
 def sliced_views(width_px: int, height_px: int, scales: Sequence[float], slice_px: int, overlap: float) -> list[View]:

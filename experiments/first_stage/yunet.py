@@ -41,7 +41,7 @@ from tinygan.training.prepare import match_proposals
 from tinygan.training.recipe import Recipe
 
 STEPS = ("ship", "report")
-SETTINGS = ("overview_px=640",)  # photographs of today are longer, and their faces larger, than what it learnt from
+SETTINGS = ("scales=[1.25]",)  # chosen on the hold-out: hard +2.2 against +0.0 at 1x, easy and medium alike
 NAME = "yunet"
 
 

@@ -5,6 +5,8 @@ import pytest
 import torch
 from skimage import data
 
+from proposals.detector import DetectorConfig, doubtful
+from tinygan.checkpoint import packaged_weights
 from tinygan.config import load_config
 from tinygan.models.graphs import Exportable, to_onnx
 from tinygan.proposers import build_proposer, choose_proposer, find_proposer
@@ -21,6 +23,8 @@ def test_the_exported_network_takes_pictures_of_any_size(name, settings, runtime
     proposer = build_proposer(name, config, None, runtime)
     assert isinstance(proposer, Exportable)
     graph = proposer.graph()
+    if name == "yunet":
+        next(graph.network.parameters()).data *= 255  # or the random network says the same of all pictures
     session = onnxruntime.InferenceSession(to_onnx(graph), providers=["CPUExecutionProvider"])
     for height, width in ((70, 90), (33, 200), (160, 96)):
         pictures = torch.stack([noise(height, width, seed) for seed in (1, 2, 3)]).float()
@@ -47,3 +51,52 @@ def test_the_first_stage_that_ships_finds_the_same_faces_by_every_backend(backen
     for one, other in zip(found, others, strict=True):
         assert other.boxes == pytest.approx(one.boxes, abs=1e-3) and other.scores == pytest.approx(one.scores, abs=1e-4)
         assert other.fields["landmarks"] == pytest.approx(one.fields["landmarks"], abs=1e-3)
+
+
+def test_small_boxes_lose_some_of_their_score():
+    boxes = torch.tensor([[0.0, 0, 8, 6], [10, 10, 20, 74], [0, 0, 0.1, 0.1], [0, 0, 300, 200]])
+    scores = torch.tensor([0.8, 0.8, 0.8, 1.0])
+    config = DetectorConfig(doubt=0.5, doubt_below_px=64)
+    found = doubtful(scores, boxes, config)
+    # logit 0.8 = ln 4; 8 px are an eighth of 64 px: ln 4 - 0.5 ln 8 = ln 1.414; a box below 1 px counts as one of 1 px
+    assert found[:3].tolist() == pytest.approx([1.4142 / 2.4142, 0.8, 0.5 / 1.5], abs=1e-4)
+    assert found[3] > 0.99999
+    assert torch.equal(doubtful(scores, boxes, DetectorConfig()), scores)
+
+
+@pytest.mark.parametrize("settings", [{"doubt": -0.1}, {"doubt_below_px": 0.0}, {"doubt": float("nan")}])
+def test_doubt_that_is_none_is_refused(settings):
+    with pytest.raises(ValueError, match="doubt_below_px must be above 0 and doubt not below"):
+        DetectorConfig(**settings)
+
+
+def test_doubt_is_of_pixels_of_the_image_whatever_the_scale(runtime):
+    picture = torch.from_numpy(data.astronaut()).permute(2, 0, 1)
+
+    def best(**settings):
+        config = load_config(
+            find_proposer("retinaface").config, None, [f"{key}={value}" for key, value in settings.items()]
+        )
+        (found,) = build_proposer("retinaface", config, packaged_weights("retinaface_mobilenet025"), runtime).propose(
+            [picture]
+        )
+        return found.sorted()[:1]
+
+    for scales in ("[1]", "[0.5]"):
+        plain, doubted = best(scales=scales), best(scales=scales, doubt=1, doubt_below_px=1000)
+        side = float((plain.boxes[0, 2:] - plain.boxes[0, :2]).max())
+        odds = plain.scores[0] / (1 - plain.scores[0]) * side / 1000
+        assert doubted.scores[0] == pytest.approx(odds / (1 + odds), rel=0.02)
+
+
+def test_small_faces_are_not_looked_for_in_the_overview(runtime):
+    """The astronaut's face, 92 x 123 px of 512, is 39 px high in an overview of 160 px, 25 px in one of 104 px."""
+    picture = torch.from_numpy(data.astronaut()).permute(2, 0, 1)
+
+    def faces(overview_px):
+        detector = choose_proposer("retinaface", overrides=[f"overview_px={overview_px}", "score_threshold=0.5"])
+        return detector.build(runtime).propose([picture])[0]
+
+    whole, large, small = faces(0), faces(160), faces(104)
+    assert len(whole) == len(small) == 1 and small.boxes == pytest.approx(whole.boxes)
+    assert len(large) == 1

@@ -46,12 +46,17 @@ def test_boxes_and_points_by_hand():
     assert place_boxes(torch.full((1, 4), 1e9), where).isfinite().all()
 
 
-def test_the_score_is_the_geometric_mean_of_both():
-    logit = torch.logit(torch.tensor([[0.9, 0.5]]))
-    output = YuNetOutput(
-        logit, torch.logit(torch.tensor([[0.4, 0.5]])), torch.zeros(1, 2, 4), torch.zeros(1, 2, 10), []
-    )
-    assert YuNetNetwork(YuNetConfig()).scores(output)[0].tolist() == pytest.approx([0.6, 0.5])
+@pytest.mark.parametrize(("share", "score"), [(0.5, 0.6), (1, 0.9), (0, 0.4), (0.3, 0.9**0.3 * 0.4**0.7)])
+def test_the_score_is_a_weighted_geometric_mean_of_both(share, score):
+    faces, objects = torch.logit(torch.tensor([[0.9, 0.5]])), torch.logit(torch.tensor([[0.4, 0.5]]))
+    output = YuNetOutput(faces, objects, torch.zeros(1, 2, 4), torch.zeros(1, 2, 10), [])
+    network = YuNetNetwork(YuNetConfig(class_share=share))
+    assert network.scores(output)[0].tolist() == pytest.approx([score, 0.5])
+
+
+def test_a_class_share_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"class_share lies in \[0, 1\], got 1.5"):
+        YuNetConfig(class_share=1.5)
 
 
 @pytest.mark.parametrize(("fine", "count", "sizes"), [(False, 126, 3), (True, 510, 4)])
@@ -75,6 +80,7 @@ def exported(tmp_path_factory):
         def __init__(self, network):
             super().__init__()
             self.backbone, self.neck, self.bbox_head = network.backbone, network.neck, network.bbox_head
+            self.backbone.model0.conv1.weight.data /= 255  # the public ones see colours in [0, 255]
 
         def forward(self, pictures):
             return tuple(self.bbox_head(self.neck(self.backbone(pictures))))
@@ -90,7 +96,7 @@ def exported(tmp_path_factory):
     example = torch.rand(1, 3, 64, 96)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # this exporter is the one whose files are like the public ones
-        torch.onnx.export(Plain(network.eval()), (example,), str(file), dynamo=False, opset_version=11)
+        torch.onnx.export(Plain(deepcopy(network.eval())), (example,), str(file), dynamo=False, opset_version=11)
     return file, network
 
 
@@ -136,11 +142,24 @@ def test_every_layer_of_the_public_weights_is_read(shared_data):
     assert tensors.keys() == YuNetNetwork(YuNetConfig()).state_dict().keys()
 
 
+def test_the_first_layer_learns_no_faster_than_the_others(shared_data):
+    """With colours in [0, 255] it learnt thousands of times as fast, which destroyed the public weights."""
+    network = YuNetNetwork(YuNetConfig())
+    network.load_weights(shared_data / "weights" / PUBLIC[0])
+    pictures = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    sum(answer.square().mean() for answer in network(pictures)[:4]).backward()
+    weights = {name: one for name, one in network.named_parameters() if name.endswith("weight")}
+    speed = {name: float(one.grad.norm() / one.detach().norm()) for name, one in weights.items()}
+    assert speed["backbone.model0.conv1.weight"] < 10 * np.median(list(speed.values()))
+
+
 def test_boxes_are_those_that_opencv_found(shared_data, runtime):
     """The file of proposals was written by OpenCV's FaceDetectorYN, whose NMS sees whole pixels; a few boxes differ."""
     split = load_split(shared_data / "widerface", "val")
     theirs = open_detections(shared_data / "proposals/zoo/yunet_n.tar.gz")
-    detector = build_yunet(YuNetConfig(), shared_data / "weights" / PUBLIC[0], runtime)
+    detector = build_yunet(
+        YuNetConfig(class_share=0.5, nms_iou=0.45, overview_px=0, doubt=0), shared_data / "weights" / PUBLIC[0], runtime
+    )
     overlaps, pairs = [], []
     for name in list(split.faces)[::13][:20]:
         image = torch.from_numpy(np.array(read_image(split.images / name))).permute(2, 0, 1)

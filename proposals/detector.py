@@ -26,7 +26,8 @@ from tinygan.runtime import Runtime
 
 log = logging.getLogger(__name__)
 LANDMARKS = 5
-OVERVIEW_FROM, LEAST_SLICE_PX = 2, 64  # times overview_px; smaller tiles would be very many
+OVERVIEW_FROM, OVERVIEW_STEP = 2, 2.5  # times overview_px; times the next smaller overview
+LEAST_SLICE_PX = 64  # smaller tiles would be very many
 RESIZED_AT_ONCE = 1 << 24  # pixels; of larger pictures one colour is resized after the other, which takes less memory
 
 OutputT = TypeVar("OutputT")
@@ -44,8 +45,8 @@ class DetectorConfig:
         scales: factors by which the image is resized; several are detected one by one and merged by NMS. Faces of 48 px
             or more at a smaller scale are looked for there alone.
         overview_px: images at least twice as long are searched once more, shrunk to this: faces of 48 px or more there
-            are looked for in this overview alone, faces of less than 30 px there at full size alone. 0: there is no
-            overview.
+            are looked for in this overview alone, faces of less than 30 px there at full size alone. Still longer ones
+            have further overviews, 2.5 times as large each. 0: there is no overview.
         slice_px: longer images are searched in square tiles of this side, and, for faces too large for a tile, in tiles
             of larger parts shrunk to this side, and as a whole. 0: there are no tiles.
         slice_overlap: by which share of their side neighbouring tiles overlap.
@@ -89,17 +90,20 @@ class DetectorConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
-    def overview_of(self, longer_side_px: int) -> float | None:
-        """The scale of an image's overview, if it is to have one."""
-        wanted = self.overview_px > 0 and longer_side_px >= OVERVIEW_FROM * self.overview_px
-        return self.overview_px / longer_side_px if wanted else None
+    def overviews_of(self, longer_side_px: int) -> list[float]:
+        """The scales of an image's overviews, from the largest to the smallest; none for a small image."""
+        side_px, scales = float(self.overview_px), list[float]()
+        while 0 < OVERVIEW_FROM * side_px <= longer_side_px:
+            scales.insert(0, side_px / longer_side_px)
+            side_px *= OVERVIEW_STEP
+        return scales
 
     def views(self, width_px: int, height_px: int) -> list[View]:
         """What is searched of an image of this size."""
         longer = max(width_px, height_px)
         if 0 < self.slice_px < longer:
             return sliced_views(width_px, height_px, self.scales, self.slice_px, self.slice_overlap)
-        return whole_views(width_px, height_px, self.scales, self.overview_of(longer))
+        return whole_views(width_px, height_px, self.scales, self.overviews_of(longer))
 
 
 def doubtful(scores: Tensor, boxes: Tensor, config: DetectorConfig) -> Tensor:
@@ -281,8 +285,8 @@ class PyramidDetector(Generic[OutputT]):
     def _resize(self, picture: Tensor, scale: float) -> Tensor:
         height, width = picture.shape[-2:]
         limit = self._config.max_side_px / max(height, width)
-        if limit < scale:
-            self._say_shrunk(max(height, width) * scale)
+        if limit < min(scale, 1.0):  # that it is enlarged a little less costs hardly anything
+            self._say_shrunk(max(height, width))
         factor = min(scale, limit)
         if factor == 1:
             return picture
@@ -291,10 +295,10 @@ class PyramidDetector(Generic[OutputT]):
         parts = [picture] if whole else [picture[:, colour : colour + 1] for colour in range(3)]
         return torch.cat([_interpolate(part.float(), size) for part in parts], dim=1)
 
-    def _say_shrunk(self, side_px: float) -> None:
+    def _say_shrunk(self, side_px: int) -> None:
         if not self._said_shrunk:
             log.warning(
-                "an image of %.0f px was shrunk to max_side_px = %d for detection, and others may be; --slice 640 "
+                "an image of %d px was shrunk to max_side_px = %d for detection, and others may be; --slice 640 "
                 "finds more tiny faces in little memory, a larger max_side_px in more",
                 side_px,
                 self._config.max_side_px,

@@ -67,23 +67,22 @@ class View:
         return kept
 
 
-def whole_views(width_px: int, height_px: int, scales: Sequence[float], overview: float | None = None) -> list[View]:
+def whole_views(width_px: int, height_px: int, scales: Sequence[float], overviews: Sequence[float] = ()) -> list[View]:
     """The whole picture at several sizes.
 
     Args:
         width_px: the picture's width.
         height_px: the picture's height.
         scales: factors, in any order.
-        overview: a further factor, at which small faces are not looked for.
+        overviews: further factors, at which small faces are not looked for.
 
     Returns:
         One view per factor, in their order.
     """
-    every = [*scales, *([] if overview is None else [overview])]
+    every = [*scales, *overviews]
     views = [View(0, 0, width_px, height_px, scale, _largest_px(scale, every)) for scale in every]
-    if overview is not None:
-        views[-1] = replace(views[-1], smallest_px=OVERVIEW_LEAST_PX / overview)
-    return views
+    own = len(scales)
+    return views[:own] + [replace(view, smallest_px=OVERVIEW_LEAST_PX / view.scale) for view in views[own:]]
 
 
 def sliced_views(width_px: int, height_px: int, scales: Sequence[float], slice_px: int, overlap: float) -> list[View]:

@@ -25,10 +25,11 @@ WEIGHTS = packaged_weights("retinaface_mobilenet025")
 FACE = np.array([[179.0, 55, 270, 178]])  # scikit-image's astronaut, 512 px
 
 
-def test_only_much_longer_images_get_an_overview():
+def test_only_much_longer_images_get_overviews():
     config = RetinaFaceConfig(overview_px=1000)
-    assert config.overview_of(1999) is None and config.overview_of(2000) == 0.5
-    assert RetinaFaceConfig().overview_of(9999) is None
+    assert config.overviews_of(1999) == [] and config.overviews_of(2000) == [0.5]
+    assert config.overviews_of(5000) == [0.5, 0.2]
+    assert RetinaFaceConfig().overviews_of(9999) == []
 
 
 def test_an_overview_finds_a_face_larger_than_the_anchors(runtime):

@@ -22,6 +22,7 @@ from proposals.mb_fcn import MbFcnConfig, MbFcnNetwork
 from proposals.output import Output
 from proposals.retinaface import RetinaFaceConfig, RetinaFaceNetwork
 from proposals.retinanet import RetinaNetConfig, RetinaNetNetwork
+from proposals.train.mining import MiningConfig
 from proposals.yunet import YuNetConfig, YuNetNetwork, YuNetOutput
 from proposals.yunet_losses import YuNetLossConfig, yunet_losses
 from proposals.yunet_losses import weighted_sum as yunet_weighted_sum
@@ -66,6 +67,8 @@ class PictureConfig:
         smallest_share: smallest side of a square in shorter sides of the photograph, in ``patches``.
         whole_share: share of the squares that have the whole shorter side, in ``patches``.
         face_share: share of the pictures that are placed around a face; the others are placed at random.
+        mined_share: share of the pictures that are placed around a hard negative, with ``--mine``; not stated in the
+            paper.
         min_face_px: faces whose longer side is shorter in the picture are ignored.
         mirror: share of the pictures that are mirrored.
         colour: share of the pictures whose brightness, contrast and saturation are changed.
@@ -81,6 +84,7 @@ class PictureConfig:
     smallest_share: float = 0.5
     whole_share: float = 0.5
     face_share: float = 0.75
+    mined_share: float = 0.25
     min_face_px: float = 5.0
     mirror: float = 0.5
     colour: float = 0.5
@@ -97,7 +101,7 @@ class PictureConfig:
             raise ValueError(f"largest_growth must be at least 1, got {self.largest_growth}")
         if not 0 < self.smallest_share <= 1:
             raise ValueError(f"smallest_share lies in (0, 1], got {self.smallest_share}")
-        for name in ("whole_share", "face_share", "mirror", "colour", "grey"):
+        for name in ("whole_share", "face_share", "mined_share", "mirror", "colour", "grey"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} lies in [0, 1], got {getattr(self, name)}")
 
@@ -230,11 +234,13 @@ class AnchoredRecipe(DetectorRecipe):
     Attributes:
         matching: how anchors and faces are matched.
         losses: the form and the weights of the losses.
+        mining: which boxes are hard negatives, with ``--mine``.
     """
 
     network: AnchoredConfig
     matching: MatchingConfig = field(default_factory=MatchingConfig)
     losses: DetectionLossConfig = field(default_factory=DetectionLossConfig)
+    mining: MiningConfig = field(default_factory=MiningConfig)
 
     @abstractmethod
     def build(self) -> AnchoredNetwork:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinygan.data.batches import BatchConfig, SizeBalancedSampler, draw_colour_jitter
+from tinygan.data.batches import BatchConfig, SizeBalancedSampler, draw_colour_jitter, mirror_boxes
 from tinygan.detections import BoolArray, ByteArray, FloatArray, IntArray
 from tinygan.errors import DataError
 
@@ -95,8 +95,8 @@ class RegionSource:
             hr=jitter.apply(_mirror_pictures(regions.hr, rows, mirrored)),
             wide=jitter.apply(_mirror_pictures(regions.wide, rows, mirrored)),
             labels=torch.from_numpy(regions.labels[rows].astype(np.float32)),
-            boxes=torch.from_numpy(_mirror_boxes(regions.boxes[rows], mirrored).astype(np.float32)),
-            targets=torch.from_numpy(_mirror_boxes(regions.targets[rows], mirrored).astype(np.float32)),
+            boxes=torch.from_numpy(mirror_boxes(regions.boxes[rows], mirrored).astype(np.float32)),
+            targets=torch.from_numpy(mirror_boxes(regions.targets[rows], mirrored).astype(np.float32)),
         )
 
 
@@ -104,10 +104,3 @@ def _mirror_pictures(stack: ByteArray, rows: IntArray, mirrored: BoolArray) -> B
     pixels = np.stack([stack[row] for row in rows])
     pixels[mirrored] = pixels[mirrored, :, ::-1]
     return pixels
-
-
-def _mirror_boxes(boxes: FloatArray, mirrored: BoolArray) -> FloatArray:
-    """Boxes in the frames of mirrored proposals: the origin is the centre, so x1 becomes -x2 and x2 becomes -x1."""
-    turned: FloatArray = boxes.copy()
-    turned[mirrored, 0], turned[mirrored, 2] = -boxes[mirrored, 2], -boxes[mirrored, 0]
-    return turned

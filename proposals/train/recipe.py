@@ -57,7 +57,8 @@ class PictureConfig:
 
     Attributes:
         size: side of the square pictures in pixels.
-        sizes: sides of which each step draws one instead, for training at several scales; empty: ``size`` alone.
+        sizes: sides of which each step draws one instead, for training at several scales; empty: ``size`` alone. The
+            sizes are not stated in the paper (papers/retinanet_small_faces).
         mode: ``windows``: squares at a scale drawn from a range, most of them around a face; ``patches``: as in
             RefineFace, squares of part or all of a photograph's shorter side, after it was surrounded by plain colour.
         smallest_scale: smallest scale of a photograph; scales are drawn log-uniformly up to ``largest_scale``. It,
@@ -298,7 +299,10 @@ class ProposerRecipe(AnchoredRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class RetinaNetMatching(MatchingConfig):
-    """How anchors and faces are matched in RetinaNet (RefineFace's second step); no face is rescued."""
+    """How anchors and faces are matched in RetinaNet (RefineFace's second step); no face is rescued.
+
+    Rescuing (``rescue_iou``) is not stated in the paper.
+    """
 
     positive_iou: float = 0.5
     negative_iou: float = 0.4
@@ -337,7 +341,7 @@ class MbFcnMatching(MatchingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class MbFcnLosses(DetectionLossConfig):
-    """MB-FCN's losses, branch by branch; the number of negatives is not stated in the paper."""
+    """MB-FCN's losses, branch by branch; their form and the number of negatives are not stated in the paper."""
 
     negatives_per_face: int = 3
     box_weight: float = 1.0

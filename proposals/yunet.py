@@ -361,6 +361,6 @@ def build_yunet(config: YuNetConfig, weights: Path | None, runtime: Runtime) -> 
 ENTRY = Entry(
     YuNetConfig,
     build_yunet,
+    packaged="yunet",
     recipe="proposals.train.recipe:YuNetRecipe",
-    wanted="yunet_n_dynamic.onnx (OpenCV Zoo's face_detection_yunet) or a run of tinygan-train-proposer",
 )

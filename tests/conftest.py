@@ -137,7 +137,7 @@ def checkpoint(tiny_options: list[str], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def finding_checkpoint(tiny_options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Untrained networks with all three heads: every face lies half a side to the right of where the box is."""
+    """Untrained networks with all three heads: every face lies half a side below the box, also in a mirror."""
     torch.manual_seed(0)
     recipe = load_config(Recipe, None, [*tiny_options, "discriminator.fc_std=1.0"])
     recipe = replace(recipe, discriminator=recipe.judge_training.form(recipe.discriminator))
@@ -146,7 +146,7 @@ def finding_checkpoint(tiny_options: list[str], tmp_path_factory: pytest.TempPat
     assert discriminator.fc_box is not None
     with torch.no_grad():
         discriminator.fc_box.weight.zero_()
-        discriminator.fc_box.bias.copy_(torch.tensor([2 * math.atanh(0.25), 0.0, 0.0, 0.0]))
+        discriminator.fc_box.bias.copy_(torch.tensor([0.0, 2 * math.atanh(0.25), 0.0, 0.0]))
     tensors |= {f"discriminator.{n}": t for n, t in discriminator.state_dict().items()}
     fusion = Fusion(judge=0.6, move=1.0, merge_iou=0.6, looks=2, fitted=True)
     path = tmp_path_factory.mktemp("finding") / "model.safetensors"

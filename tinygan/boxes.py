@@ -113,6 +113,12 @@ def encode_boxes(boxes: FloatArray, anchors: FloatArray) -> FloatArray:
     return encoded
 
 
+def mirror_boxes(framed: FloatArray) -> FloatArray:
+    """Boxes in the frames of mirrored proposals, as of :func:`encode_boxes`: x1 becomes -x2, x2 becomes -x1."""
+    x1, y1, x2, y2 = framed.T
+    return np.column_stack([-x2, y1, -x1, y2])
+
+
 def decode_boxes(encoded: FloatArray, anchors: FloatArray) -> FloatArray:
     """The inverse of :func:`encode_boxes`: float64 [N, 4], pixels."""
     centre, unit = _centre_and_unit(anchors)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tinygan.runtime import Runtime
 
 GROUP = "tinygan.proposers"
+DEFAULT = "yunet"  # the first stage where a user names none
 
 
 class Proposer(Protocol):
@@ -139,6 +140,23 @@ def find_proposer(name: str) -> Entry:
             f"proposer '{name}' of {_origin(point)}: expected a tinygan.proposers.Entry, got {type(entry).__name__}"
         )
     return entry
+
+
+def name_proposer(name: str | None, weights: Path | None) -> str:
+    """The first stage that a user means: the one named, else the one that the weights are of, else :data:`DEFAULT`.
+
+    Of other projects' files, ``.pth`` and ``.pt`` are taken for a RetinaFace, ``.onnx`` for a YuNet.
+
+    Raises:
+        CheckpointError: if the weights are a damaged file of tinygan, or none of a first stage.
+    """
+    from tinygan.checkpoint import is_ours, load_checkpoint
+
+    if name is not None or weights is None:
+        return name or DEFAULT
+    if is_ours(weights):
+        return load_checkpoint(weights, ("proposer",)).proposer or DEFAULT
+    return "retinaface" if weights.suffix in (".pth", ".pt") else DEFAULT
 
 
 def choose_proposer(

@@ -33,11 +33,10 @@ from tinygan.evaluate.curves import kept_at_precision
 from tinygan.evaluate.truth import truth_of_faces
 from tinygan.evaluate.wider import WiderResult, evaluate_wider
 from tinygan.pictures import before_after, save_png
-from tinygan.proposers import choose_proposer
+from tinygan.proposers import DEFAULT, choose_proposer
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.stage import SecondStage
 
-FIRST_STAGE = "retinaface"  # that of tinygan-detect
 CROWDS, PRECISION = 6, 0.9
 
 
@@ -77,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def find_faces(pictures: Sequence[tuple[Image.Image, GroundTruth]]) -> list[Shown]:
     """Run both stages as ``tinygan-detect`` does, and keep what the first one proposed."""
-    choice = choose_proposer(FIRST_STAGE)
+    choice = choose_proposer(DEFAULT)
     first = choice.build(Runtime(RuntimeOptions().exact()))
     second = SecondStage(LITE, fusion=fitted_fusion(choice.weights))
     shown = []

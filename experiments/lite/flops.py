@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from tinygan.training.recipe import Recipe
 def giga_flops(checkpoint: Path) -> dict[str, float]:
     """Of the generator and of the discriminator on one region, in GFLOP, what a look costs, and all looks.
 
+    Where another discriminator takes the second look, ``second`` is what that costs.
+
     The generator counts in a look only if the judge sees super-resolved crops.
     """
     weights = load_checkpoint(checkpoint, ("gan", "fused"))
@@ -26,8 +29,13 @@ def giga_flops(checkpoint: Path) -> dict[str, float]:
     looks = (stored_fusion(weights) or Fusion()).looks
     generator, discriminator = generator_flops(recipe), discriminator_flops(recipe)
     super_resolves = bool(recipe.crops.through_generator(np.array([1.0]))[0])
-    total = discriminator + (generator if super_resolves else 0.0)
-    counts = {"generator": generator, "discriminator": discriminator, "total": total, "all looks": total * looks}
+    enlarging = generator if super_resolves else 0.0
+    second = (
+        discriminator if recipe.second is None else discriminator_flops(replace(recipe, discriminator=recipe.second))
+    )
+    total = discriminator + enlarging
+    counts = {"generator": generator, "discriminator": discriminator, "second": second, "total": total}
+    counts["all looks"] = total + (looks - 1) * (second + enlarging)
     return {name: round(count, 3) for name, count in counts.items()}
 
 

@@ -4,10 +4,10 @@
         --out runs/lite
 
 Every step is the command a user would type; finished steps are reused and a cut-off one goes on, so the
-command can be repeated until it is through. Steps: ``look`` (sheets of patches), ``mse``, ``gan``, ``judge`` and
-``fusion`` (the model that ships, ``lite.safetensors``), ``widths`` (short runs of three discriminators), ``unseen`` (a
-copy that never saw the last detector), and at the end, the only steps that read WIDER_val, ``report`` (what ships) and
-``report_unseen`` (the copy).
+command can be repeated until it is through. Steps: ``look`` (sheets of patches), ``mse``, ``gan``, ``judge`` (for
+the second look), ``first_look`` and ``fusion`` (the model that ships, ``lite.safetensors``), ``widths`` (short runs of
+three discriminators), ``unseen`` (a copy that never saw the last detector), and at the end, the only steps that read
+WIDER_val, ``report`` (what ships) and ``report_unseen`` (the copy).
 """
 
 from __future__ import annotations
@@ -48,13 +48,23 @@ JUDGE = (  # as it shipped: pictures resized instead of super-resolved, and no m
     "rois.regions_per_image=180",
     "judge.epochs=4",
 )
+FIRST_LOOK = (  # another network for the first look, a third of the cost; 1,000 steps are enough, more overfit
+    *JUDGE[:-1],
+    "judge.epochs=1",
+    "judge_training.backbone=efficientnet_lite0",
+    "judge_training.backbone_rate=0.3",
+    "judge_training.surroundings_rate=0.1",
+    "judge_training.ema_decay=0",  # over so few steps an average keeps much of the first weights
+)
 SHIPPED = "lite.safetensors"
 WIDTHS = {  # discriminators beside the shipped one, whose short run is "gan_standard"
     "narrow": "[8,32,64,96,128]",
     "narrowest": "[8,16,32,64,96]",
 }
-RUNS = ("mse", "gan", "judge", "gan_standard", "judge_unseen", "gan_narrow", "gan_narrowest")
-STEPS = ("look", "mse", "gan", "judge", "fusion", "left_out", "unseen", "widths", "report", "report_unseen")
+RUNS = ("mse", "gan", "judge", "first_look", "gan_standard", "judge_unseen", "gan_narrow", "gan_narrowest")
+STEPS = (
+    "look", "mse", "gan", "judge", "first_look", "fusion", "left_out", "unseen", "widths", "report", "report_unseen"
+)  # fmt: skip
 
 
 @dataclass
@@ -108,8 +118,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = arguments.out / "results.json"
     if results.is_file():
         inputs.results = json.loads(results.read_text())
-    steps = {"look": _look, "mse": _mse, "gan": _gan, "judge": _judge, "fusion": _fusion}
+    steps = {"look": _look, "mse": _mse, "gan": _gan, "judge": _judge}
     steps |= {
+        "first_look": _first_look,
+        "fusion": _fusion,
         "left_out": _left_out,
         "unseen": _unseen,
         "widths": _widths,
@@ -145,9 +157,14 @@ def _judge(inputs: Inputs) -> None:
     _train(inputs, "judge", [*inputs.proposals, *inputs.also], JUDGE, init="gan", stage="judge")
 
 
+def _first_look(inputs: Inputs) -> None:
+    """The judge that looks first; its tower for the surroundings starts from that of the other one."""
+    _train(inputs, "first_look", [*inputs.proposals, *inputs.also], FIRST_LOOK, init="judge", stage="judge")
+
+
 def _fusion(inputs: Inputs) -> None:
-    """The checkpoint that ships, its filters in half precision."""
-    _fuse(inputs, "judge", [*inputs.proposals, *inputs.also])
+    """The checkpoint that ships, with both judges, its filters in half precision."""
+    _fuse(inputs, "first_look", [*inputs.proposals, *inputs.also], "--second", inputs.run("judge"), out="fused")
     fused = load_checkpoint(inputs.run("fused"), ("fused",))
     save_checkpoint(inputs.run(SHIPPED), replace(fused, tensors=halved(fused.tensors)))
 
@@ -251,15 +268,16 @@ def _train(
     stage: str = "gan",
 ) -> None:
     options: list[object] = [word for setting in settings for word in ("--set", setting)]
-    if stage == "judge" and inputs.surroundings is not None and inputs.run(init) != inputs.start:
+    if init != "judge" and stage == "judge" and inputs.surroundings is not None and inputs.run(init) != inputs.start:
         options += ["--surroundings", inputs.surroundings]
     _do("tinygan-train", "--stage", stage, "--config", inputs.config, *options, "--data", inputs.data,
         "--proposals", *proposals, "--init", inputs.run(init), "--out", inputs.run(run), "--resume")  # fmt: skip
 
 
-def _fuse(inputs: Inputs, run: str, proposals: Sequence[Path]) -> None:
+def _fuse(inputs: Inputs, run: str, proposals: Sequence[Path], *options: object, out: str | None = None) -> None:
+    folder = inputs.run(out or run.replace("judge", "fused"))
     _do("tinygan-train", "--stage", "fusion", "--data", inputs.data, "--proposals", *proposals,
-        "--init", inputs.run(run), "--out", inputs.run(run.replace("judge", "fused")), "--resume")  # fmt: skip
+        "--init", inputs.run(run), *options, "--out", folder, "--resume")  # fmt: skip
 
 
 def _do(name: str, *arguments: object) -> None:

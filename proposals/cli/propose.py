@@ -42,14 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    from tinygan.proposers import proposer_names
+    from tinygan.proposers import DEFAULT, proposer_names
 
     parser = make_parser(
         "tinygan-propose", "Find faces with a first stage alone; write its boxes, one file per image.", EXAMPLE
     )
     names = ", ".join(proposer_names())
     parser.add_argument(
-        "--proposer", default="retinaface", metavar="NAME", help=f"first stage: {names} (default: retinaface)"
+        "--proposer", metavar="NAME", help=f"first stage: {names} (default: that of the weights, else {DEFAULT})"
     )
     parser.add_argument(
         "--weights",
@@ -77,9 +77,10 @@ def _propose(arguments: argparse.Namespace) -> int:
     from tinygan.files import write_atomically
     from tinygan.formats.images import allow_pixels
     from tinygan.formats.writing import open_output
-    from tinygan.proposers import choose_proposer, find_proposer
+    from tinygan.proposers import choose_proposer, find_proposer, name_proposer
     from tinygan.runtime import Runtime
 
+    arguments.proposer = name_proposer(arguments.proposer, arguments.weights)
     overrides = [*view_overrides(arguments, find_proposer(arguments.proposer).config), *arguments.overrides]
     chosen = choose_proposer(arguments.proposer, arguments.weights, arguments.config, overrides)
     if arguments.show_config:

@@ -190,7 +190,7 @@ def test_labels_are_chosen_by_name_and_numbers_are_checked(case, tmp_path):
     path = cvat_images(case, tmp_path / "a")
     cars = load_faces(path, categories=["Car"])
     assert all(one.boxes.tolist() == [[1, 1, 9, 9]] for one in cars.values())
-    with pytest.raises(DataError, match="no label head among car, face"):
+    with pytest.raises(DataError, match="no category head among car, face"):
         load_faces(path, categories=["head"])
     path.write_text(path.read_text().replace('xtl="1"', 'xtl="nan"', 1))
     with pytest.raises(DataError, match=r"annotations.xml: image '1--Parade/000042.jpg': expected a box with finite"):

@@ -203,6 +203,20 @@ def test_groups_before_and_after(workspace: Path, capsys: pytest.CaptureFixture[
     assert rows_of(capsys.readouterr().out)["skin Not Sure*"][2] == "100.0"
 
 
+def test_groups_do_not_stop_at_a_picture_whose_size_cannot_be_read(tmp_path: Path) -> None:
+    for folder in ("labels", "images"):
+        (tmp_path / folder).mkdir()
+    for name in "ab":
+        Image.new("RGB", (100, 80)).save(tmp_path / f"images/{name}.png")
+        (tmp_path / f"labels/{name}.txt").write_text("0 0.5 0.5 0.2 0.5\n")
+    (tmp_path / "images/b.png").write_bytes(b"no picture")
+    (tmp_path / "found.csv").write_text("image,x1,y1,x2,y2,score\na.png,40,20,60,60,0.9\n")
+    (tmp_path / "groups.csv").write_text("image,face,skin\na.png,0,I\n")
+    options = {"detections": "found.csv", "ground-truth": "labels", "images": "images", "groups": "groups.csv"}
+    words = [word for option, name in options.items() for word in (f"--{option}", str(tmp_path / name))]
+    assert main(["wider", *words]) == 1
+
+
 def test_groups_that_cannot_be(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     groups = workspace / "groups.csv"
     groups.write_text(GROUPS + "0--Parade/z.jpg,0,I\n")

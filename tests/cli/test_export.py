@@ -72,7 +72,7 @@ def yunet_run(folder: Path) -> Path:
         (("--format", "tflite"), "invalid choice: 'tflite'"),
         (("--format", "onnx", "--checkpoint", "huge"), "--checkpoint huge: no such file"),
         (("--format", "onnx", "--proposer", "yolo"), "proposer 'yolo': no such first stage"),
-        (("--format", "onnx", "--proposer", "yunet"), "no weights of it ship with tinygan"),
+        (("--format", "onnx", "--proposer", "mb_fcn"), "no weights of it ship with tinygan"),
         (("--format", "onnx", "--weights", "w"), "are for a first stage; name it with --proposer NAME"),
         (("--format", "onnx", "--set", "keep=3"), "are for a first stage; name it with --proposer NAME"),
         (("--format", "onnx", "--proposer", "callable", "--set", "function=math:sin"), "has no network that tinygan"),

@@ -19,7 +19,7 @@ from tinygan.runtime import RuntimeOptions
 from tinygan.second_stage.fusion import Fusion
 
 CPU = RuntimeOptions(device="cpu", precision="32", threads=1)
-BOXES = np.array([[10.0, 10, 20, 22], [40, 30, 44, 36], [50, 20, 62, 34]])
+BOXES = np.array([[10.0, 10, 20, 22], [40, 30, 44, 36], [48, 30, 60, 42]])
 
 
 class Fixed:
@@ -95,8 +95,8 @@ def test_columns_pass_and_boxes_are_moved_cut_and_sorted(finding_checkpoint, pic
     assert len(found) == 3 and (np.diff(found.scores) <= 0).all()
     rows = [int(mark[0]) // 10 for mark in found.fields["landmarks"]]
     assert np.array_equal(found.fields["proposal_box"], BOXES[rows])
-    assert (found.boxes[:, 0] > BOXES[rows, 0] + 1).all()  # to the right, where this judge sees every face
-    assert found.boxes.max() <= 64 and found.boxes[rows.index(2), 2] == 64  # was moved beyond the border
+    assert (found.boxes[:, 1] > BOXES[rows, 1] + 1).all()  # below, where this judge sees every face
+    assert found.boxes[:, 3].max() <= 48 and found.boxes[rows.index(2), 3] == 48  # was moved beyond the border
 
 
 def test_the_least_score_leaves_out_boxes(checkpoint, picture):

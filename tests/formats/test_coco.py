@@ -137,7 +137,7 @@ def test_annotations_of_several_categories_are_the_faces():
     faces = parse_annotations(annotated(*rows, categories=categories), "a.json")
     assert faces["a.jpg"].boxes.tolist() == [[5, 0, 6, 1]]
     categories[0]["name"] = "bus"
-    with pytest.raises(DataError, match="expected one category called 'face' among several, got bus, car"):
+    with pytest.raises(DataError, match="expected faces alone, got categories bus, car"):
         parse_annotations(annotated(*rows, categories=categories), "a.json")
 
 

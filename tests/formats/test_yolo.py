@@ -49,6 +49,17 @@ def test_a_truncated_image_still_has_a_size(folders):
         load_yolo(*folders)
 
 
+def test_classes_may_be_written_with_a_point(folders):
+    (folders[0] / "train/a.txt").write_text("0.0 0.5 0.5 0.5 0.5\n1.0 0.5 0.5 0.1 0.1\n")
+    assert load_yolo(*folders)["train/a.jpg"].boxes.tolist() == [[50, 25, 150, 75]]  # class 0 is called face
+
+
+def test_a_folder_with_a_malformed_row_names_its_line(folders):
+    (folders[0] / "train/a.txt").write_text("0 0.5 0.5 0.5 0.5\n0.5 0.5 0.1 0.1\n")
+    with pytest.raises(DataError, match=r"a\.txt:2: expected 'class cx cy w h'"):
+        load_yolo(*folders)
+
+
 def test_what_is_missing(folders, tmp_path):
     labels, images = folders
     with pytest.raises(DataError, match=r"none: expected YOLO annotations .* no such folder"):

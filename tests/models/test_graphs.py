@@ -32,6 +32,14 @@ def expected(graph):
         return lr, [output.numpy() for output in graph.network(lr)]
 
 
+def test_an_example_leaves_random_numbers_of_the_caller_alone(graph):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    graph.examples()
+    assert torch.equal(torch.rand(1), expected)
+
+
 def test_onnx_answers_alike_at_another_size(graph, expected):
     onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(to_onnx(graph, FACTS), providers=["CPUExecutionProvider"])

@@ -1,17 +1,21 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tinygan.checkpoint import load_checkpoint
 from tinygan.data.cutting import CropConfig
 from tinygan.detections import Detections
+from tinygan.errors import CheckpointError
 from tinygan.models.discriminator import Discriminator, DiscriminatorConfig
 from tinygan.models.folding import fold_batch_norm
 from tinygan.models.generator import Generator, GeneratorConfig
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Request, judge_images
+from tinygan.training.fusion import with_second
 
 CROPS = CropConfig(lr_size=8)
 RUNTIME = RuntimeOptions(device="cpu", precision="32")
@@ -89,19 +93,56 @@ def test_no_requests(judge):
     assert face_logits.shape == (0,) and boxes.shape == (0, 4)
 
 
-def test_a_second_look_is_taken_where_the_first_found_the_face(finding_checkpoint, requests):
+def mirrored(boxes):
+    return np.column_stack([100 - boxes[:, 2], boxes[:, 1], 100 - boxes[:, 0], boxes[:, 3]])
+
+
+def in_mirror(request, boxes):
+    picture = request.image.with_name(f"mirrored {request.image.name}")
+    with Image.open(request.image) as image:
+        ImageOps.mirror(image).save(picture)
+    return asked(request.name, picture, mirrored(boxes))
+
+
+def test_a_second_look_is_taken_where_the_first_found_the_face_at_a_mirror_image(finding_checkpoint, requests):
     judge = Judge.from_weights(load_checkpoint(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
     assert judge.finds_boxes and judge.sees_wide
     first = list(judge_images(judge, requests, batch_size=7))
     for request, answer in zip(requests[1:], first[1:], strict=True):
         side = (request.proposals.boxes[:, 2] - request.proposals.boxes[:, 0])[:, None]
-        assert answer.boxes == pytest.approx(request.proposals.boxes + side * [0.5, 0, 0.5, 0], abs=1e-3)
+        assert answer.boxes == pytest.approx(request.proposals.boxes + side * [0, 0.5, 0, 0.5], abs=1e-3)
     second = list(judge_images(judge, requests, batch_size=1000, workers=1, looks=2))
-    there = [asked(r.name, r.image, a.boxes) for r, a in zip(requests, first, strict=True)]
+    there = [in_mirror(r, a.boxes) for r, a in zip(requests, first, strict=True)]
     for looked, there_too, at_first in zip(second, judge_images(judge, there, 5), first, strict=True):
         assert looked.face_logits == pytest.approx((there_too.face_logits + at_first.face_logits) / 2, abs=1e-4)
-        assert looked.boxes == pytest.approx(there_too.boxes, abs=1e-3)
+        assert looked.boxes == pytest.approx(mirrored(there_too.boxes), abs=1e-3)
     assert np.abs(second[4].face_logits - first[4].face_logits).max() > 1e-3
+
+
+def test_the_second_look_may_be_another_judge_s(finding_checkpoint, requests):
+    weights = load_checkpoint(finding_checkpoint, ("fused",))
+    stranger = {name: -tensor if "fc_clc" in name else tensor for name, tensor in weights.tensors.items()}
+    other = replace(weights, tensors=stranger)
+    both = with_second(weights, other, finding_checkpoint)
+    one, two, first = (
+        next(judge_images(Judge.from_weights(each, Runtime(RUNTIME)), requests[4:], 64, looks=looks)).face_logits
+        for each, looks in ((weights, 2), (both, 2), (weights, 1))
+    )
+    assert one - first / 2 == pytest.approx(
+        first / 2 - two, abs=1e-4
+    )  # all logits of the other judge are the negatives
+    assert np.abs(two - one).max() > 1e-2
+    assert both.trained_on == weights.trained_on | other.trained_on
+
+
+@pytest.mark.parametrize(
+    ("section", "change"), [("crops", {"context": 3.0}), ("discriminator", {"surroundings": "none"})]
+)
+def test_a_second_judge_that_sees_other_pictures_is_refused(finding_checkpoint, section, change):
+    weights = load_checkpoint(finding_checkpoint, ("fused",))
+    other = replace(weights, recipe={**weights.recipe, section: {**weights.recipe[section], **change}})
+    with pytest.raises(CheckpointError, match=f"{section}.{next(iter(change))}"):
+        with_second(weights, other, finding_checkpoint)
 
 
 def test_a_second_look_is_taken_only_at_what_may_be_a_face(finding_checkpoint, requests, monkeypatch):

@@ -9,18 +9,21 @@ import pytest
 import torch
 
 from proposals.retinaface import RetinaFaceConfig, RetinaFaceNetwork
-from tinygan.config import load_config
+from tinygan.checkpoint import Checkpoint
+from tinygan.config import load_config, to_tree
 from tinygan.data.batches import BatchConfig
+from tinygan.data.cutting import CropConfig, Cut
 from tinygan.data.regions import Regions, RegionSource
-from tinygan.data.rois import FACE
+from tinygan.data.rois import FACE, Rois
 from tinygan.errors import CheckpointError, ConfigError, DataError
 from tinygan.formats.wider import load_split
 from tinygan.models.discriminator import Discriminator
-from tinygan.models.generator import Generator
+from tinygan.models.efficientnet import EfficientNetLite0
+from tinygan.models.generator import Generator, GeneratorConfig
 from tinygan.models.surroundings import Surroundings
 from tinygan.runtime import Runtime, RuntimeOptions, seed_everything
-from tinygan.training.judge import JudgeStage, _public_tower
-from tinygan.training.prepare import TrainingInput, prepare_regions
+from tinygan.training.judge import JudgeStage, _public_tower, _starting_discriminator
+from tinygan.training.prepare import GROUP, TrainingInput, _super_resolved, prepare_regions
 from tinygan.training.recipe import JudgeTraining, Recipe
 
 
@@ -46,9 +49,15 @@ def bright_squares(count: int, size: int = 32) -> Regions:
 def stage(runtime: Runtime, settings: list[str], held_out: Regions) -> JudgeStage:
     recipe = load_config(Recipe, None, settings)
     seed_everything(0)
-    trained = Discriminator(recipe.discriminator, recipe.crops.hr_size).state_dict()
+    trained = Discriminator(recipe.discriminator, recipe.crops.hr_size)
+    start = as_checkpoint(recipe, trained)
     recipe = replace(recipe, discriminator=recipe.judge_training.form(recipe.discriminator))
-    return JudgeStage(recipe, runtime, held_out, trained)
+    return JudgeStage(recipe, runtime, held_out, _starting_discriminator(start, recipe, None))
+
+
+def as_checkpoint(recipe: Recipe, discriminator: Discriminator) -> Checkpoint:
+    tensors = {f"discriminator.{name}": value for name, value in discriminator.state_dict().items()}
+    return Checkpoint("gan", to_tree(recipe), tensors)
 
 
 def test_it_learns_what_and_where(runtime, tiny_options):
@@ -129,3 +138,42 @@ def test_settings_are_checked(runtime, tiny_options):
             JudgeTraining(**bad)
     with pytest.raises(CheckpointError, match="may grow, not shrink"):
         stage(runtime, [*tiny_options, "judge_training.widths=[2,4,8,8,8]"], bright_squares(4))
+
+
+def test_crops_are_written_in_groups_whether_any_is_super_resolved_or_not(runtime):
+    crops, pulled = CropConfig(route_px=0, lr_size=4, wide_size=32), []
+
+    def cuts():
+        for number in range(4):
+            pulled.append(number)
+            large, wide = (np.zeros((GROUP, size, size, 3), np.uint8) for size in (crops.hr_size, crops.wide_size))
+            boxes = np.tile([0.0, 0.0, 8.0, 8.0], (GROUP, 1))
+            cut = Cut(np.zeros((0, 4, 4, 3), np.uint8), large, wide, np.zeros(GROUP, np.bool_), boxes)
+            yield Rois(boxes, np.zeros(GROUP, np.int64), np.zeros(GROUP), boxes), cut
+
+    first = next(_super_resolved(cuts(), Generator(GeneratorConfig()), crops, runtime))
+    assert len(first["hr"]) == GROUP and pulled == [0]
+
+
+def test_another_backbone_starts_from_imagenet_and_keeps_the_tower(runtime, tiny_options, monkeypatch):
+    public = EfficientNetLite0()
+    with torch.no_grad():
+        for value in public.parameters():
+            value.uniform_(-0.1, 0.1)
+    monkeypatch.setattr("tinygan.models.build._efficientnet_lite0", public.stages.state_dict)
+    recipe = load_config(Recipe, None, [*tiny_options, "judge_training.backbone=efficientnet_lite0"])
+    crops, form = recipe.crops, recipe.judge_training.form(recipe.discriminator)
+    before = Discriminator(
+        replace(form, backbone="vgg_lite", weights="none", box=False), crops.hr_size, crops.wide_size
+    )
+    start = as_checkpoint(replace(recipe, discriminator=before.config), before)
+    started = _starting_discriminator(start, replace(recipe, discriminator=form), None)
+    assert all(map(torch.equal, started.features.stages.parameters(), public.stages.parameters()))
+    assert all(map(torch.equal, started.surroundings.parameters(), before.surroundings.parameters()))
+    again = as_checkpoint(replace(recipe, discriminator=form), started)
+    grown = _starting_discriminator(again, replace(recipe, discriminator=form), None)
+    assert all(map(torch.equal, grown.parameters(), started.parameters()))
+    stage = JudgeStage(replace(recipe, discriminator=form), runtime, bright_squares(8), grown)
+    stage.set_learning_rate(1.0)
+    counted = sum(len(group["params"]) for group in stage.optimiser.param_groups)
+    assert counted == len(list(grown.parameters())) and stage.optimiser.param_groups[0]["lr"] == 1.0

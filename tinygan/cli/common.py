@@ -280,7 +280,7 @@ def view_overrides(arguments: argparse.Namespace, config: type[Any]) -> list[str
         value = getattr(arguments, option)
         if value is not None and key not in known:
             raise ConfigError(
-                f"--{option}: first stage '{arguments.proposer}' has no setting '{key}'; retinaface and yunet have it"
+                f"--{option}: first stage '{arguments.proposer}' has no setting '{key}'; tinygan's detectors have it"
             )
         overrides += [] if value is None else [f"{key}={value}"]
     return overrides

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    from tinygan.proposers import proposer_names
+    from tinygan.proposers import DEFAULT, proposer_names
 
     parser = make_parser("tinygan-detect", "Find the faces in photographs and videos; list and draw them.", EXAMPLE)
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="images, videos, or folders of them")
@@ -57,7 +57,7 @@ def _parser() -> Parser:
     )
     names = ", ".join(proposer_names())
     parser.add_argument(
-        "--proposer", default="retinaface", metavar="NAME", help=f"first stage: {names} (default: retinaface)"
+        "--proposer", metavar="NAME", help=f"first stage: {names} (default: that of the weights, else {DEFAULT})"
     )
     parser.add_argument(
         "--first-stage-weights",
@@ -129,8 +129,9 @@ def _detect(arguments: argparse.Namespace) -> int:
 
 
 def _choice(arguments: argparse.Namespace) -> Choice:
-    from tinygan.proposers import choose_proposer, find_proposer
+    from tinygan.proposers import choose_proposer, find_proposer, name_proposer
 
+    arguments.proposer = name_proposer(arguments.proposer, arguments.first_stage_weights)
     overrides = [*view_overrides(arguments, find_proposer(arguments.proposer).config), *arguments.overrides]
     return choose_proposer(arguments.proposer, arguments.first_stage_weights, arguments.config, overrides)
 

@@ -97,9 +97,9 @@ def _first_stage(arguments: argparse.Namespace) -> tuple[list[Graph], Path | Non
 
 
 def _choice(arguments: argparse.Namespace) -> Choice:
-    from tinygan.proposers import choose_proposer
+    from tinygan.proposers import choose_proposer, name_proposer
 
-    name = arguments.proposer or "retinaface"
+    name = name_proposer(arguments.proposer, arguments.weights)
     return choose_proposer(name, arguments.weights, arguments.config, arguments.overrides)
 
 

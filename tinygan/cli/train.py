@@ -74,6 +74,12 @@ def _parser() -> Parser:
         metavar="W",
         help="judge: .pth of a public RetinaFace-MobileNet0.25, from which the tower for the surroundings starts",
     )
+    add(
+        "--second",
+        type=Path,
+        metavar="RUN",
+        help="fusion: run folder of stage judge of another judge, which takes the second look",
+    )
     add("--subset", type=Path, metavar="LIST", help=f"fusion: fit on these hold-out images only: {SUBSET}")
     add(
         "--max-rois",
@@ -125,7 +131,10 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         raise ConfigError("--surroundings is for --stage judge, whose second tower sees what lies around a proposal")
     if stage != "fusion" and arguments.subset is not None:
         raise ConfigError("--subset is for --stage fusion; training uses all of WIDER_train but the hold-out")
-    for path in (arguments.data, arguments.init, arguments.extra_images, arguments.surroundings, *arguments.proposals):
+    if stage != "fusion" and arguments.second is not None:
+        raise ConfigError("--second is for --stage fusion, which puts two judges together")
+    given = (arguments.data, arguments.init, arguments.extra_images, arguments.surroundings, arguments.second)
+    for path in (*given, *arguments.proposals):
         if path is not None and not path.exists():
             raise DataError(f"{path}: no such file or folder")
 
@@ -138,6 +147,7 @@ def _origin(arguments: argparse.Namespace, runtime: Runtime) -> str:
         "init": [arguments.init] if arguments.init else [],
         "extra images": [arguments.extra_images] if arguments.extra_images else [],
         "surroundings": [arguments.surroundings] if arguments.surroundings else [],
+        "second": [arguments.second] if arguments.second else [],
         "subset": [arguments.subset] if arguments.subset else [],
     }
     lines = [f"# {name}: {' '.join(str(path.resolve()) for path in given)}" for name, given in paths.items() if given]
@@ -200,4 +210,5 @@ def _run_stage(arguments: argparse.Namespace, recipe: Recipe, folder: RunFolder,
         batch_size=arguments.batch_size or 128,
         max_rois=arguments.max_rois,
         subset=arguments.subset,
+        second=arguments.second,
     )

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tinygan.boxes import mirror_boxes
 from tinygan.data.cutting import CropConfig, DegradationConfig, make_lr
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, Patches
 from tinygan.data.rois import FACE, NON_FACE
-from tinygan.detections import BoolArray, ByteArray, FloatArray, IntArray
+from tinygan.detections import ByteArray, IntArray
 from tinygan.errors import DataError
 from tinygan.models.pixels import to_float
 
@@ -217,16 +218,10 @@ class BatchSource:
         pixels = np.stack([patches.pixels[index] for index in chosen])
         mirrored = rng.random(len(chosen)) < 0.5
         pixels[mirrored] = pixels[mirrored, :, ::-1]
-        targets = mirror_boxes(patches.targets[chosen], mirrored)
+        straight = patches.targets[chosen]
+        targets = np.where(mirrored[:, None], mirror_boxes(straight), straight)
         labels = patches.labels[chosen]
         return pixels, torch.from_numpy(labels.astype(np.float32)), torch.from_numpy(targets.astype(np.float32))
-
-
-def mirror_boxes(boxes: FloatArray, mirrored: BoolArray) -> FloatArray:
-    """Boxes in the frames of mirrored proposals: the origin is the centre, so x1 becomes -x2 and x2 becomes -x1."""
-    turned: FloatArray = boxes.copy()
-    turned[mirrored, 0], turned[mirrored, 2] = -boxes[mirrored, 2], -boxes[mirrored, 0]
-    return turned
 
 
 def draw_colour_jitter(config: BatchConfig, count: int, rng: np.random.Generator) -> ColourJitter:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinygan.data.batches import BatchConfig, SizeBalancedSampler, draw_colour_jitter, mirror_boxes
+from tinygan.boxes import mirror_boxes
+from tinygan.data.batches import BatchConfig, SizeBalancedSampler, draw_colour_jitter
 from tinygan.detections import BoolArray, ByteArray, FloatArray, IntArray
 from tinygan.errors import DataError
 
@@ -95,8 +96,8 @@ class RegionSource:
             hr=jitter.apply(_mirror_pictures(regions.hr, rows, mirrored)),
             wide=jitter.apply(_mirror_pictures(regions.wide, rows, mirrored)),
             labels=torch.from_numpy(regions.labels[rows].astype(np.float32)),
-            boxes=torch.from_numpy(mirror_boxes(regions.boxes[rows], mirrored).astype(np.float32)),
-            targets=torch.from_numpy(mirror_boxes(regions.targets[rows], mirrored).astype(np.float32)),
+            boxes=_mirror_some(regions.boxes[rows], mirrored),
+            targets=_mirror_some(regions.targets[rows], mirrored),
         )
 
 
@@ -104,3 +105,8 @@ def _mirror_pictures(stack: ByteArray, rows: IntArray, mirrored: BoolArray) -> B
     pixels = np.stack([stack[row] for row in rows])
     pixels[mirrored] = pixels[mirrored, :, ::-1]
     return pixels
+
+
+def _mirror_some(boxes: FloatArray, mirrored: BoolArray) -> Tensor:
+    """Boxes float64 [B, 4] in the frames of their proposals, of which some are mirrored, as float32."""
+    return torch.from_numpy(np.where(mirrored[:, None], mirror_boxes(boxes), boxes).astype(np.float32))

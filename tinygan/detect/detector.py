@@ -19,7 +19,7 @@ from tinygan.checkpoint import is_ours, load_checkpoint, packaged_weights
 from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.formats.images import Orientation, Picture, to_picture
-from tinygan.proposers import best_inside, choose_proposer
+from tinygan.proposers import DEFAULT, best_inside, choose_proposer
 from tinygan.runtime import Backend, Device, Runtime, RuntimeOptions, device_name
 from tinygan.second_stage.fusion import Fusion, stored_fusion
 from tinygan.second_stage.stage import Enlarged, SecondStage
@@ -37,7 +37,7 @@ class FaceDetector:
     """Finds faces: a first stage proposes boxes, the second stage judges, moves and re-scores them.
 
     Args:
-        first_stage: proposes boxes; default: the RetinaFace that ships.
+        first_stage: proposes boxes; default: the YuNet that ships.
         second_stage: default: the checkpoint ``lite``, with the fusion fitted for the first stage that ships.
         device: of the stages that are not given; see :class:`SecondStage`.
         backend: what runs the networks of the stages that are not given; see :class:`SecondStage`.
@@ -59,7 +59,7 @@ class FaceDetector:
     ) -> None:
         fusion, options = None, RuntimeOptions(device=device_name(device), backend=backend)
         if first_stage is None:
-            choice = choose_proposer("retinaface")
+            choice = choose_proposer(DEFAULT)
             first_stage, fusion = choice.build(Runtime(options.exact())), fitted_fusion(choice.weights)
         self._first = first_stage
         if second_stage is None:

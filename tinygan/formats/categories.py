@@ -39,6 +39,31 @@ def keep_faces(
     raise DataError(f"{place}: expected detections of faces alone, got categories {listed(distinct, names)}; {ADVICE}")
 
 
+def face_categories(
+    present: Iterable[object], wanted: Sequence[str], place: str, names: Mapping[object, str] | None = None
+) -> set[object] | None:
+    """The categories of annotations that are faces; ``None`` where there is no choice, as there is one or none.
+
+    Args:
+        present: categories that annotations have or may have, names or numbers.
+        wanted: names or numbers of those that are faces, in any case of letters; default: the one called ``face``.
+        place: for messages.
+        names: names of the categories that are numbers.
+
+    Raises:
+        DataError: if no category is wanted, or there are several and none is called ``face``.
+    """
+    present = set(present)
+    if not wanted and len(present) < 2:
+        return None
+    kept = choose(present, wanted or (FACE,), names)
+    if kept:
+        return kept
+    if wanted:
+        raise DataError(f"{place}: no category {' or '.join(wanted)} among {listed(present, names)}")
+    raise DataError(f"{place}: expected faces alone, got categories {listed(present, names)}; {ADVICE}")
+
+
 def choose(
     categories: Iterable[object], wanted: Iterable[str], names: Mapping[object, str] | None = None
 ) -> set[object]:

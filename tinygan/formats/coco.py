@@ -17,7 +17,7 @@ from tinygan.boxes import xyxy_to_xywh
 from tinygan.detections import BoolArray, Detections, FloatArray, GroundTruth
 from tinygan.errors import DataError
 from tinygan.files import decode, encode, read_bytes, write_atomically
-from tinygan.formats.categories import ADVICE, FACE, choose, keep_faces, listed
+from tinygan.formats.categories import face_categories, keep_faces
 from tinygan.formats.coco_json import (
     ImageId,
     Naming,
@@ -237,18 +237,8 @@ def _face_categories(
         for one in categories
         if str(one.get("name")) not in above or str(one.get("id")) in used or len(categories) == 1
     }
-    if wanted:
-        kept = choose(names, wanted, names)
-        if not kept:
-            raise DataError(f"{source}: no category {' or '.join(wanted)} among {listed(names, names)}")
-        return set(map(str, kept))
-    if len(names) < 2:
-        return None
-    kept = choose(names, [FACE], names)
-    if len(kept) != 1:
-        got = listed(names, names)
-        raise DataError(f"{source}: expected one category called '{FACE}' among several, got {got}; {ADVICE}")
-    return set(map(str, kept))
+    kept = face_categories(names, wanted, source, names)
+    return None if kept is None else set(map(str, kept))
 
 
 def _is_true(value: object) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -29,7 +29,7 @@ def is_label_studio(content: Any) -> bool:
     """Whether parsed JSON is a list of Label Studio's tasks."""
     first = content[0] if isinstance(content, list) and content and isinstance(content[0], dict) else {}
     whole = isinstance(first.get("data"), dict) and ("annotations" in first or "predictions" in first)
-    return whole or _is_short(first) or any(_is_short(task) for task in _tasks(content))
+    return whole or any(_is_min(task) for task in _tasks(content))
 
 
 def load_faces(content: Any, source: str, categories: Sequence[str] = ()) -> dict[str, GroundTruth]:
@@ -51,7 +51,7 @@ def _tasks(content: Any) -> Sequence[Mapping[str, Any]]:
     return [task for task in content if isinstance(task, dict)] if isinstance(content, list) else []
 
 
-def _is_short(task: Mapping[str, Any]) -> bool:
+def _is_min(task: Mapping[str, Any]) -> bool:
     """Whether a task is one of "JSON-MIN"."""
     return "data" not in task and any(_regions(value) for value in task.values())
 
@@ -126,14 +126,12 @@ def _labels_by_id(regions: Sequence[Any]) -> dict[object, str]:
 
 
 def _label(region: Mapping[str, Any]) -> str:
-    return next(iter(_label_lists(region)), "")
-
-
-def _label_lists(region: Mapping[str, Any]) -> Iterator[str]:
+    """A region's first label; empty if it has none."""
     value = region.get("value", region)
     for key, labels in value.items() if isinstance(value, dict) else ():
         if key.endswith("labels") and isinstance(labels, list) and labels:
-            yield str(labels[0])
+            return str(labels[0])
+    return ""
 
 
 def _add(found: Labelled, region: Any, labels: Mapping[object, str], image: str, source: str) -> None:

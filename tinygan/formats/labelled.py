@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tinygan.detections import Detections, GroundTruth
-from tinygan.errors import DataError
-from tinygan.formats.categories import ADVICE, FACE, choose, keep_faces, listed
+from tinygan.formats.categories import face_categories, keep_faces
 from tinygan.formats.rows import GroupedRows, Rows
 
 log = logging.getLogger(__name__)
@@ -77,16 +76,10 @@ def to_faces(found: Labelled, source: str, categories: Sequence[str] = ()) -> di
         DataError: if no label is a wanted one, or there are several and none is called ``face``.
     """
     found.tell_odd(source)
-    labels = found.known | set(found.labels)
-    kept: set[object] = set(labels)
-    if categories or len(labels) > 1:
-        kept = choose(labels, categories or (FACE,))
-        if not kept:
-            wanted = f"no label {' or '.join(categories)} among" if categories else "expected faces alone, got labels"
-            raise DataError(f"{source}: {wanted} {listed(labels)}{'' if categories else f'; {ADVICE}'}")
+    kept = face_categories(found.known | set(found.labels), categories, source)
     boxes: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in found.images}
     for name, box, label in zip(found.of_rows, found.boxes, found.labels, strict=True):
-        if label in kept:
+        if kept is None or label in kept:
             boxes[name].append(box)
     return {
         name: GroundTruth(np.array(rows, np.float64).reshape(-1, 4), np.zeros(len(rows), np.bool_))

@@ -63,7 +63,7 @@ def read_as(files: DetectionFiles, notation: Notation, dialect: Dialect) -> Dete
         raise DataError(f"{files.source}: its boxes are parts of a picture's size; give the pictures (--images DIR)")
     pictures = find_pictures(files, images, str(files.source))
     sizes, left_out = _sizes_of(pictures, dialect.orientation)
-    left_out |= {name: "no picture has that name" for name in files if name not in pictures}
+    left_out |= {name: "not on disk, and its boxes are parts of its size" for name in files if name not in pictures}
     if len(files) and not pictures:
         example = next(iter(files))
         raise DataError(

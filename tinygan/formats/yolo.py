@@ -6,6 +6,7 @@ Parsers are pure (text in, objects out); ``load_*`` functions read files.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,7 @@ from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import DataError
 from tinygan.files import decode, read_bytes
 from tinygan.formats.archives import read_archive
-from tinygan.formats.categories import ADVICE, FACE, choose, keep_faces, listed
+from tinygan.formats.categories import face_categories, keep_faces
 from tinygan.formats.dialect import Dialect
 from tinygan.formats.exports import IMAGES, LABELS, is_list, list_texts
 from tinygan.formats.folders import ParsedDetections
@@ -36,6 +37,7 @@ _SNIFFED = 50  # files of a folder that are looked into
 _CONFIDENCE = {5: None, 6: 5, 7: 5, 16: 15, 21: 20}
 _FOUND = "'class cx cy w h confidence', a whole number and five parts in [0, 1]"
 _LARGEST_PART = 1.5  # of a picture, of boxes that reach over its border
+_WHOLE = re.compile(r"\d+(\.0*)?", re.ASCII)
 _TOLERANCE = 0.01  # boxes that reach over the border a little
 _ROW = "'class cx cy w h', a whole number and four parts of the image's size in [0, 1]"
 
@@ -265,18 +267,12 @@ def _is_found(words: Sequence[str]) -> bool:
 
 
 def _face_classes(texts: Collection[str], labels: Path, wanted: Sequence[str]) -> set[int] | None:
-    """The classes that are faces, of those in use; ``None`` takes every box."""
-    used = {int(line.split()[0]) for text in texts for line in text.split("\n") if line.strip() and line[:1].isdigit()}
+    """The classes that are faces, of those in use; ``None`` takes every box. Malformed rows are left to the parser."""
+    words = [line.split(maxsplit=1)[0] for text in texts for line in text.split("\n") if line.strip()]
+    used = {int(word.partition(".")[0]) for word in set(words) if _WHOLE.fullmatch(word)}
     names = load_class_names(labels)
-    if wanted:
-        kept = choose({*used, *names}, wanted, names)
-        if not kept:
-            raise DataError(f"{labels}: no class {' or '.join(wanted)} among {listed({*used, *names}, names)}")
-    elif len(used) < 2:
-        return None
-    elif not (kept := choose(used, [FACE], names)):
-        raise DataError(f"{labels}: expected faces alone, got classes {listed(used, names)}; {ADVICE}")
-    return {number for number in kept if isinstance(number, int)}
+    kept = face_categories({*used, *names} if wanted else used, wanted, str(labels), names)
+    return None if kept is None else {number for number in kept if isinstance(number, int)}
 
 
 def _names_of_settings(path: Path) -> dict[object, str]:

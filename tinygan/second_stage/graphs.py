@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from tinygan.checkpoint import Checkpoint
 from tinygan.config import build_config
 from tinygan.data.cutting import CropConfig
-from tinygan.models.build import load_discriminator, load_generator
+from tinygan.models.build import load_discriminator, load_generator, load_second
 from tinygan.models.discriminator import Discriminator
 from tinygan.models.folding import fold_batch_norm
 from tinygan.models.graphs import Graph, Port
@@ -64,7 +66,11 @@ def second_stage_graphs(weights: Checkpoint) -> list[Graph]:
     crops = build_config(CropConfig, weights.recipe["crops"])
     discriminator = load_discriminator(weights, crops.hr_size, crops.wide_size)
     generator = generator_graph(load_generator(weights), crops)
-    return [judge_graph(discriminator, crops), discriminator_graph(discriminator, crops), generator]
+    graphs = [judge_graph(discriminator, crops), discriminator_graph(discriminator, crops), generator]
+    second = load_second(weights, crops.hr_size, crops.wide_size)
+    if second is not None:
+        graphs.append(replace(judge_graph(second, crops), name="second_judge"))
+    return graphs
 
 
 def judge_graph(discriminator: Discriminator, crops: CropConfig) -> Graph:

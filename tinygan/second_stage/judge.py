@@ -6,12 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tinygan.boxes import mirror_boxes
 from tinygan.checkpoint import Checkpoint
 from tinygan.config import build_config
 from tinygan.data.cutting import CropConfig
 from tinygan.detections import ByteArray, FloatArray
 from tinygan.models.backends import deploy
-from tinygan.models.build import load_discriminator, load_generator
+from tinygan.models.build import load_discriminator, load_generator, load_second
 from tinygan.models.discriminator import Discriminator
 from tinygan.models.pixels import to_bytes, to_float
 from tinygan.runtime import Runtime, one_thread
@@ -26,14 +27,24 @@ class Judge:
         discriminator: D.
         crops: patch sizes and routing these networks were trained with.
         runtime: device and precision.
+        second: another D, which takes the second look. Two networks err in the same places less often than one does
+            twice.
     """
 
-    def __init__(self, generator: nn.Module, discriminator: Discriminator, crops: CropConfig, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: Discriminator,
+        crops: CropConfig,
+        runtime: Runtime,
+        second: Discriminator | None = None,
+    ) -> None:
         self.crops, self._runtime = crops, runtime
         self.sees_wide = discriminator.surroundings is not None
         self.finds_boxes = discriminator.fc_box is not None
         self._enlarge = deploy(generator_graph(generator, crops), runtime)
         self._look = deploy(judge_graph(discriminator, crops), runtime)
+        self._look_again = self._look if second is None else deploy(judge_graph(second, crops), runtime)
 
     @classmethod
     @one_thread()  # threads of torch started here would keep a process forked later from computing
@@ -51,10 +62,13 @@ class Judge:
         crops = build_config(CropConfig, weights.recipe["crops"])
         generator = load_generator(weights) if generator is None else generator
         discriminator = load_discriminator(weights, crops.hr_size, crops.wide_size)
-        return cls(generator, discriminator, crops, runtime)
+        second = load_second(weights, crops.hr_size, crops.wide_size)
+        return cls(generator, discriminator, crops, runtime, second)
 
     @torch.inference_mode()
-    def judge(self, small: ByteArray, large: ByteArray, wide: ByteArray | None = None) -> tuple[FloatArray, FloatArray]:
+    def judge(
+        self, small: ByteArray, large: ByteArray, wide: ByteArray | None = None, again: bool = False
+    ) -> tuple[FloatArray, FloatArray]:
         """Judge crops of both routes.
 
         Args:
@@ -62,6 +76,7 @@ class Judge:
             large: uint8 [M, S, S, 3], for the discriminator.
             wide: uint8 [N + M, W, W, 3], the surroundings of ``small``, then those of ``large``; only if the judge
                 ``sees_wide``.
+            again: whether this is the second look, which sees mirror images.
 
         Returns:
             Face logits, float64 [N + M], and where the faces lie, float64 [N + M, 4], as of
@@ -74,11 +89,14 @@ class Judge:
             pictures = [] if not len(large) else [self._load(large)]  # [M, 3, S, S]
             if len(small):
                 pictures.insert(0, self._enlarge(self._load(small))[1].float())  # [N, 3, S, S]
-            around = [] if wide is None or not self.sees_wide else [self._load(wide)]
-            face_logit, *found = self._look(torch.cat(pictures), *around)
+            seen = [torch.cat(pictures)]
+            if wide is not None and self.sees_wide:
+                seen.append(self._load(wide))
+            look = self._look_again if again else self._look
+            face_logit, *found = look(*(picture.flip(3) for picture in seen) if again else seen)
         face_logits: FloatArray = face_logit.double().cpu().numpy()
         boxes: FloatArray = found[0].double().cpu().numpy() if found else np.full((count, 4), np.nan)
-        return face_logits, boxes
+        return face_logits, mirror_boxes(boxes) if again else boxes
 
     @torch.inference_mode()
     def super_resolve(self, small: ByteArray) -> tuple[ByteArray, ByteArray]:

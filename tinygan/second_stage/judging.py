@@ -120,7 +120,8 @@ def judge_images(
         requests: images and proposals; read lazily.
         batch_size: patches in one forward pass.
         workers: threads that decode and cut.
-        looks: with 2, a judge that finds boxes looks again at what may be a face, at crops centred where it found it.
+        looks: with 2, a judge that finds boxes looks again at what may be a face, at mirrored crops centred where it
+            found it.
             The logit of a proposal is the mean over its looks, its face lies where the last look found it.
     """
     asked: deque[Request] = deque()
@@ -161,7 +162,7 @@ def _look(
             earlier.append((look._replace(picture=None), again))
             yield glance._replace(image=look.picture or Path(), boxes=there[again])
 
-    for last in _look_once(judge, closer(), batch_size, workers, keep_pictures):
+    for last in _look_once(judge, closer(), batch_size, workers, keep_pictures, again=True):
         before, again = earlier.popleft()
         before.face_logits[again] += (last.face_logits - before.face_logits[again]) / looks
         before.boxes[again] = last.boxes
@@ -169,7 +170,12 @@ def _look(
 
 
 def _look_once(
-    judge: Judge, glances: Iterable[_Glance], batch_size: int, workers: int, keep_pictures: bool
+    judge: Judge,
+    glances: Iterable[_Glance],
+    batch_size: int,
+    workers: int,
+    keep_pictures: bool,
+    again: bool = False,
 ) -> Iterator[_Look]:
     def cut(glance: _Glance) -> _Group:
         return _cut(glance, judge.crops, judge.sees_wide, keep_pictures)
@@ -180,9 +186,9 @@ def _look_once(
         patches = sum(len(waiting.cut.is_small) for waiting in group)
         pixels = sum(waiting.pixels for waiting in group)
         if patches >= GROUP_BATCHES * batch_size or pixels >= GROUP_PIXELS:
-            yield from _judge_group(judge, group, batch_size)
+            yield from _judge_group(judge, group, batch_size, again)
             group = []
-    yield from _judge_group(judge, group, batch_size)
+    yield from _judge_group(judge, group, batch_size, again)
 
 
 class _Group(NamedTuple):
@@ -212,7 +218,7 @@ def _cut(glance: _Glance, crops: CropConfig, wide: bool, keep_picture: bool) -> 
     return _Group(glance.name, cut, None, picture if keep_picture else None)
 
 
-def _judge_group(judge: Judge, group: list[_Group], batch_size: int) -> Iterator[_Look]:
+def _judge_group(judge: Judge, group: list[_Group], batch_size: int, again: bool) -> Iterator[_Look]:
     if not group:
         return
     cuts = [member.cut for member in group]
@@ -225,7 +231,7 @@ def _judge_group(judge: Judge, group: list[_Group], batch_size: int) -> Iterator
     for few, many in zip(*(np.array_split(np.arange(len(rows)), passes) for rows in (small, large)), strict=True):
         rows = np.concatenate([few, many + len(small)])
         around = None if wide is None else wide[rows]
-        face_logits[rows], framed[rows] = judge.judge(small[few], large[many], around)
+        face_logits[rows], framed[rows] = judge.judge(small[few], large[many], around, again)
     at_small, at_large = 0, len(small)
     for member in group:
         cut = member.cut

@@ -21,10 +21,11 @@ import numpy as np
 
 from tinygan.boxes import iou
 from tinygan.checkpoint import WEIGHTS_FILE, Checkpoint, load_checkpoint, save_checkpoint
-from tinygan.config import to_tree
+from tinygan.config import build_config, to_tree
+from tinygan.data.cutting import CropConfig
 from tinygan.data.rois import RoiConfig
 from tinygan.detections import BoolArray, Detections, FloatArray, GroundTruth, IntArray
-from tinygan.errors import DataError
+from tinygan.errors import CheckpointError, DataError
 from tinygan.evaluate.claims import Claims, score_claims
 from tinygan.evaluate.curves import average_precision, exact_curve
 from tinygan.evaluate.truth import truth_by_height
@@ -32,6 +33,7 @@ from tinygan.evaluate.wider import claim_wider_faces, evaluate_wider
 from tinygan.files import write_atomically
 from tinygan.formats.names import select_names
 from tinygan.formats.wider import WiderSplit, load_split, load_subset
+from tinygan.models.discriminator import DiscriminatorConfig
 from tinygan.runtime import Runtime
 from tinygan.second_stage.calibration import Calibration, fit_rank_curve, fit_usual_calibration, size_feature
 from tinygan.second_stage.fusion import (
@@ -82,6 +84,7 @@ def train_fusion(
     batch_size: int,
     max_rois: int,
     subset: Path | None = None,
+    second: Path | None = None,
 ) -> list[str]:
     """Fit fusion on the hold-out; the folder then holds ``model.safetensors`` of kind ``fused``.
 
@@ -94,14 +97,19 @@ def train_fusion(
         batch_size: patches in one forward pass.
         max_rois: proposals judged of an image.
         subset: list of hold-out images; default: all images that ``init`` was not trained on.
+        second: run folder of stage ``judge`` of another judge, which takes the second look.
 
     Returns:
         A line for every image that could not be read.
 
     Raises:
+        CheckpointError: if the second judge sees other pictures than the first.
         DataError: if a listed image was trained on, or none is left.
     """
     weights = load_checkpoint(init, ("gan", "fused"))
+    if second is not None:
+        weights = with_second(weights, load_checkpoint(second, ("gan", "fused")), second)
+        recipe = replace(recipe, second=build_config(DiscriminatorConfig, weights.recipe["second"]))
     split = load_split(data.root, "train")
     names = holdout_names(split, weights, subset, init)
     judge = Judge.from_weights(weights, runtime)
@@ -132,6 +140,32 @@ def train_fusion(
         save_checkpoint(folder.file(WEIGHTS_FILE), fused)
         write_atomically(folder.file(FINISHED_FILE), json.dumps({"unreadable": unreadable}).encode())
     return unreadable
+
+
+def with_second(weights: Checkpoint, other: Checkpoint, path: Path) -> Checkpoint:
+    """A checkpoint whose second look is taken by the judge of another one.
+
+    Raises:
+        CheckpointError: if the two see different pictures, or one of them does not find boxes.
+    """
+    forms: dict[str, type[CropConfig | DiscriminatorConfig]] = {
+        "crops": CropConfig,
+        "discriminator": DiscriminatorConfig,
+    }
+    for section, form in forms.items():
+        first, second = (vars(build_config(form, one.recipe[section])) for one in (weights, other))
+        for key in first if section == "crops" else ("surroundings", "box"):
+            if first[key] != second[key]:
+                raise CheckpointError(
+                    f"{path}: as the judge that looks second it must have {section}.{key} = {first[key]} "
+                    f"like the first one, got {second[key]}"
+                )
+    if not weights.recipe["discriminator"]["box"]:
+        raise CheckpointError(f"{path}: there is no second look, as the first judge finds no boxes; train stage judge")
+    tensors = {name: value for name, value in weights.tensors.items() if not name.startswith("second.")}
+    tensors |= {f"second.{name}": value for name, value in other.part("discriminator").items()}
+    recipe = {**weights.recipe, "second": other.recipe["discriminator"]}
+    return replace(weights, recipe=recipe, tensors=tensors, trained_on=weights.trained_on | other.trained_on)
 
 
 def fit_fusion(detectors: Sequence[ByImage], truths: Truths, labels: RoiConfig, config: FusionConfig) -> Fusion:

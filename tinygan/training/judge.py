@@ -29,14 +29,14 @@ from PIL import Image
 from torch import Tensor
 
 from tinygan.checkpoint import WEIGHTS_FILE, Checkpoint, load_checkpoint, save_checkpoint
-from tinygan.config import to_tree
+from tinygan.config import build_config, to_tree
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, stream_of
 from tinygan.data.regions import RegionBatch, Regions, RegionSource
 from tinygan.detections import ByteArray, FloatArray, IntArray
 from tinygan.errors import ConfigError
 from tinygan.losses import box_loss, classification_loss
-from tinygan.models.build import load_generator
-from tinygan.models.discriminator import Discriminator, grow
+from tinygan.models.build import build_discriminator, load_generator
+from tinygan.models.discriminator import Discriminator, DiscriminatorConfig, grow
 from tinygan.models.pixels import to_float
 from tinygan.models.public_weights import load_into, load_tensors
 from tinygan.models.surroundings import Surroundings
@@ -60,9 +60,7 @@ class JudgeStage:
         recipe: the sizes, the losses and the schedule; ``recipe.discriminator`` is the form after growing.
         runtime: the device and the precision.
         held_out: held-out regions, for figures and sample pictures.
-        trained: state dict of the discriminator to start from.
-        surroundings: state dict of the tower for the surroundings to start from; default: the tower in ``trained``, or
-            random weights if it has none.
+        discriminator: the discriminator to train.
     """
 
     def __init__(
@@ -70,24 +68,19 @@ class JudgeStage:
         recipe: Recipe,
         runtime: Runtime,
         held_out: Regions,
-        trained: Mapping[str, Tensor],
-        surroundings: Mapping[str, Tensor] | None = None,
+        discriminator: Discriminator,
     ) -> None:
         self.recipe, self.runtime, self.held_out = recipe, runtime, held_out
-        crops, settings = recipe.crops, recipe.judge_training
-        self.discriminator = Discriminator(
-            replace(recipe.discriminator, weights="none"), crops.hr_size, crops.wide_size
-        )
-        grow(self.discriminator, trained)
-        tower = self.discriminator.surroundings
-        if tower is not None and surroundings is not None:
-            tower.load_state_dict(surroundings)
+        self.discriminator, settings = discriminator, recipe.judge_training
         runtime.place(self.discriminator)
-        of_tower = {id(parameter) for parameter in ([] if tower is None else tower.parameters())}
-        own = [parameter for parameter in self.discriminator.parameters() if id(parameter) not in of_tower]
-        groups = [{"params": own, "factor": 1.0}]
+        tower = discriminator.surroundings
+        slower = [(discriminator.features, settings.backbone_rate)]
         if tower is not None:
-            groups.append({"params": list(tower.parameters()), "factor": settings.surroundings_rate})
+            slower.append((tower, settings.surroundings_rate))
+        groups = [{"params": list(part.parameters()), "factor": factor} for part, factor in slower]
+        of_parts = {id(parameter) for part, _ in slower for parameter in part.parameters()}
+        heads = [parameter for parameter in discriminator.parameters() if id(parameter) not in of_parts]
+        groups.append({"params": heads, "factor": 1.0})
         self.optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         self.average = moving_average(self.discriminator, settings.ema_decay)
 
@@ -227,12 +220,13 @@ def train_judge(
     tower = None if surroundings is None else _public_tower(surroundings, recipe)
     start = load_checkpoint(init, ("gan", "fused"))
     check_fits(start, recipe, init)
-    recipe = replace(recipe, discriminator=recipe.judge_training.form(recipe.discriminator))
+    recipe = replace(recipe, discriminator=recipe.judge_training.form(recipe.discriminator), second=None)
     generator = load_generator(start)
     runtime.place(generator)
     prepared = prepare_regions(data, recipe, generator, folder.patches, runtime)
     seed_everything(recipe.seed)
-    stage = JudgeStage(recipe, runtime, prepared.holdout, start.part("discriminator"), tower)
+    discriminator = _starting_discriminator(start, recipe, tower)
+    stage = JudgeStage(recipe, runtime, prepared.holdout, discriminator)
     batch_size = stage_batch_size(recipe.judge, runtime)
     batches = RegionSource(prepared.training, recipe.batches, batch_size, recipe.seed, runtime.rank)
     run_loop(stage, batches.draw, recipe.judge, folder, runtime)
@@ -243,6 +237,23 @@ def train_judge(
         save_checkpoint(folder.file(WEIGHTS_FILE), checkpoint)
         finish(folder, prepared)
     return prepared.unreadable
+
+
+def _starting_discriminator(
+    start: Checkpoint, recipe: Recipe, surroundings: Mapping[str, Tensor] | None
+) -> Discriminator:
+    """The discriminator that is trained: that of ``start``, grown; with another backbone only its tower is kept."""
+    crops, form = recipe.crops, recipe.discriminator
+    trained = start.part("discriminator")
+    if form.backbone == build_config(DiscriminatorConfig, start.recipe["discriminator"]).backbone:
+        discriminator = Discriminator(replace(form, weights="none"), crops.hr_size, crops.wide_size)
+    else:
+        discriminator = build_discriminator(form, crops.hr_size, crops.wide_size)
+        trained = {name: value for name, value in trained.items() if name.startswith("surroundings.")}
+    grow(discriminator, trained)
+    if discriminator.surroundings is not None and surroundings is not None:
+        discriminator.surroundings.load_state_dict(surroundings)
+    return discriminator
 
 
 def _public_tower(path: Path, recipe: Recipe) -> dict[str, Tensor]:

@@ -45,7 +45,7 @@ from tinygan.training.samples import generate
 
 log = logging.getLogger(__name__)
 TRAINING = "training"
-GROUP = 512  # number of crops that the generator super-resolves together
+GROUP = 512  # number of crops held in memory; the generator super-resolves the small ones together
 WORKERS = 2  # number of threads that decode images and cut regions
 Made = TypeVar("Made")
 
@@ -300,12 +300,12 @@ def _super_resolved(
 
 
 def _groups(cuts: Iterable[tuple[Rois, Cut] | Unreadable]) -> Iterator[list[tuple[Rois, Cut] | Unreadable]]:
-    """Consecutive images whose small crops are about :data:`GROUP` together."""
+    """Consecutive images whose crops, small or not, are about :data:`GROUP` together."""
     group: list[tuple[Rois, Cut] | Unreadable] = []
     count = 0
     for one in cuts:
         group.append(one)
-        count += 0 if isinstance(one, Unreadable) else len(one[1].small)
+        count += 0 if isinstance(one, Unreadable) else len(one[1].is_small)
         if count >= GROUP:
             yield group
             group, count = [], 0

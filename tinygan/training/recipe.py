@@ -44,6 +44,10 @@ class JudgeTraining:
     """Settings of stage ``judge``, apart from its schedule.
 
     Attributes:
+        backbone: ``efficientnet_lite0``: the judge's discriminator gets this backbone, with ImageNet weights, in place
+            of that of stage ``gan``; ``None``: it keeps the one that stage ``gan`` trained.
+        backbone_rate: learning rate of the backbone, as a factor on the schedule's; to be lowered if the backbone
+            starts from ImageNet weights.
         widths: number of filters in each of ``vgg_lite``'s five stages, at least as many as in stage ``gan``;
             ``None``: as many as in stage ``gan``.
         surroundings: ``mobilenet025``: the discriminator gets a second tower, which sees the surroundings of a
@@ -60,6 +64,8 @@ class JudgeTraining:
             average; the weights themselves are saved.
     """
 
+    backbone: Literal["efficientnet_lite0"] | None = None
+    backbone_rate: float = 1.0
     widths: tuple[int, ...] | None = None
     surroundings: Literal["none", "mobilenet025"] = "none"
     surroundings_rate: float = 1.0
@@ -79,7 +85,9 @@ class JudgeTraining:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
 
     def form(self, discriminator: DiscriminatorConfig) -> DiscriminatorConfig:
-        """The config of stage ``gan``'s discriminator, with the widths, the tower and the third head of this stage."""
+        """The config of stage ``gan``'s discriminator, with backbone, tower and third head of this stage."""
+        if self.backbone is not None:
+            discriminator = replace(discriminator, backbone=self.backbone, weights="imagenet")
         widths = discriminator.lite_widths if self.widths is None else self.widths
         return replace(discriminator, lite_widths=widths, surroundings=self.surroundings, box=self.box)
 
@@ -103,6 +111,7 @@ class Recipe:
         judge: schedule of stage ``judge``.
         judge_training: further settings of stage ``judge``.
         fusion_search: how fusion is fitted.
+        second: form of the discriminator that takes the second look, if it is another; stage ``fusion`` notes it here.
     """
 
     seed: int = 0
@@ -119,6 +128,7 @@ class Recipe:
     judge: LoopConfig = field(default_factory=LoopConfig)
     judge_training: JudgeTraining = field(default_factory=JudgeTraining)
     fusion_search: FusionConfig = field(default_factory=FusionConfig)
+    second: DiscriminatorConfig | None = None
 
 
 def check_trainable(recipe: Recipe) -> None:

@@ -28,8 +28,10 @@ def test_real_weights_write_a_file_an_image(shared_data, tiny_wider, tmp_path, s
 def test_without_weights_those_that_ship_are_used(tiny_wider, tmp_path):
     out, same = tmp_path / "found", tmp_path / "same"
     assert main(typed(tiny_wider, out, "--threads", "1")) == 0
-    shipped = str(packaged_weights("retinaface_mobilenet025"))
+    shipped = str(packaged_weights("yunet"))
     assert main(typed(tiny_wider, same, "--threads", "1", "--weights", shipped)) == 0
+    other = str(packaged_weights("retinaface_mobilenet025"))  # its proposer is told by the file
+    assert main(typed(tiny_wider, tmp_path / "other", "--threads", "1", "--weights", other)) == 0
     first, second = open_detections(out), open_detections(same)
     assert sum(len(found) for found in first.values()) > 0
     assert all(first[name].scores.tolist() == second[name].scores.tolist() for name in first)

@@ -1,0 +1,137 @@
+"""How the YuNet that ships was made of weights and measured.
+
+    python -m experiments.first_stage.yunet --data ROOT --weights W --out runs/first_stage/yunet
+
+``W`` is a run of ``tinygan-train-proposer --config proposers/yunet``, or the public ``yunet_n_dynamic.onnx``. Finished
+steps are not repeated. Steps:
+
+- ``ship``: the weights with settings and a second-stage fusion of their own, as ``yunet.safetensors``;
+- ``report``: exact AP on WIDER_val, which no other step reads, before and after the second stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from experiments.lite.report import compare, format_table, truth_of
+from proposals.cli import propose as propose_command
+from proposals.yunet import YuNetConfig, YuNetNetwork
+from tinygan.checkpoint import Checkpoint, is_ours, load_checkpoint, packaged_weights, save_checkpoint
+from tinygan.cli.common import SOME_SKIPPED
+from tinygan.config import load_config, to_tree
+from tinygan.detections import Detections
+from tinygan.files import write_atomically
+from tinygan.formats.registry import open_detections
+from tinygan.formats.wider import Split, load_split
+from tinygan.proposers import choose_proposer
+from tinygan.runtime import Runtime, RuntimeOptions
+from tinygan.second_stage.fusion import stored_fusion
+from tinygan.second_stage.judge import Judge
+from tinygan.second_stage.stage import SecondStage
+from tinygan.training.fusion import count_proposals, fit_fusion, holdout_names
+from tinygan.training.holdout import judge_proposals
+from tinygan.training.prepare import match_proposals
+from tinygan.training.recipe import Recipe
+
+STEPS = ("ship", "report")
+SETTINGS = ("overview_px=640",)  # photographs of today are longer, and their faces larger, than what it learnt from
+NAME = "yunet"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the steps that were chosen."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True, help="WIDER FACE root, official .mat files in eval/")
+    parser.add_argument("--weights", type=Path, required=True, help="a run of tinygan-train-proposer, or .onnx")
+    parser.add_argument("--out", type=Path, default=Path("runs/first_stage/yunet"))
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--threads", type=int)
+    arguments = parser.parse_args(argv)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if "ship" in arguments.steps:
+        ship(arguments.data, arguments.weights, arguments.out, arguments.threads)
+    if "report" in arguments.steps:
+        report(arguments.data, arguments.out, arguments.threads)
+    return 0
+
+
+def ship(data: Path, weights: Path, out: Path, threads: int | None) -> None:
+    """Save the weights with a second-stage fusion, fitted on hold-out images that neither stage saw."""
+    split = load_split(data, "train")
+    lite_file, bare = packaged_weights("lite"), out / "bare.safetensors"
+    lite, trained = load_checkpoint(lite_file, ("fused",)), as_checkpoint(weights)
+    save_checkpoint(bare, trained)
+    names = [name for name in holdout_names(split, lite, None, lite_file) if not trained.was_trained_on(name)]
+    subset = out / "holdout.txt"
+    write_atomically(subset, "".join(f"{name}\n" for name in names).encode())
+    proposals = propose(data, bare, out, "train", threads, "--subset", str(subset))
+    recipe = load_config(Recipe, None, base=lite.recipe)
+    judge, unreadable = Judge.from_weights(lite, Runtime(RuntimeOptions(threads=threads))), list[str]()
+    looks = recipe.fusion_search.looks
+    judged = judge_proposals(judge, proposals, split, names, 128, 600, unreadable, looks)
+    fusion = fit_fusion([judged], split.faces, recipe.rois, recipe.fusion_search)
+    file = out / f"{NAME}.safetensors"
+    save_checkpoint(file, replace(trained, fusion=fusion.to_facts()))
+    note(out, "fusion", {"images": len(judged), "proposals": count_proposals(judged), **fusion.to_facts()})
+    print(f"{file}: {file.stat().st_size / 1e6:.2f} MB; copy it to {packaged_weights('lite').parent}", flush=True)
+
+
+def report(data: Path, out: Path, threads: int | None) -> None:
+    """Measure on WIDER_val, before and after the second stage, image by image as ``tinygan-detect`` does."""
+    split, file = load_split(data, "val"), out / f"{NAME}.safetensors"
+    before = match_proposals(open_detections(propose(data, file, out, "val", threads)), split)
+    fusion = stored_fusion(load_checkpoint(file, ("proposer",)))
+    stage = SecondStage("lite", fusion=fusion, runtime=Runtime(RuntimeOptions(threads=threads)))
+    started = time.monotonic()
+    progress = tqdm(before.items(), desc="second stage", unit="image", disable=None)
+    after: Mapping[str, Detections] = {name: stage.rescore(split.images / name, one) for name, one in progress}
+    seconds = time.monotonic() - started
+    names = list(split.faces)
+    table = compare({NAME: (before, after)}, truth_of(data, split, names), names)
+    print(format_table(table), flush=True)
+    first = json.loads((out / "val.json").read_text())["ms_per_image"]
+    timing = {"first": first, "second": round(1000 * seconds / len(after), 1)}
+    note(out, "val", {**table[NAME], "ms_per_image": timing})
+
+
+def as_checkpoint(weights: Path) -> Checkpoint:
+    """Weights with the settings they ship with."""
+    config = choose_proposer(NAME, weights, overrides=SETTINGS).config
+    assert isinstance(config, YuNetConfig)
+    if is_ours(weights):
+        trained = load_checkpoint(weights, ("proposer",))
+        return replace(trained, recipe={**trained.recipe, "network": to_tree(config)})
+    network = YuNetNetwork(config)
+    network.load_weights(weights)
+    tensors = {f"proposer.{name}": tensor for name, tensor in network.state_dict().items()}
+    return Checkpoint("proposer", {"network": to_tree(config)}, tensors, proposer=NAME)
+
+
+def propose(data: Path, weights: Path, out: Path, part: Split, threads: int | None, *options: str) -> Path:
+    """The boxes of the first stage, by the command that a user would type."""
+    found = out / f"{part}.tar.gz"
+    words = ["--proposer", NAME, "--weights", str(weights), "--images", str(data / f"WIDER_{part}" / "images")]
+    words += ["--out", str(found), "--report", str(out / f"{part}.json"), "--overwrite", *options]
+    words += ["--threads", str(threads)] if threads else []
+    print("$ tinygan-propose", *words, flush=True)
+    if propose_command.main(words) > SOME_SKIPPED:
+        raise SystemExit("tinygan-propose failed")
+    return found
+
+
+def note(out: Path, key: str, value: object) -> None:
+    """Write one entry of ``results.json``."""
+    file = out / "results.json"
+    results = json.loads(file.read_text()) if file.is_file() else {}
+    write_atomically(file, json.dumps({**results, key: value}, indent=1).encode())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from tinygan.concurrency import ordered_map
 from tinygan.config import to_tree
-from tinygan.errors import DataError, unexpected
+from tinygan.errors import ConfigError, DataError, unexpected
 from tinygan.files import fingerprint, report_json
 from tinygan.formats import wider
 from tinygan.formats.images import Orientation, read_image
@@ -141,6 +141,7 @@ def propose_all(
 
     Raises:
         DataError: if images that are done changed since, or the first stage fails on every image.
+        ConfigError: if the first stage's scores are no probabilities.
     """
     started = time.monotonic()
     report = Report(missing=plan.missing, unread=plan.unread)
@@ -202,6 +203,8 @@ def _search(
         return
     try:
         found = proposer.propose([picture.pixels for picture in batch])
+    except ConfigError:  # of the first stage itself
+        raise
     except Exception as error:  # whatever one image makes of somebody's network costs that image alone
         if len(batch) > 1:
             for picture in batch:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
+import hashlib
 import json
 import logging
 import os
@@ -15,6 +18,7 @@ from typing import Any, BinaryIO
 from tinygan.errors import DataError
 
 log = logging.getLogger(__name__)
+_BEGINNING = 60  # characters of a name that a half-written copy is called after, so that no name gets too long by it
 
 
 def make_way(
@@ -63,10 +67,11 @@ def remove_written(files: Collection[Path], below: Path) -> None:
         files: files that a run wrote; some may be absent.
         below: folder of the run, which is not removed itself.
     """
-    names, folders = set(files), {file.parent for file in files}
+    folders = {file.parent for file in files}
+    begun = {file.with_name(file.name[:_BEGINNING]) for file in files}
     for folder in folders:
         for temporary in folder.glob(".*.tmp"):
-            if temporary.with_name(temporary.name[1:].rsplit(".", 2)[0]) in names:
+            if temporary.with_name(temporary.name[1:].rsplit(".", 2)[0]) in begun:
                 temporary.unlink()
     for file in files:
         file.unlink(missing_ok=True)
@@ -83,6 +88,26 @@ def fingerprint(file: Path | None) -> str:
     except OSError:
         status = None
     return "" if status is None else f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def content_digest(path: Path) -> str:
+    """A hash of a file, or of the names and contents of all files below a folder."""
+    digest = hashlib.blake2b(digest_size=8)
+    for file in sorted(walk_files(path)) if path.is_dir() else [path]:
+        if file.is_file():
+            content = file.read_bytes()
+            digest.update(os.fsencode(f"{file.relative_to(path).as_posix()}\n{len(content)}\n") + content)
+    return digest.hexdigest()
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse a pipe, a socket or a device, which may keep its reader waiting forever; what is absent passes.
+
+    Raises:
+        OSError: if it is one.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "is a pipe, a socket or a device, and no file", str(path))
 
 
 def real_path(path: Path) -> Path:
@@ -162,8 +187,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that replaces ``path`` when the block ends, and is deleted if the block fails."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    """Open a file for writing that replaces ``path`` when the block ends, and is deleted if the block fails.
+
+    Raises:
+        DataError: if the name is too long for the file system.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:_BEGINNING]}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -171,17 +200,26 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            raise DataError(f"{path}: the name is too long to be written; rename the picture") from error
         raise
 
 
+def to_utf8(content: bytes) -> bytes:
+    """UTF-16 with a byte order mark, as PowerShell and spreadsheets write it, as UTF-8; other bytes as they are."""
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16", "replace").encode("utf-8", "replace") if is_utf16 else content
+
+
 def decode(content: bytes, source: str) -> str:
-    """Decode the bytes of a text file (UTF-8, with or without byte order mark).
+    """Decode the bytes of a text file (UTF-8, with or without byte order mark, or UTF-16 with one).
 
     Raises:
         DataError: naming ``source:line`` of the first byte that is not UTF-8.
     """
+    content = to_utf8(content)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

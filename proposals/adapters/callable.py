@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tinygan.detections import Detections, to_numpy
 from tinygan.errors import CheckpointError, ConfigError, DataError
+from tinygan.formats.plausible import Sample, explain_scores, refuse_boxes
 from tinygan.proposers import Entry, best_inside, check_image
 from tinygan.runtime import Runtime
 
@@ -27,7 +28,7 @@ class CallableConfig:
 
     Attributes:
         function: ``package.module:name``; it takes an image, uint8 RGB [H, W, 3], and returns ``boxes, scores``:
-            [N, 4] ``x1, y1, x2, y2`` in pixels with x2/y2 exclusive, and [N], larger is more face-like; arrays, lists
+            [N, 4] ``x1, y1, x2, y2`` in pixels with x2/y2 exclusive, and [N] in [0, 1]; arrays, lists
             or tensors; or :class:`tinygan.Detections`, or both in one array [N, 5]. ``None``, alone or for both, and
             nothing at all are no face.
         keep: number of boxes per image, the best ones, that are kept.
@@ -60,7 +61,8 @@ class CallableProposer:
         """Find faces; see :class:`tinygan.proposers.Proposer`.
 
         Raises:
-            DataError: if the function fails, or returns anything but boxes and scores.
+            DataError: if the function fails, or returns anything but scores and boxes in pixels.
+            ConfigError: if its scores are no probabilities, which no other image will mend.
         """
         return [self._detect(image) for image in images]
 
@@ -75,6 +77,9 @@ class CallableProposer:
             found = _to_detections(answer)
         except (TypeError, ValueError) as error:
             raise DataError(f"{self._name}: expected boxes [N, 4] and scores [N], finite numbers: {error}") from error
+        if problem := explain_scores(found.scores):
+            raise ConfigError(f"{self._name}: {problem}")
+        refuse_boxes([Sample(found.boxes, found.scores, (pixels.shape[1], pixels.shape[0]))])
         return best_inside(found, pixels.shape[1], pixels.shape[0], self._keep)
 
 

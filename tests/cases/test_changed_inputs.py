@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 
+from tinygan.cli.train import main as train
 from tinygan.detections import Detections
 from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import format_detections
@@ -120,3 +122,57 @@ def test_other_settings_are_not_mixed_in(rescore, images, tmp_path, run, capsys,
     assert run("propose", "--images", images, "--out", tmp_path / "q", "--resume", option, value) == 2
     assert run("detect", images, "--out", tmp_path / "d", "--no-pictures", "--resume", option, value) == 2
     assert capsys.readouterr().err.count(f"is now {value}") == 3
+
+
+def test_what_is_gone_since_is_said(rescore, images, proposals, tmp_path, face, run, capsys):
+    """Else its old detections would stay among the new ones."""
+    assert rescore() == 0
+    (proposals / "c.txt").rename(tmp_path / "c.txt")
+    assert rescore("--resume") == 2
+    assert "c.txt of it would stay, and no image is written there now; put back" in capsys.readouterr().err
+    (tmp_path / "c.txt").rename(proposals / "c.txt")
+    (tmp_path / "some").write_text("b.png\n")
+    assert rescore("--resume", "--subset", tmp_path / "some") == 2
+    assert "a.txt and 1 more of it would stay" in capsys.readouterr().err
+    assert rescore("--resume") == 0 and counts(tmp_path)["resumed"] == 3
+    out = ("--out", tmp_path / "q")
+    assert run("propose", "--images", images, *out, "--subset", tmp_path / "some") == 0
+    assert run("propose", "--images", images, *out, "--resume") == 0, "more images may come"
+    face.save(images / "a.JPG", "jpeg")  # now a.txt is of neither
+    assert run("propose", "--images", images, *out, "--resume") == 2
+    assert "a.txt of it would stay" in capsys.readouterr().err
+    assert run("propose", "--images", images, *out, "--overwrite") == 0
+    assert sorted(open_detections(tmp_path / "q")) == ["a.JPG", "a.png", "b", "c"]
+
+
+def test_detecting_says_which_inputs_are_gone(images, tmp_path, run, capsys):
+    words = (images, "--out", tmp_path / "d", "--no-pictures")
+    assert run("detect", *words) == 0
+    (images / "b.png").unlink()
+    assert run("detect", *words, "--resume") == 2
+    assert "changed since the run that is to be continued: b.png; put back" in capsys.readouterr().err
+    assert run("detect", *words, "--overwrite") == 0
+    tables = json.loads((tmp_path / "d/detections.json").read_text())
+    assert [image["name"] for image in tables["images"]] == ["a.png", "c.png"]
+
+
+def test_training_says_that_proposals_changed(tiny_wider, tiny_set, checkpoint, tmp_path, capsys):
+    shutil.copytree(tiny_wider.proposals, tmp_path / "p")
+    words = ["--stage", "fusion", "--data", tiny_wider.root, "--init", checkpoint, "--proposals", tmp_path / "p"]
+    words += ["--out", tmp_path / "f", "--device", "cpu", "--threads", "1", *tiny_set]
+
+    def again() -> int:
+        (tmp_path / "f/finished.json").unlink(missing_ok=True)
+        return train([str(word) for word in (*words, "--resume")])
+
+    assert train([str(word) for word in words]) == 0
+    config = tmp_path / "f/config.yaml"
+    before = config.read_text()
+    assert again() == 0
+    file = next((tmp_path / "p/train").rglob("*.txt"))
+    file.write_text(file.read_text().replace("0.", "0.1", 1))
+    capsys.readouterr()
+    assert again() == 2
+    assert "first difference: '# content of proposals: " in capsys.readouterr().err
+    config.write_text("".join(line for line in before.splitlines(True) if "content of proposals" not in line))
+    assert again() == 0, "an earlier version did not note it"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tinygan.cli.convert import main as convert
 from tinygan.detections import Detections
 from tinygan.errors import DataError
 from tinygan.formats.names import match_names, select_names
@@ -109,3 +110,66 @@ def test_a_voc_name_in_the_other_form_is_not_stale(tmp_path):
         f"<annotation><filename>{decomposed}.jpg</filename></annotation>", encoding="utf-8"
     )
     assert list(load_faces(tmp_path)) == [f"{decomposed}.jpg"]
+
+
+def test_tinygans_own_files_find_their_pictures(face, tmp_path, run):
+    """Names with a second ending, or a space before it."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("photo.jpg.png", "trailing .png", " leading.png", "a.png", "50% (1)#2.png"):
+        face.save(images / name)
+    assert run("propose", "--images", images, "--out", tmp_path / "p") == 0
+    for out in ("p.csv", "p.json"):
+        assert (
+            convert([str(tmp_path / "p"), "--to", {".csv": "csv"}.get(out[1:], "coco"), "--out", f"{tmp_path}/{out}"])
+            == 0
+        )
+    for path in ("p", "p.csv", "p.json"):
+        plan = plan_rescoring(tmp_path / path, images, RescoreConfig())
+        assert plan.without_proposals == [] and set(plan.proposals) == set(plan.image_of)
+    assert match_names(["photo.jpg"], ["photo.jpg", "photo.jpg.png"]) == {"photo.jpg": "photo.jpg"}
+    assert match_names(["a ", "a"], ["a .png", "a.png"]) == {"a .png": "a ", "a.png": "a"}
+
+
+class _Unmarked(zipfile.ZipInfo):
+    """A member whose name is UTF-8 without the mark that says so, as macOS writes it."""
+
+    def _encodeFilenameFlags(self):  # noqa: N802
+        return self.filename.encode("utf-8"), self.flag_bits
+
+
+def test_names_in_zips_of_macos(tmp_path):
+    names = [f"{DECOMPOSED}.txt", "\u5bb6.TXT"]
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        for name in names:
+            archive.writestr(_Unmarked(name), "a\n1\n1 2 29 38 0.5\n")
+    images = [f"{COMPOSED}.jpg", "\u5bb6.jpg"]
+    files = open_detections(tmp_path / "p.zip")
+    matched = match_names(files, images)
+    assert list(matched) == images and all(files[file].boxes.tolist() == [[1, 2, 30, 40]] for file in matched.values())
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_with_a_mark_is_read_as_spreadsheets_and_powershell_write_it(encoding, tmp_path):
+    def write(name: str, text: str) -> Path:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(("\ufeff" + text.replace("\n", "\r\n")).encode(encoding))
+        return tmp_path / name
+
+    write("p/é.txt", "é\n1\n1 2 29 38 0.5\n")
+    entry = {"image_id": "é.png", "category_id": 1, "bbox": [1, 2, 29, 38], "score": 0.5}
+    for path in (
+        write("b.csv", "image,x1,y1,x2,y2,score\né.png,1,2,30,40,0.5\n"),
+        write("b.tsv", "image\tx1\ty1\tx2\ty2\tscore\né.png\t1\t2\t30\t40\t0.5\n"),
+        write("b.json", json.dumps([entry], ensure_ascii=False)),
+        write("b.txt", "é\n1\n1 2 29 38 0.5\n"),
+        tmp_path / "p",
+    ):
+        ((name, found),) = open_detections(path).items()
+        assert name.startswith("é") and found.boxes.tolist() == [[1, 2, 30, 40]] and found.scores.tolist() == [0.5]
+    assert load_subset(write("list", "é.jpg\nb c.jpg\n")) == ["é.jpg", "b c.jpg"]
+    faces = load_faces(write("x_bbx_gt.txt", "é.jpg\n1\n1 2 3 4 0 0 0 0 0 0\n"))
+    assert faces["é.jpg"].boxes.tolist() == [[1, 2, 4, 6]]
+    with pytest.raises(DataError, match="line 1"):
+        (tmp_path / "p/é.txt").write_bytes(b"\xe9\xff")  # no mark
+        open_detections(tmp_path / "p")["é"]

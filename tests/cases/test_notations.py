@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,14 +13,18 @@ import pytest
 from PIL import Image
 
 import tinygan
+from proposals.adapters.callable import CallableProposer
+from tests.cases.conftest import figures
+from tinygan.cli.convert import main as convert
 from tinygan.cli.rescore import main as rescore
 from tinygan.cli.train import main as train
 from tinygan.detections import Detections, FloatArray
 from tinygan.errors import ConfigError, DataError
+from tinygan.evaluate.truth import load_evaluation_truth
 from tinygan.formats.dialect import AS_WRITTEN, Dialect, Notation, parse_notation
 from tinygan.formats.names import list_images, match_names
 from tinygan.formats.notation import from_corners, to_corners
-from tinygan.formats.plausible import BoxCheck, explain_scores
+from tinygan.formats.plausible import BoxCheck, explain_by_faces, explain_scores
 from tinygan.formats.registry import open_detections
 from tinygan.formats.sizes import read_size
 from tinygan.formats.writing import write_wider
@@ -180,7 +185,7 @@ def test_the_pictures_that_relative_boxes_lack_are_skipped_and_counted(pictures,
              tmp_path / "out", "--boxes", "relative", "--device", "cpu"]  # fmt: skip
     assert rescore([str(word) for word in words]) == 1
     error = capsys.readouterr().err
-    assert "2: not on disk, and its boxes are parts of its size" in error and "1 without a size" in error
+    assert "2: no picture has that name" in error and "1 without a size" in error
     assert sorted(open_detections(tmp_path / "out")) == ["0", "1"]
 
 
@@ -262,3 +267,98 @@ def test_real_detectors_are_let_be_and_planted_notations_found(shared_data, tmp_
             messages = [record.getMessage() for record in caplog.records]
             assert len(messages) == bool(kind), f"{path.name}, {kind or 'as it is'}: {messages}"
             assert not kind or re.search(expected, messages[0]), f"{path.name}, {kind}: {messages}"
+
+
+FUNCTIONS = """
+def right(image): return [[33, 10, 50, 33.0]], [0.87]
+def padded(image): return [[33, 10, 50, 33.0]] + [[0, 0, 0, 0]] * 99, [0.87] + [0] * 99
+def percent(image): return [[33, 10, 50, 33.0]], [87.0]
+def logits(image): return [[33, 10, 50, 33.0]], [-2.0]
+def above(image): return [[33, 10, 50, 33.0]], [1.0000001]
+def relative(image): return [[0.33, 0.1, 0.5, 0.33]], [0.87]
+def sizes(image): return [[60, 40, 20, 20.0], [33, 40, 17, 23]], [0.87, 0.5]
+"""
+WRONG = {
+    "percent": "to 87: they look like percent; divide them by 100",
+    "logits": "they look like logits; map them there first, e.g. by a sigmoid",
+    "above": "1 of 1 are slightly above 1; clip them to 1",
+    "relative": "expected boxes x1, y1, x2, y2 in pixels of the picture: they look like x1 y1 x2 y2 in parts",
+    "sizes": "expected boxes x1, y1, x2, y2 in pixels of the picture: they look like x y w h in pixels",
+}
+
+
+@pytest.mark.parametrize("name", ["right", "padded", *WRONG])
+def test_what_a_detector_function_returns_is_checked(name, face, tmp_path, run, capsys, monkeypatch):
+    (tmp_path / "functions_of_test.py").write_text(FUNCTIONS)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "images").mkdir()
+    for picture in ("a.png", "b.png"):
+        face.save(tmp_path / "images" / picture)
+    words = ("--out", tmp_path / "p", "--proposer", "callable", "--set", f"function=functions_of_test:{name}")
+    code, captured = run("propose", "--images", tmp_path / "images", *words), capsys.readouterr()
+    monkeypatch.delitem(sys.modules, "functions_of_test")
+    if name not in WRONG:
+        assert code == 0 and all(
+            one.boxes.tolist() == [[33, 10, 50, 33]] for one in open_detections(tmp_path / "p").values()
+        )
+        return
+    assert code == 2 and WRONG[name] in captured.err.splitlines()[-1] and not list((tmp_path / "p").glob("*.txt"))
+
+
+def test_a_detector_function_of_percent_stops_both_stages_at_once(face):
+    first = CallableProposer(lambda image: ([[33, 10, 50, 33.0]], [87.0]))
+    with pytest.raises(ConfigError, match="they look like percent; divide them by 100"):
+        tinygan.FaceDetector(first, device="cpu").detect(face)
+
+
+EVALUATED = {  # what is written as x y w h, and what the warning has to name
+    "corners": (lambda boxes: boxes, "x1 y1 x2 y2 in pixels; read them with --boxes xyxy"),
+    "centres": (lambda boxes: from_corners(boxes, "cxcywh"), "cx cy w h in pixels; read them with --boxes cxcywh"),
+    "y before x": (lambda boxes: from_corners(boxes, "xywh")[:, [1, 0, 3, 2]], "y before x; write x first"),
+}
+
+
+@pytest.mark.parametrize("kind", EVALUATED)
+def test_evaluating_tells_a_wrong_notation_by_the_faces(kind, case, tmp_path, caplog):
+    plant, expected = EVALUATED[kind]
+    planted = {n: Detections(to_corners(plant(one.boxes), "xywh"), one.scores) for n, one in case.found.items()}
+    write_wider(tmp_path / "d", planted)
+    wrong = figures(case, tmp_path / "d")
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert re.fullmatch(rf".*: \d of the 15 best boxes hit a face, and 1\d would if they are {expected}", message), (
+        message
+    )
+    caplog.clear()
+    right = figures(case, case.folder / "official")
+    assert caplog.text == "" and wrong["ap_exact"] < right["ap_exact"] / 2
+    if "--boxes" in expected:
+        assert figures(case, tmp_path / "d", "--boxes", expected.split()[-1]) == pytest.approx(right, abs=1e-9)
+        assert caplog.text == ""
+
+
+def test_evaluating_tells_boxes_of_another_picture_by_the_pictures(case, tmp_path, caplog):
+    write_wider(tmp_path / "d", {n: Detections(one.boxes * 4, one.scores) for n, one in case.found.items()})
+    figures(case, tmp_path / "d", "--images", case.folder / "images")
+    assert caplog.text.count("they look like boxes of a picture of another size") == 1
+    caplog.clear()
+    figures(case, case.folder / "official", "--images", case.folder / "images")
+    assert caplog.text == ""
+
+
+def test_converting_boxes_in_parts_of_a_picture_warns(case, tmp_path, caplog):
+    write_wider(tmp_path / "d", {n: Detections(one.boxes / 400, one.scores) for n, one in case.found.items()})
+    assert convert([str(tmp_path / "d"), "--to", "csv", "--out", str(tmp_path / "d.csv")]) == 0
+    assert caplog.text.count("100% of 24 boxes have no area or are below 1.5 px") == 1
+
+
+def test_real_detectors_hit_faces_as_they_are(shared_data):
+    truth = load_evaluation_truth(shared_data / "widerface/eval").faces
+    names = list_images(shared_data / "widerface/WIDER_val/images")
+    of_truth = match_names(truth, names)
+    for path in [*(shared_data / "proposals").glob("*.tar.gz"), *(shared_data / "proposals/zoo").glob("*.tar.gz")]:
+        files = open_detections(path)
+        found = {of_truth[n]: files[file] for n, file in match_names(files, names).items() if n in of_truth}
+        assert len(found) > 200 and explain_by_faces(found, truth, "xywh") is None, path.name
+        for plant, expected in EVALUATED.values():
+            planted = {n: Detections(to_corners(plant(one.boxes), "xywh"), one.scores) for n, one in found.items()}
+            assert str(explain_by_faces(planted, truth, "xywh")).endswith(expected), path.name

@@ -28,6 +28,7 @@ from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import DataError
 from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import format_detections, format_ground_truth
+from tinygan.formats.writing import write_wider
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -122,23 +123,30 @@ def test_a_mixed_folder_adds_up_where_boxes_need_the_sizes_of_pictures(face, box
 
 
 def test_a_mixed_folder_adds_up_in_training(face, box, tmp_path, tiny_set, capsys):
+    """All stages read all pictures, but for fusion (the hold-out) and a first stage (pictures at random)."""
     (tmp_path / "data/WIDER_train").mkdir(parents=True)
     images, good, bad = damaged_folder(face, tmp_path / "data/WIDER_train/images")
     (images / "event/pixel.bmp").unlink()  # which has no room for a face
     good.remove("event/pixel.bmp")
     faces = {name: GroundTruth(box, np.zeros(1, bool)) for name in [*good, *bad]}
+    found = Detections(np.concatenate([box, box + np.array([20, 30, 20, 30])]), np.array([0.9, 0.4]))
+    write_wider(tmp_path / "p", dict.fromkeys(faces, found))
     (tmp_path / "data/wider_face_split").mkdir()
     (tmp_path / "data/wider_face_split/wider_face_train_bbx_gt.txt").write_text(format_ground_truth(faces))
     common = ["--data", tmp_path / "data", "--device", "cpu", "--threads", "1"]
+    short = [word for one in ("mse_init.epochs=1", "gan.epochs=1", "judge.epochs=1") for word in ("--set", one)]
     first = [word for one in (*TINY, "loop.epochs=1", "evaluate_images=1") for word in ("--set", one)]
-    for body, words in (
-        (train, ["--stage", "mse-init", "--out", tmp_path / "mse", *tiny_set, "--set", "mse_init.epochs=1"]),
-        (train_proposer, ["--out", tmp_path / "first", *first]),
-    ):
-        assert body([str(word) for word in (*words, *common)]) == 1
+    stages = {stage: ["--stage", stage, *tiny_set, *short] for stage in ("mse-init", "gan", "judge", "fusion")}
+    for stage, before in (("gan", "mse-init"), ("judge", "gan"), ("fusion", "judge")):
+        stages[stage] += ["--init", tmp_path / before, "--proposals", tmp_path / "p"]
+    for stage, words in {**stages, "first": first}.items():
+        body = train_proposer if stage == "first" else train
+        assert body([str(word) for word in (*words, "--out", tmp_path / stage, *common)]) == 1, stage
         error = capsys.readouterr().err
         named = [name for name in bad if f"{name}: " in error]
-        assert named == bad or (body is train_proposer and named), "a first stage reads pictures at random, not all"
+        holdout = (tmp_path / "mse-init/holdout.txt").read_text().split("\n")
+        expected = [name for name in bad if name in holdout] if stage == "fusion" else bad
+        assert named and (named == expected or stage == "first"), stage
         assert f"{len(named)} images could not be read and were skipped" in error
         assert not any(f"{name}: " in error for name in good)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinygan.data.cutting import CropConfig, DegradationConfig, cut_patch, make_lr, upscale
+from tinygan.data.cutting import CropConfig, DegradationConfig, cut_patch, cut_stack, make_lr, upscale
 
 
 def gradient(width: int = 40, height: int = 30) -> Image.Image:
@@ -34,6 +34,40 @@ def test_large_crop_over_the_border_agrees_with_padding_first():
     expected = np.asarray(padded.resize((16, 16), Image.Resampling.BICUBIC, box=(0, 0, 200, 200)))
     inner = np.abs(cut_patch(image, square, 16).astype(int) - expected.astype(int))[5:14, 5:]
     assert np.median(inner) <= 12
+
+
+def textured(width: int, height: int) -> Image.Image:
+    coarse = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(("side", "most", "mean"), [(63.4, 0, 0.0), (127.9, 0, 0.0), (131.5, 6, 1.0), (290.3, 10, 2.0)])
+def test_a_part_of_a_halved_copy_is_that_of_the_image_but_for_rounding(side, most, mean):
+    image, square = textured(397, 301), np.array([7.3, 4.6, 7.3 + side, 4.6 + side])
+    expected = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC, box=tuple(square)))
+    error = np.abs(cut_patch(image, square, 32).astype(int) - expected.astype(int))
+    assert error.max() <= most and error.mean() <= mean
+
+
+def test_beyond_the_border_patches_are_those_of_a_padded_image():
+    image, square = textured(96, 80), np.array([-20.5, 15.25, 50.0, 85.75])
+    padded = Image.fromarray(np.pad(np.asarray(image), ((0, 6), (21, 0), (0, 0)), mode="symmetric").copy())
+    part = padded.crop((0, 15, 71, 86))
+    expected = part.resize((24, 24), Image.Resampling.BICUBIC, box=(0.5, 0.25, 71.0, 70.75))
+    assert np.array_equal(cut_patch(image, square, 24), np.asarray(expected))
+    tiny = np.asarray(image)[:3, :2]
+    rows, columns = (
+        [order[place % len(order)] for place in range(-10, 12)] for order in ((0, 1, 2, 2, 1, 0), (0, 1, 1, 0))
+    )
+    many = cut_patch(Image.fromarray(tiny), np.array([-10.0, -10.0, 12.0, 12.0]), 22)
+    assert np.array_equal(many, tiny[rows][:, columns])
+
+
+def test_a_stack_is_its_patches():
+    image = textured(160, 120)
+    squares = np.array([[-9.0, -9, 30, 30], [0.5, 1.5, 110.5, 111.5], [-100, -100, 200, 200], [40, 40, 52, 52]])
+    stack = cut_stack(image, squares, 16)
+    assert all(np.array_equal(patch, cut_patch(image, one, 16)) for patch, one in zip(stack, squares, strict=True))
 
 
 def test_crop_far_larger_than_the_image_does_not_ask_for_more_memory():

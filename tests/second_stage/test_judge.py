@@ -1,3 +1,6 @@
+import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -60,6 +63,25 @@ def test_batch_norm_folding_changes_nothing():
         after = fold_batch_norm(network)(lr).refined
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
     assert torch.allclose(before, after, atol=1e-5)
+
+
+def test_the_generator_is_made_ready_once_and_when_it_is_used(judge, monkeypatch):
+    made = []
+
+    def slowly(graph, runtime):
+        made.append((graph.name, torch.is_inference_mode_enabled()))
+        time.sleep(0.05)  # so that all threads are waiting
+        return graph.network
+
+    monkeypatch.setattr("tinygan.second_stage.judge.deploy", slowly)
+    small, large = np.zeros((2, 8, 8, 3), np.uint8), np.zeros((3, 32, 32, 3), np.uint8)
+    judge.judge(small[:0], large)
+    assert made == []
+    copy = pickle.loads(pickle.dumps(judge))
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: judge.judge(small, large)[0], range(4)))
+    assert made == [("generator", False)] and all(np.array_equal(answer, answers[0]) for answer in answers)
+    assert copy.judge(small, large)[0] == pytest.approx(answers[0], abs=1e-5)
 
 
 def test_answers_come_in_order_and_do_not_depend_on_batching(judge, requests):

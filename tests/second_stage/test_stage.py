@@ -100,6 +100,7 @@ def answer(stage):
 def send(pipe):
     layer = torch.nn.Conv2d(32, 32, 3)  # the host's own network
     scores, threads = answer(stage), torch.get_num_threads()
+    stage.enlarge(np.zeros((40, 60, 3), np.uint8), np.array([[4.0, 4, 12, 14]]), 1)  # by a network built only now
     pipe.send((scores, threads, layer(torch.ones(8, 32, 64, 64)).shape[0] if computes else 8))
 
 def ask():

@@ -48,6 +48,7 @@ def _parser() -> Parser:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    from tinygan.formats.plausible import warn_of_degenerate
     from tinygan.formats.registry import find_format, open_detections, sniff_name
 
     source, out = arguments.source, arguments.out
@@ -64,7 +65,11 @@ def _convert(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--names is for coco, but this is from {given} to {arguments.to}; leave it out")
     dialect = read_dialect(arguments)
     files = open_detections(source, given, dialect)
-    detections = {name: files[name] for name in files}
+    files.left_out |= {name: reason for name in files if (reason := files.stray(name)) is not None}
+    detections = {name: files[name] for name in files if name not in files.left_out}
+    if not detections:
+        raise DataError(f"{source}: expected detections, found none; {next(iter(files.left_out.values()))}")
+    warn_of_degenerate(detections.values(), str(source))
     target.write(out, detections, dialect)
 
     boxes = sum(map(len, detections.values()))

@@ -141,6 +141,9 @@ def _check_usage(arguments: argparse.Namespace) -> None:
 
 def _origin(arguments: argparse.Namespace, runtime: Runtime) -> str:
     """What a run was made from and its precision, as comments of its config.yaml: a resumed run has the same."""
+    from tinygan.files import content_digest
+    from tinygan.training.run import CONTENT
+
     paths = {
         "data": [arguments.data],
         "proposals": arguments.proposals,
@@ -151,6 +154,7 @@ def _origin(arguments: argparse.Namespace, runtime: Runtime) -> str:
         "subset": [arguments.subset] if arguments.subset else [],
     }
     lines = [f"# {name}: {' '.join(str(path.resolve()) for path in given)}" for name, given in paths.items() if given]
+    lines += [f"{CONTENT} {' '.join(map(content_digest, arguments.proposals))}"] if arguments.proposals else []
     lines += [f"# dialect: {dialect}"] if (dialect := str(read_dialect(arguments))) else []
     head = [f"# stage: {arguments.stage}", f"# precision: {runtime.precision}"]
     if arguments.stage == "fusion":

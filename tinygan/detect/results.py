@@ -131,13 +131,14 @@ class Results:
         """The inputs that are not done.
 
         Raises:
-            DataError: if another file of the same name is, or one changed since.
+            DataError: if another file of the same name is, or one changed since or is none of the inputs any more.
         """
         changed = [
             source.name
             for source in sources
             if self._made_of.get(source.name, "") not in ("", fingerprint(source.path))
         ]
+        changed += sorted(set(self.done) - {source.name for source in sources})
         for source in sources:
             path = self._paths.get(source.name, str(real_path(source.path)))
             if path != str(real_path(source.path)):

@@ -16,7 +16,7 @@ from tinygan.detect.results import Record, Results, to_record
 from tinygan.detect.sources import Source
 from tinygan.detect.video import Frame, VideoWriter, read_frames, write_video
 from tinygan.detections import Detections, FloatArray
-from tinygan.errors import DataError, unexpected
+from tinygan.errors import ConfigError, DataError, unexpected
 from tinygan.formats.images import Orientation, read_image
 from tinygan.pictures import save_png
 
@@ -65,7 +65,7 @@ def detect_all(detector: FaceDetector, sources: Sequence[Source], results: Resul
                 _detect_video(detector, source, results, config, damage)
             else:
                 _detect_image(detector, source, results, config)
-        except OSError:  # of writing: reading makes it a DataError
+        except (OSError, ConfigError):  # of writing (reading makes it a DataError), and of the first stage itself
             raise
         except Exception as error:  # whatever one input may raise costs that input alone
             results.drop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +16,12 @@ from PIL import Image
 
 from tinygan.detections import ByteArray
 from tinygan.errors import DataError, MissingDependency
-from tinygan.files import open_atomically
+from tinygan.files import open_atomically, refuse_special
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".gif")
 _CODECS = ("libx264", "libopenh264", "mpeg4")  # the best that this build of PyAV has
 _TICKS = 90_000  # a second
+_CUT_SHORT, _CUT_FRAMES = 0.1, 3  # of a video's length, and frames: what may be missing at its end without a word
 _ONE_FRAME_PER_PACKET = ("h264", "hevc")
 
 
@@ -63,6 +65,7 @@ def read_frames(path: Path, damage: list[str] | None = None) -> Iterator[Frame]:
     av = require_av(path)
     count, first, decoding = 0, 0.0, _Decoding(av)
     try:
+        refuse_special(path)
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise DataError(f"{path}: expected a video, found no picture in it")
@@ -100,13 +103,15 @@ class _Decoding:
         problems: what the decoder or the file's reader said.
         lost: frames that the file has a packet of, or says it has, and that were not decoded.
         patched: frames in which damaged parts were filled.
+        cut_short: where the file breaks off, if it does, and how long it should be.
     """
 
     def __init__(self, av: Any) -> None:
         self._av = av
         self.problems: list[str] = []
         self.lost = self.patched = 0
-        self._packets = 0
+        self.cut_short = ""
+        self._packets = self._end = 0
         self._times: list[int] = []  # of packets, sorted: when their frames are shown
         self._interlaced, self._timed = False, True
 
@@ -121,6 +126,9 @@ class _Decoding:
             except (self._av.FFmpegError, OSError) as error:  # the file breaks off
                 self.problems.append(str(error))
                 packet = None
+            if packet is not None and packet.size:
+                start = packet.dts if packet.pts is None else packet.pts
+                self._end = max(self._end, (start or 0) + (packet.duration or 0))
             if packet is not None and packet.size and not packet.is_discard:
                 self._packets += 1
                 if packet.pts is not None:
@@ -147,6 +155,9 @@ class _Decoding:
 
     def finish(self, container: Any, stream: Any, count: int) -> None:
         """Count what is missing, once all packets are read, of which ``count`` frames were decoded."""
+        end, whole = float(self._end * stream.time_base), _length(container, stream, self._av.time_base)
+        if whole is not None and whole - end > max(_CUT_SHORT * whole, _CUT_FRAMES / float(stream.average_rate or 25)):
+            self.cut_short = f"the file breaks off after {end:.1f} of {whole:.1f} s"
         if stream.codec_context.name not in _ONE_FRAME_PER_PACKET or self._interlaced:
             return  # elsewhere packets may rightly hold no frame
         undecoded = max(0, self._packets - count)
@@ -162,6 +173,8 @@ class _Decoding:
             said.append(f"{_count(self.lost, 'frame')} could not be decoded")
         if self.patched:
             said.append(f"{_count(self.patched, 'frame')} could be decoded in part")
+        if self.cut_short:
+            said.append(self.cut_short)
         return ", ".join(said)
 
     def _gaps(self, container: Any, stream: Any) -> int:
@@ -176,6 +189,18 @@ class _Decoding:
         tick = float(stream.time_base) * self._av.time_base
         end = ((container.start_time or 0) + container.duration) / tick
         return between + max(0, round(float(end - self._times[-1]) / step - 1))
+
+
+def _length(container: Any, stream: Any, ticks: int) -> float | None:
+    """How long a video is by the head of its file, in seconds; ``None`` if that is not said, or not to be relied on."""
+    if container.format.name == "avi":
+        return stream.frames / float(stream.average_rate) if stream.average_rate else None
+    if not container.format.name.startswith("matroska") or container.duration is None:
+        return None
+    if len(container.streams) == 1:
+        return float(container.duration / ticks)
+    found = re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", ""))
+    return None if found is None else 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3])
 
 
 def _count(number: int, noun: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from tinygan.errors import DataError
 
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
+_UTF8_MARK = 0x800  # of a zip's member
 
 # What tarfile and zipfile raise on damaged archives; RuntimeError: encrypted or an unknown compression.
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)
@@ -48,8 +49,18 @@ def _is_shadow(name: str, names: Container[str]) -> bool:
 def _zip_members(path: Path) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
-            if member.filename.endswith(".txt"):
-                yield member.filename, archive.read(member)
+            if member.filename.lower().endswith(".txt"):
+                yield _zip_name(member), archive.read(member)
+
+
+def _zip_name(member: zipfile.ZipInfo) -> str:
+    """A member's name; macOS writes UTF-8 without the mark that says so, which zipfile takes for code page 437."""
+    if member.flag_bits & _UTF8_MARK:
+        return member.filename
+    try:
+        return member.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return member.filename
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -57,7 +68,7 @@ def _tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
         compressed = file.read(2) == b"\x1f\x8b"
     with tarfile.open(path, "r:gz" if compressed else "r:") as archive:
         for member in archive:
-            handle = archive.extractfile(member) if member.isfile() and member.name.endswith(".txt") else None
+            handle = archive.extractfile(member) if member.isfile() and member.name.lower().endswith(".txt") else None
             if handle is not None:
                 yield member.name, handle.read()
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tinygan.detections import Detections
 from tinygan.errors import DataError
-from tinygan.files import walk_files
+from tinygan.files import to_utf8, walk_files
 from tinygan.formats import wider
 from tinygan.formats.archives import read_archive
 from tinygan.formats.dialect import Order
@@ -52,12 +52,23 @@ class DetectionFiles(Mapping[str, Detections]):
     def text(self, name: str) -> str:
         """An image's detections in the official submission format; unchanged where that is how they are stored."""
         try:
-            return self._readers[name]().decode("utf-8")
+            return to_utf8(self._readers[name]()).decode("utf-8")
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{self.describe(name)}: expected text in the official submission format, got byte "
                 f"0x{error.object[error.start]:02x} on line {error.object.count(10, 0, error.start) + 1}"
             ) from error
+
+    def stray(self, name: str) -> str | None:
+        """Why a file holds no detections at all, as an empty one or a README; ``None`` if it looks as if it did."""
+        try:
+            text = self.text(name)
+        except DataError as error:
+            return str(error)
+        if not text.strip():
+            return "is empty, expected detections"
+        count = [*text.strip().split("\n", 2), ""][1].strip()
+        return None if wider.is_count(count) else f"expected the number of boxes on line 2, got '{count[:60]}'"
 
     def describe(self, name: str) -> str:
         """The place of an image's detections, for messages."""
@@ -89,6 +100,10 @@ class ParsedDetections(DetectionFiles):
     def text(self, name: str) -> str:
         """An image's detections in the official submission format."""
         return wider.format_detections(stem(name), self[name])
+
+    def stray(self, name: str) -> str | None:
+        """Never one: what is in a table is a box, or an image without."""
+        return None
 
     def describe(self, name: str) -> str:
         """The place of an image's detections, for messages."""

@@ -26,6 +26,7 @@ from PIL import Image, UnidentifiedImageError
 
 from tinygan.detections import ByteArray, to_numpy
 from tinygan.errors import DataError
+from tinygan.files import refuse_special
 
 Orientation = Literal["upright", "stored"]
 ORIENTATIONS: tuple[Orientation, ...] = ("upright", "stored")
@@ -131,6 +132,8 @@ def _read(source: Path | str | bytes | BinaryIO, orientation: Orientation) -> Im
         if not isinstance(source, bytes) and source.seekable():
             source.seek(0)
         source = io.BytesIO(source if isinstance(source, bytes) else source.read())
+    else:
+        refuse_special(Path(source))
     try:
         with _open(source) as image:
             picture, turn = _decode(image, source, orientation)

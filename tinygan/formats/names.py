@@ -19,6 +19,7 @@ _OTHER_PICTURES = (
     ".arw", ".cr2", ".cr3", ".dng", ".exr", ".gif", ".hdr", ".j2k", ".jxl", ".jxr", ".mpo", ".nef", ".orf", ".psd",
     ".raf", ".raw", ".rw2", ".svg", ".tga",
 )  # fmt: skip
+_AROUND = " \t\r\n\ufeff"  # a name, with or without its ending, and not part of it
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")  # of pictures without an ending
 
 
@@ -142,7 +143,9 @@ def match_names(files: Iterable[str], images: Iterable[str], source: str = "file
         by_base[_base(image)].append(image)
     best_of_file: dict[str, str] = {}
     for file in files:
-        found = _best(file, by_base.get(_base(file), []), source)
+        # Where a.jpg is no picture, it is the text of one that is called a.jpg.png.
+        name = file if _base(file) in by_base else f"{file}.txt"
+        found = _best(name, by_base.get(_base(name), []), source)
         if found is not None:
             best_of_file[file] = found
     rivals: dict[str, list[str]] = defaultdict(list)
@@ -167,7 +170,7 @@ def select_names(wanted: Iterable[str], images: Iterable[str], source: str) -> l
 
 def _key(name: str) -> str:
     """What is compared of a name."""
-    return unicodedata.normalize("NFC", stem(name.strip(" \t\r\n\ufeff")))
+    return unicodedata.normalize("NFC", stem(name.strip(_AROUND)).strip(_AROUND))
 
 
 def _base(name: str) -> str:

@@ -122,5 +122,8 @@ class _Renoted(DetectionFiles):
         is_empty = not self._files.text(name).strip()
         return "" if is_empty else wider.format_detections(stem(name), self[name])
 
+    def stray(self, name: str) -> str | None:
+        return self._files.stray(name)
+
     def describe(self, name: str) -> str:
         return self._files.describe(name)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygan.boxes import area, clip, longer_side
+from tinygan.boxes import area, clip, iou, longer_side
 from tinygan.detections import BoolArray, Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.formats.dialect import NOTATIONS, ORDERS, RELATIVE, Order
@@ -38,6 +38,7 @@ SLIGHTLY = 0.1  # above 1
 _PERCENT = 20.0  # logits that reach this are rare
 TELLING = 100  # boxes from which on those count that reach beyond: a single face may well do so
 _OVER_PX = 2.0
+_HIT_IOU, _FEWEST_HITS, _HIT_SHARE = 0.5, 5, 0.3  # with faces at hand: hits of another reading, at least
 _CRAMMED_REACH, _CRAMMED_MIDDLE = 0.8, 0.42  # of the width: real boxes reach to 0.98, and have their middle at 0.46
 _WORDS: dict[Order, str] = {"xywh": "x y w h", "xyxy": "x1 y1 x2 y2", "cxcywh": "cx cy w h"}
 
@@ -118,6 +119,33 @@ def explain_boxes(samples: Iterable[Sample], order: Order) -> str | None:
     return _crammed(given)
 
 
+def explain_by_faces(found: Mapping[str, Detections], faces: Mapping[str, FloatArray], order: Order) -> str | None:
+    """One sentence on boxes that hit faces if their numbers are read otherwise, and hardly else; else ``None``.
+
+    Wrongly read boxes hit a face at an IoU of 0.5 by chance alone, rightly read ones of any detector often.
+
+    Args:
+        found: ``{image: detections}``.
+        faces: ``{image: float64 [M, 4]}``, the annotated faces.
+        order: what the file's four numbers were taken for.
+    """
+    given = [(Sample(one.boxes, one.scores, (0, 0)), faces[name]) for name, one in found.items() if len(one)]
+    given = [(sample, true) for sample, true in given if area(true).any()][:: max(1, len(given) // SAMPLE)]
+
+    def hits(read: Callable[[Sample], FloatArray]) -> int:
+        best = [(sample.best(read(sample), min(FINEST, len(true))), true) for sample, true in given]
+        return sum(int((iou(boxes, true) >= _HIT_IOU).any(axis=1).sum()) for boxes, true in best)
+
+    count = sum(min(FINEST, len(true), len(sample.boxes)) for sample, true in given)
+    as_read = hits(_as_read)
+    if as_read > _BETTER * count:
+        return None
+    most, words = max((hits(read), words) for words, read in _readings(order))
+    if most < max(_FEWEST_HITS, _HIT_SHARE * count) or as_read > _BETTER * most:
+        return None
+    return f"{as_read} of the {count} best boxes hit a face, and {most} would if they are {words}"
+
+
 def warn_of_degenerate(detections: Iterable[Detections], source: str) -> None:
     """Warn in one sentence if most boxes have no area or are below 1.5 px, where pictures are not at hand."""
     best = [found.boxes[np.argsort(-found.scores, kind="stable")[:BEST]] for found in detections]
@@ -137,7 +165,9 @@ def refuse_boxes(samples: Sequence[Sample]) -> None:
     Raises:
         DataError: if most boxes have no area, are below 1.5 px, or lie outside the picture by more than two thirds.
     """
-    given = [sample for sample in samples if len(sample.boxes)]
+    # Some networks fill up their output with boxes of score 0.
+    given = [Sample(one.boxes[one.scores != 0], one.scores[one.scores != 0], one.size_px) for one in samples]
+    given = [sample for sample in given if len(sample.boxes)]
     if not given:
         return
     if _nowhere_share(given) > MOST:

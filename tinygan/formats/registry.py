@@ -12,7 +12,7 @@ import numpy as np
 
 from tinygan.detections import Detections
 from tinygan.errors import ConfigError, DataError
-from tinygan.files import encode, write_atomically
+from tinygan.files import encode, to_utf8, write_atomically
 from tinygan.formats import coco, cvat, fddb, sinks, tabular, yolo
 from tinygan.formats.archives import ARCHIVE_SUFFIXES, is_archive_name
 from tinygan.formats.dialect import AS_WRITTEN, Dialect, Notation
@@ -82,7 +82,7 @@ def sniff_name(path: Path) -> str:
     if path.is_file():
         try:
             with open(path, "rb") as file:
-                head = file.read(HEAD_BYTES)
+                head = to_utf8(file.read(HEAD_BYTES))
         except OSError as error:
             raise DataError(f"{path}: expected detections: {error.strerror}") from error
     for name, known in (*DIALECTS.items(), *FORMATS.items()):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tinygan.errors import DataError
+from tinygan.files import refuse_special
 from tinygan.formats.names import list_images, match_names
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def read_size(path: Path, orientation: Orientation = "upright") -> Size:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures and damaged EXIF blocks
+            refuse_special(path)
             with Image.open(path) as image:
                 width, height = _stored_size(image)
                 turned = orientation == "upright" and _is_turned(image)

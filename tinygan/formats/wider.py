@@ -15,6 +15,7 @@ import numpy as np
 from tinygan.boxes import xywh_to_xyxy, xyxy_to_xywh
 from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import DataError
+from tinygan.files import to_utf8
 
 ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")
 Split = Literal["train", "val"]
@@ -116,7 +117,7 @@ def load_subset(path: Path) -> list[str]:
     """
     text = read_text(path, "a list of image names or a *_bbx_gt.txt")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(lines) > 1 and _is_count(lines[1]):
+    if len(lines) > 1 and is_count(lines[1]):
         return list(parse_ground_truth(text, str(path)))
     if not lines:
         raise DataError(f"{path}: expected image names, one a line; the file is empty")
@@ -151,7 +152,7 @@ def load_split(root: Path, split: Split) -> WiderSplit:
 def read_text(path: Path, expected: str) -> str:
     """Text of a file; a :class:`DataError` that says what was expected where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return to_utf8(path.read_bytes()).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise DataError(f"{path}: expected {expected}: {reason}") from error
@@ -163,7 +164,7 @@ def _shortest(value: float) -> str:
 
 def _explain_bad_detections(text: str, source: str) -> str:
     lines = text.strip().splitlines()
-    if len(lines) < 2 or not _is_count(lines[1].strip()):
+    if len(lines) < 2 or not is_count(lines[1].strip()):
         got = lines[1] if len(lines) > 1 else "end of file"
         return f"{source}:2: expected the number of boxes after the image name, got '{got}'"
     for number, row in _bad_rows(lines[2:], columns=5):
@@ -184,12 +185,13 @@ def _bad_rows(rows: list[str], columns: int) -> Iterator[tuple[int, str]]:
 
 def _parse_count(lines: list[str], at: int, name: str, source: str) -> int:
     text = lines[at + 1].strip() if at + 1 < len(lines) else "end of file"
-    if not _is_count(text):
+    if not is_count(text):
         raise DataError(f"{source}:{at + 2}: expected the number of faces of '{name}', got '{text}'")
     return int(text)
 
 
-def _is_count(text: str) -> bool:
+def is_count(text: str) -> bool:
+    """Whether a line is a number of boxes."""
     return text.isascii() and text.isdigit() and len(text) < 10
 
 

@@ -84,7 +84,7 @@ class DetectionWriter:
 
     def has(self, name: str) -> bool:
         """Whether this image's file was written already (by an earlier, cut-off run)."""
-        return self._file(name).is_file()
+        return self.file(name).is_file()
 
     def done(self, inputs: Mapping[str, Fingerprint]) -> set[str]:
         """The images that an earlier run finished; see :meth:`finish`.
@@ -120,7 +120,7 @@ class DetectionWriter:
 
     def count(self, name: str) -> int:
         """How many boxes an image was written with."""
-        return int(self._file(name).read_text(encoding="utf-8").splitlines()[1])
+        return int(self.file(name).read_text(encoding="utf-8").splitlines()[1])
 
     def write(self, name: str, detections: Detections) -> None:
         """Write an image's detections, by falling score."""
@@ -128,7 +128,7 @@ class DetectionWriter:
 
     def write_text(self, name: str, text: str) -> None:
         """Write an image's file as it is."""
-        file = self._file(name)
+        file = self.file(name)
         content = encode(text, file)
         if self._list_file is not None:
             with self._list_file.open("ab") as names:
@@ -144,7 +144,8 @@ class DetectionWriter:
         write_archive(self.path, ((f.relative_to(self.folder).as_posix(), f.read_bytes()) for f in files))
         shutil.rmtree(self.folder)
 
-    def _file(self, name: str) -> Path:
+    def file(self, name: str) -> Path:
+        """Where an image's detections are written."""
         return self.folder / f"{_checked(self._name(name), name, self.folder)}.txt"
 
     def _name(self, name: str) -> str:
@@ -173,7 +174,8 @@ def open_output(
         names: all images that will be written.
 
     Raises:
-        DataError: in the cases of :func:`tinygan.files.make_way`, and if ``out`` is a file.
+        DataError: in the cases of :func:`tinygan.files.make_way`, if ``out`` is a file, or if a run that is to be
+            continued wrote an image that is not among ``names``.
     """
     is_archive = is_archive_name(out)
     folder = out.with_name(f"{out.name}.partial") if is_archive else out
@@ -185,10 +187,26 @@ def open_output(
         folder, folder / kept[0], command, settings,
         resume=resume, overwrite=overwrite, clear=lambda: _clear(folder, kept), read_settings=json.loads,
     )  # fmt: skip
+    names = list(names)
     writer = DetectionWriter(out, folder / WRITTEN_FILE, names)
+    if resume and names:
+        _refuse_stale(writer, names)
     write_atomically(folder / WRITTEN_FILE, b"".join(_line(file, folder) for file in _written(folder)))
     write_atomically(folder / kept[0], json.dumps(settings).encode())
     return writer
+
+
+def _refuse_stale(writer: DetectionWriter, names: Iterable[str]) -> None:
+    """Refuse to continue where a file of an image would stay that is gone, or has another file now."""
+    expected = {writer.file(name) for name in names}
+    stale = [file for file in _written(writer.folder) if file not in expected and file.is_file()]
+    if stale:
+        more = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
+        raise DataError(
+            f"{writer.path}: changed since the run that is to be continued: "
+            f"{stale[0].relative_to(writer.folder).as_posix()}{more} of it would stay, and no image is written there "
+            "now; put back what was there, or replace the results with --overwrite"
+        )
 
 
 def check_sizes(detections: Detections, name: str, path: Path) -> None:

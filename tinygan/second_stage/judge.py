@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from threading import Lock
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -11,16 +14,31 @@ from tinygan.checkpoint import Checkpoint
 from tinygan.config import build_config
 from tinygan.data.cutting import CropConfig
 from tinygan.detections import ByteArray, FloatArray
-from tinygan.models.backends import deploy
+from tinygan.models.backends import Run, deploy
 from tinygan.models.build import load_discriminator, load_generator, load_second
 from tinygan.models.discriminator import Discriminator
 from tinygan.models.pixels import to_bytes, to_float
 from tinygan.runtime import Runtime, one_thread
 from tinygan.second_stage.graphs import generator_graph, judge_graph
 
+_building = Lock()  # of all judges, as one that holds a lock could not be pickled for another process
+
+
+def _unlock() -> None:
+    """In a forked process: the thread that held the lock is not there to release it."""
+    global _building
+    _building = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock)
+
 
 class Judge:
     """Super-resolves small crops and judges all of them.
+
+    The generator is made ready when it is first used: backends other than PyTorch compile it for a second, and where no
+    crop is super-resolved (``crops.route_px`` 0) it only draws pictures for people.
 
     Args:
         generator: G1 and G2.
@@ -42,7 +60,8 @@ class Judge:
         self.crops, self._runtime = crops, runtime
         self.sees_wide = discriminator.surroundings is not None
         self.finds_boxes = discriminator.fc_box is not None
-        self._enlarge = deploy(generator_graph(generator, crops), runtime)
+        self._generator = generator
+        self._deployed_generator: Run | None = None
         self._look = deploy(judge_graph(discriminator, crops), runtime)
         self._look_again = self._look if second is None else deploy(judge_graph(second, crops), runtime)
 
@@ -85,10 +104,11 @@ class Judge:
         count = len(small) + len(large)
         if not count:
             return np.zeros(0), np.zeros((0, 4))
+        enlarge = self._enlarge() if len(small) else None
         with self._runtime.autocast():
             pictures = [] if not len(large) else [self._load(large)]  # [M, 3, S, S]
-            if len(small):
-                pictures.insert(0, self._enlarge(self._load(small))[1].float())  # [N, 3, S, S]
+            if enlarge is not None:
+                pictures.insert(0, enlarge(self._load(small))[1].float())  # [N, 3, S, S]
             seen = [torch.cat(pictures)]
             if wide is not None and self.sees_wide:
                 seen.append(self._load(wide))
@@ -108,9 +128,18 @@ class Judge:
         Returns:
             Two arrays uint8 [N, S, S, 3].
         """
+        enlarge = self._enlarge()
         with self._runtime.autocast():
-            sr, refined = self._enlarge(self._load(small))
+            sr, refined = enlarge(self._load(small))
             return to_bytes(sr), to_bytes(refined)
+
+    def _enlarge(self) -> Run:
+        """The generator, made ready by the first call, as if outside of any context and on one thread."""
+        if self._deployed_generator is None:
+            with _building, torch.inference_mode(False), one_thread():
+                if self._deployed_generator is None:
+                    self._deployed_generator = deploy(generator_graph(self._generator, self.crops), self._runtime)
+        return self._deployed_generator
 
     def _load(self, pixels: ByteArray) -> Tensor:
         return to_float(pixels).to(self._runtime.device)

@@ -26,7 +26,7 @@ LOOK_RESIZE = 0.5  # share of the way to the size it found at which the judge lo
 LOOK_LOGIT = -2.0  # it looks again at what may be a face
 LOGIT_LIMIT = 8.0  # of a face logit: beyond it the networks answer pictures unlike any they learnt from
 GROUP_BATCHES = 4  # batches of patches that are cut before the networks run over them
-GROUP_PIXELS = 64_000_000  # decoded pixels that may wait for a second look
+GROUP_PIXELS = 24_000_000  # decoded pixels, of 4 bytes each, that may wait for a second look
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from tinygan.errors import CheckpointError, DataError
 from tinygan.files import remove_written, write_atomically
 
 CONFIG_FILE = "config.yaml"  # the resolved recipe, with the inputs of the run as comments
+CONTENT = "# content of proposals:"  # in it, before a hash of each detector's
 METRICS_FILE = "metrics.jsonl"  # a line of figures every few steps
 CURVES_FILE = "curves.png"  # the same, drawn
 STATE_FILE = "last.ckpt"  # to resume from
@@ -151,6 +152,8 @@ class RunFolder:
 
 def _check_same(config: Path, config_yaml: str) -> None:
     before, now = config.read_text().splitlines(), config_yaml.splitlines()
+    if not any(line.startswith(CONTENT) for line in before):  # earlier versions did not note it
+        now = [line for line in now if not line.startswith(CONTENT)]
     if before == now:
         return
     differing = next((new for old, new in zip(before, now, strict=False) if old != new), "its length")

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     skipped: list[str] = []
     faces = load_faces(arguments.ground_truth, arguments.images, arguments.category, skipped)
-    inputs = read_inputs(arguments, list(faces), skipped)
+    inputs = read_inputs(arguments, {name: truth.boxes for name, truth in faces.items()}, skipped)
     results = {
         role: evaluate_coco(source.detections, faces, inputs.names, arguments.max_detections)
         for role, source in inputs.sources.items()

@@ -62,11 +62,11 @@ def run(arguments: argparse.Namespace) -> int:
     check_outputs(arguments)
     from tinygan.evaluate.fddb import evaluate_fddb, roc_report
     from tinygan.evaluate.published import load_published_rocs
-    from tinygan.formats.fddb import load_folds
+    from tinygan.formats.fddb import bounding_boxes, load_folds
 
     truth = load_folds(arguments.ground_truth)
     published = {} if arguments.curves is None else load_published_rocs(arguments.curves)
-    inputs = read_inputs(arguments, truth.names)
+    inputs = read_inputs(arguments, {name: bounding_boxes(rows) for name, rows in truth.ellipses.items()})
     skipped: list[str] = []
     sizes = {} if arguments.images is None else _image_sizes(arguments.images, inputs.names, skipped)
     inputs = replace(inputs, skipped=skipped)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tinygan.cli.common import (
     DETECTIONS,
@@ -25,10 +26,12 @@ from tinygan.cli.common import (
 from tinygan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from tinygan.detections import Detections
+    from tinygan.detections import Detections, FloatArray
     from tinygan.evaluate.curves import Difference
     from tinygan.formats.folders import DetectionFiles
 
+log = logging.getLogger(__name__)
+Truth: TypeAlias = "Mapping[str, FloatArray]"
 RESAMPLES, SEED, LEVEL = 1000, 0, 0.95  # of the paired bootstrap
 BOOTSTRAP = {"resamples": RESAMPLES, "seed": SEED, "level": LEVEL}
 _SHOWN = 5  # names listed in a warning
@@ -42,7 +45,7 @@ class Source:
         path: where they were read.
         detections: ``{image: detections}``.
         missing: evaluated images without a file.
-        unused: number of files (or images in a file) that belong to no evaluated image.
+        unused: number of files (or images in a file) that belong to no evaluated image, apart from those left out.
         files: what was read.
     """
 
@@ -129,18 +132,20 @@ def check_outputs(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--plot {plot}: expected a name that ends in .png")
 
 
-def read_inputs(arguments: argparse.Namespace, images: Sequence[str], skipped: Sequence[str] = ()) -> Inputs:
+def read_inputs(arguments: argparse.Namespace, truth: Truth, skipped: Sequence[str] = ()) -> Inputs:
     """Read ``--subset``, ``--detections`` and ``--baseline``.
 
     Args:
         arguments: parsed; see :func:`add_input_options`.
-        images: every image of the ground truth.
+        truth: ``{image: float64 [M, 4]}``, every image of the ground truth and its faces.
         skipped: a line for everything in the ground truth that was left out.
     """
-    names, unknown = _select(arguments.subset, images)
-    sources = {"detections": _read_source(_open(arguments.detections, arguments), images, names)}
-    if arguments.baseline is not None:
-        sources["baseline"] = _read_source(_open(arguments.baseline, arguments), images, names)
+    names, unknown = _select(arguments.subset, list(truth))
+    sources = {
+        role: _read_source(_open(path, arguments), truth, names, getattr(arguments, "images", None))
+        for role, path in (("detections", arguments.detections), ("baseline", arguments.baseline))
+        if path is not None
+    }
     return Inputs(names, unknown, sources, skipped)
 
 
@@ -205,13 +210,15 @@ def _open(path: Path, arguments: argparse.Namespace) -> DetectionFiles:
     return open_detections(path, arguments.format if path == arguments.detections else None, dialect)
 
 
-def _read_source(files: DetectionFiles, images: Sequence[str], names: Sequence[str]) -> Source:
-    """Detections of the images ``names``; files are matched against all ``images`` of the ground truth."""
+def _read_source(files: DetectionFiles, truth: Truth, names: Sequence[str], pictures: Path | None) -> Source:
+    """Detections of the images ``names``; files are matched against all images of the ground truth."""
     from tinygan.formats.names import match_names
-    from tinygan.formats.plausible import warn_of_degenerate
 
-    matched = match_names(files, images, str(files.source))
-    found = {name: files[matched[name]] for name in names if name in matched}
+    matched = match_names(files, truth, str(files.source))
+    strays = {file: reason for file in files if (reason := files.stray(file)) is not None}
+    malformed = {file for file in strays if file in matched.values() and files.text(file).strip()}
+    files.left_out |= {file: reason for file, reason in strays.items() if file not in malformed}
+    found = {name: files[matched[name]] for name in names if matched.get(name, None) not in (None, *files.left_out)}
     if not found:
         example = next(iter(files))
         raise DataError(
@@ -219,8 +226,25 @@ def _read_source(files: DetectionFiles, images: Sequence[str], names: Sequence[s
             f"{len(names)} images (such as '{names[0]}'); check --detections, --ground-truth and --subset"
         )
     missing = [name for name in names if name not in found]
-    warn_of_degenerate(found.values(), str(files.source))
-    return Source(files.source, found, missing, len(files) - len(found), files)
+    _warn_of_boxes(files, found, truth, pictures)
+    unused = sum(file not in files.left_out for file in files) - len(found)
+    return Source(files.source, found, missing, unused, files)
+
+
+def _warn_of_boxes(files: DetectionFiles, found: Mapping[str, Detections], truth: Truth, pictures: Path | None) -> None:
+    """Warn in one sentence if boxes do not look like what they were taken for, by the faces and by the pictures."""
+    from tinygan.formats.plausible import BoxCheck, explain_by_faces, warn_of_degenerate
+    from tinygan.formats.sizes import find_pictures
+
+    if problem := explain_by_faces(found, truth, files.order):
+        log.warning("%s: %s", files.source, problem)
+    elif pictures is not None and pictures.is_dir():
+        check = BoxCheck(find_pictures(found, pictures, str(pictures)), found)
+        for name, one in found.items():
+            check.add(name, one)
+        check.warn(files)
+    else:
+        warn_of_degenerate(found.values(), str(files.source))
 
 
 def _select(subset: Path | None, images: Sequence[str]) -> tuple[list[str], list[str]]:

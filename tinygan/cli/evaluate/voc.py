@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         truth = mafa_truth(_read_mafa(arguments.ground_truth))
     else:
         truth = voc_truth(load_faces(arguments.ground_truth, arguments.images, arguments.category, skipped))
-    inputs = read_inputs(arguments, truth.names, skipped)
+    inputs = read_inputs(arguments, truth.faces, skipped)
     results = {role: evaluate_voc(source.detections, truth, inputs.names) for role, source in inputs.sources.items()}
     result, baseline = results["detections"], results.get("baseline")
     differences = {} if baseline is None else compare_voc(baseline, result, RESAMPLES, SEED, LEVEL)

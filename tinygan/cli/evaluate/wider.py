@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     skipped: list[str] = []
     truth = _load_truth(arguments, skipped)
     published = _load_published(arguments.curves, truth)
-    inputs = read_inputs(arguments, truth.names, skipped)
+    inputs = read_inputs(arguments, truth.faces, skipped)
     results = {role: evaluate_wider(source.detections, truth, inputs.names) for role, source in inputs.sources.items()}
     result, baseline = results["detections"], results.get("baseline")
     differences = {} if baseline is None else compare_wider(baseline, result, RESAMPLES, SEED, LEVEL)

@@ -23,7 +23,8 @@ class AnchoredConfig(DetectorConfig, ABC):
 
     Attributes:
         backbone: ``mobilenet025`` (MobileNetV1 at a quarter of its width) or ``resnet18`` to ``resnet152``.
-        variances: scales of the offsets of an anchor's centre and size.
+        variances: scales of the offsets of an anchor's centre and size; those of the common RetinaFace, not stated in
+            the papers of RetinaNet, RefineFace and MB-FCN.
     """
 
     backbone: BackboneName = "mobilenet025"

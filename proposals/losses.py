@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from proposals.matching import BACKGROUND, FACE, IGNORED, Targets
+from proposals.matching import BACKGROUND, FACE, IGNORED, MINED, Targets
 from proposals.output import Output
 
 STEPS = ("", "_first")  # ends of the terms' names; only a cascade has two
@@ -30,6 +30,8 @@ class DetectionLossConfig:
         focal_gamma: exponent that lowers the weight of easy anchors, for ``focal``.
         box_weight: λ1 of the paper; the common implementation has 2.
         landmark_weight: λ2 of the paper; the common implementation has 1.
+        mined_weight: weight of the background anchors that are hard negatives (``--mine``), for ``focal``; among
+            ``hard_negatives`` they always are. Not stated in the paper.
     """
 
     classification: Literal["hard_negatives", "focal"] = "hard_negatives"
@@ -38,31 +40,32 @@ class DetectionLossConfig:
     focal_gamma: float = 2.0
     box_weight: float = 0.25
     landmark_weight: float = 0.1
+    mined_weight: float = 2.0
 
     def __post_init__(self) -> None:
         if self.negatives_per_face < 1:
             raise ValueError(f"negatives_per_face must be at least 1, got {self.negatives_per_face}")
-        weights = (self.box_weight, self.landmark_weight, self.focal_gamma)
+        weights = (self.box_weight, self.landmark_weight, self.mined_weight, self.focal_gamma)
         if not all(0 <= value < math.inf for value in weights) or not 0 <= self.focal_alpha <= 1:
             raise ValueError("weights and focal_gamma must not be negative, focal_alpha lies in [0, 1]")
 
 
 def hard_negative_loss(logits: Tensor, labels: Tensor, negatives_per_face: int) -> Tensor:
-    """Cross-entropy over faces and, picture by picture, the background anchors with the highest loss.
+    """Cross-entropy over faces and, picture by picture, hard negatives and the background with the highest loss.
 
     Args:
         logits: float [B, A], face against background.
-        labels: int64 [B, A], ``FACE``, ``BACKGROUND`` or ``IGNORED``.
+        labels: int64 [B, A], ``FACE``, ``BACKGROUND``, ``IGNORED`` or ``MINED``.
         negatives_per_face: number of background anchors per face anchor; a picture without a face anchor gives as
-            many as a picture with one.
+            many as a picture with one. Hard negatives are chosen first, and all of them, even if they are more.
 
     Returns:
         A scalar: the sum over the chosen anchors, divided by the number of face anchors (at least 1).
     """
-    faces, background = labels == FACE, labels == BACKGROUND
+    faces, mined, background = labels == FACE, labels == MINED, labels == BACKGROUND
     losses = F.binary_cross_entropy_with_logits(logits, faces.to(logits.dtype), reduction="none")
-    quota = negatives_per_face * faces.sum(dim=1).clamp(min=1)
-    total = losses[faces].sum()
+    quota = (negatives_per_face * faces.sum(dim=1).clamp(min=1) - mined.sum(dim=1)).clamp(min=0)
+    total = losses[faces | mined].sum()
     for row, mask, count in zip(losses, background, quota.tolist(), strict=True):
         negatives = row[mask]
         total = total + negatives.topk(min(count, len(negatives))).values.sum()
@@ -74,7 +77,7 @@ def focal_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: float, weigh
 
     Args:
         logits: float [B, A], face against background.
-        labels: int64 [B, A], ``FACE``, ``BACKGROUND`` or ``IGNORED``.
+        labels: int64 [B, A], ``FACE``, ``BACKGROUND``, ``IGNORED`` or ``MINED``.
         alpha: weight of faces; 1 - alpha is that of background.
         gamma: exponent that lowers the weight of easy anchors; 0 weighs all alike.
         weights: float [B, A], further weights of the anchors; default: 1.
@@ -118,7 +121,8 @@ def detection_losses(output: Output, targets: Targets, config: DetectionLossConf
     labels = targets.labels
     logits = output.face_logits.float()
     if config.classification == "focal":
-        classification = focal_loss(logits, labels, config.focal_alpha, config.focal_gamma)
+        weights = torch.where(labels == MINED, config.mined_weight, 1.0)
+        classification = focal_loss(logits, labels, config.focal_alpha, config.focal_gamma, weights)
     else:
         classification = hard_negative_loss(logits, labels, config.negatives_per_face)
     faces = labels == FACE

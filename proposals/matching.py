@@ -13,6 +13,7 @@ from torchvision.ops import box_convert, box_iou
 from proposals.anchors import encode_boxes, encode_landmarks, move_anchors
 
 FACE, BACKGROUND, IGNORED = 1, 0, -1
+MINED = 2  # background too: a hard negative, which an earlier round of training took for a face
 BLOCK = 16  # faces compared with all anchors at once: bounds memory on crowds
 
 
@@ -27,21 +28,27 @@ class MatchingConfig:
         rescue_iou: a face is matched to the anchor that overlaps it most if their IoU is at least this, even where that
             anchor overlaps another face more. If two faces share that anchor, it is matched to the later one.
         ignored_iou: an anchor whose IoU with an ignored face (invalid, too small) is at least this is ignored.
+        mined_iou: background anchors whose IoU with a hard negative is at least this count as hard negatives; not
+            stated in the paper.
     """
 
     positive_iou: float = 0.35
     negative_iou: float = 0.35
     rescue_iou: float = 0.2
     ignored_iou: float = 0.3
+    mined_iou: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 < self.negative_iou <= self.positive_iou <= 1:
             raise ValueError(
                 f"expected 0 < negative_iou <= positive_iou <= 1, got {self.negative_iou} and {self.positive_iou}"
             )
-        for name in ("rescue_iou", "ignored_iou"):
+        for name in ("rescue_iou", "ignored_iou", "mined_iou"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} lies in (0, 1], got {getattr(self, name)}")
+
+
+NO_BOXES = torch.zeros(0, 4)
 
 
 class Faces(NamedTuple):
@@ -51,18 +58,20 @@ class Faces(NamedTuple):
         boxes: float32 [M, 4], ``x1, y1, x2, y2`` in pixels, of some area.
         ignored: bool [M], neither to be found nor background.
         landmarks: float32 [M, 10], ``x, y`` of five points; NaN where unknown.
+        mined: float32 [K, 4], hard negatives: boxes in which an earlier round of training saw a face.
     """
 
     boxes: Tensor
     ignored: Tensor
     landmarks: Tensor
+    mined: Tensor = NO_BOXES
 
 
 class Targets(NamedTuple):
     """What the network should say of A anchors (of B pictures, once stacked).
 
     Attributes:
-        labels: int64 [A], ``FACE``, ``BACKGROUND`` or ``IGNORED``.
+        labels: int64 [A], ``FACE``, ``BACKGROUND``, ``IGNORED`` or ``MINED``.
         boxes: float32 [A, 4], offsets to the anchor's face; 0 where there is none.
         landmarks: float32 [A, 10], offsets to its points; NaN where there are none.
     """
@@ -88,7 +97,7 @@ def match_anchors(faces: Faces, anchors: Tensor, variances: tuple[float, float],
     labels = torch.full((count,), BACKGROUND, device=anchors.device)
     box_targets = anchors.new_zeros(count, 4)
     landmark_targets = anchors.new_full((count, faces.landmarks.shape[1]), torch.nan)
-    if not len(faces.boxes):
+    if not len(faces.boxes) and not len(faces.mined):
         return Targets(labels, box_targets, landmark_targets)
     corners = box_convert(anchors, "cxcywh", "xyxy")
     ignored = _best_pairs(faces.boxes[faces.ignored], corners)
@@ -109,6 +118,8 @@ def match_anchors(faces: Faces, anchors: Tensor, variances: tuple[float, float],
         box_targets[rows] = encode_boxes(wanted[chosen], anchors[rows], variances)
         points = faces.landmarks[~faces.ignored][chosen]
         landmark_targets[rows] = encode_landmarks(points, anchors[rows], variances)
+    mined = _best_pairs(faces.mined, corners).of_anchors >= config.mined_iou
+    labels[mined & (labels == BACKGROUND)] = MINED
     return Targets(labels, box_targets, landmark_targets)
 
 

@@ -7,7 +7,6 @@ All layers, anchors and losses below are not stated there.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,7 +167,8 @@ class MbFcnNetwork(AnchoredNetwork):
         """
         maps = self.body(self.normalise(pictures))
         height, width = pictures.shape[-2:]
-        sizes = [(math.ceil(height / stride), math.ceil(width / stride)) for stride in self.config.strides]
+        # Whole numbers alone: in an export the sides stay variable, and ONNX divides towards 0.
+        sizes = [((height + stride - 1) // stride, (width + stride - 1) // stride) for stride in self.config.strides]
         found = [branch(maps, *size) for branch, size in zip(self.branches, sizes, strict=True)]
         return Output(
             cat_levels([one for one, _ in found], 1)[..., 0], cat_levels([one for _, one in found], 4), None, sizes

@@ -51,4 +51,4 @@ def cat_levels(levels: Sequence[Tensor], columns: int) -> Tensor:
     Returns:
         [B, A, columns].
     """
-    return torch.cat([level.permute(0, 2, 3, 1).reshape(len(level), -1, columns) for level in levels], dim=1)
+    return torch.cat([level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, columns) for level in levels], dim=1)

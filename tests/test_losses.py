@@ -7,6 +7,7 @@ from tinygan.losses import (
     LossConfig,
     adversarial_loss,
     box_loss,
+    box_offset_loss,
     classification_loss,
     pixel_loss,
     real_generated_loss,
@@ -36,6 +37,21 @@ def test_real_generated_loss_by_hand():
 def test_classification_loss_by_hand():
     expected = -(math.log(0.5) + math.log(1 - SIGMOID_2)) / 2
     assert float(classification_loss(LOGITS.float(), torch.tensor([1.0, 0.0]))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_box_offsets_by_hand():
+    # Proposal (0, 0, 10, 10), face (1, 1, 11, 11): offsets (0.1, 0.1, 0, 0), 0.5 * 0.1^2 twice; a non-face adds none.
+    boxes = torch.tensor([[-0.5, -0.5, 0.5, 0.5]] * 3, requires_grad=True)
+    faces = torch.tensor([[-0.4, -0.4, 0.6, 0.6], [0.0, 0.0, 0.5, 0.5], [math.nan] * 4])
+    loss = box_offset_loss(boxes, faces, torch.tensor([1.0, 0.0, 1.0]))
+    assert loss.item() == pytest.approx(0.01, rel=1e-5)
+    loss.backward()
+    assert (boxes.grad[0] != 0).any() and (boxes.grad[1:] == 0).all()
+    # A face twice as wide and half as high: log 2 and -log 2, both below 1.
+    wide = torch.tensor([[-1.0, -0.25, 1.0, 0.25]])
+    assert box_offset_loss(boxes[:1], wide, torch.ones(1)).item() == pytest.approx(math.log(2) ** 2, rel=1e-5)
+    none = box_offset_loss(boxes, faces, torch.zeros(3))
+    assert none.item() == 0 and none.requires_grad
 
 
 def test_extreme_logits_stay_finite():

@@ -1,4 +1,4 @@
-"""The losses of Bai et al. 2018, Eq. 4-9, as pure functions on tensors.
+"""The losses of Bai et al. 2018, Eq. 4-9, and of boxes, as pure functions on tensors.
 
 Every function returns one unweighted scalar; a training stage weighs and adds them in one place. The scalar has the
 dtype of the networks' output, but at least float32: under autocast the output is bfloat16, too coarse for a mean.
@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.ops import generalized_box_iou_loss
+from torchvision.ops import box_convert, generalized_box_iou_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,9 @@ class LossConfig:
     Attributes:
         alpha: weight of the adversarial loss (section 4.2).
         beta: weight of the classification loss (section 4.2).
+        gamma: weight of the box loss in the generator's loss (SOD-MTGAN, Bai et al. 2018b); with one above 0, stage
+            ``gan`` trains the discriminator's head ``fc_box`` too, which needs ``discriminator.box``. Not stated in the
+            paper.
         adversarial_form: ``nonsaturating``, or ``saturating``, as Eq. 5 is printed.
         wild_alpha: weight of the adversarial loss of wild patches, as a factor on ``alpha``. There are no true
             high-resolution pictures of wild patches, so D never learns to tell their generated pictures from real
@@ -35,6 +38,7 @@ class LossConfig:
 
     alpha: float = 0.001
     beta: float = 0.01
+    gamma: float = 0.0
     adversarial_form: Literal["nonsaturating", "saturating"] = "nonsaturating"
     wild_alpha: float = 0.0
     pixel: bool = True
@@ -42,8 +46,8 @@ class LossConfig:
     classification: bool = True
 
     def __post_init__(self) -> None:
-        if min(self.alpha, self.beta, self.wild_alpha) < 0:
-            raise ValueError("alpha, beta and wild_alpha must not be negative")
+        if min(self.alpha, self.beta, self.gamma, self.wild_alpha) < 0:
+            raise ValueError("alpha, beta, gamma and wild_alpha must not be negative")
 
 
 def pixel_loss(picture: Tensor, hr: Tensor) -> Tensor:
@@ -127,6 +131,34 @@ def box_loss(boxes: Tensor, targets: Tensor) -> Tensor:
         return found.sum()
     loss: Tensor = generalized_box_iou_loss(found, targets.to(found.dtype), reduction="mean")
     return loss
+
+
+def box_offset_loss(boxes: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
+    """Smooth-L1 of box offsets (Ren et al. 2015, Eq. 2), summed over the four and averaged over the faces.
+
+    # Differs from the paper: a proposal's width and height are both its longer side, as its patch is a square.
+
+    Args:
+        boxes: float [B, 4], predicted boxes, ``x1, y1, x2, y2`` relative to the proposal's centre, in units of its
+            longer side.
+        targets: float [B, 4], the boxes of the faces in the same frame; NaN where there is none.
+        labels: float [B], 1 face, 0 non-face; non-faces have no loss.
+
+    Returns:
+        Scalar; 0 for a batch without faces.
+    """
+    found = _precise(boxes)
+    faces = (labels > 0.5) & torch.isfinite(targets).all(dim=1)
+    if not faces.any():
+        return found[faces].sum()
+    pair = (_offsets(found[faces]), _offsets(targets[faces].to(found.dtype)))
+    return functional.smooth_l1_loss(*pair, reduction="sum") / faces.sum()
+
+
+def _offsets(boxes: Tensor) -> Tensor:
+    """Centre and logarithm of width and height, [B, 4]."""
+    places = box_convert(boxes, "xyxy", "cxcywh")
+    return torch.cat([places[:, :2], places[:, 2:].log()], dim=1)
 
 
 def _precise(values: Tensor) -> Tensor:

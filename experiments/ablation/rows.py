@@ -43,6 +43,11 @@ ROWS = (
     Row("without refinement", ("generator.refinement=false",), "no G2"),
     Row("without adversarial", ("losses.adversarial=false",), "no real/generated game"),
     Row("without classification", ("losses.classification=false",), "the face logit does not drive G"),
+    Row(
+        "box loss into G",
+        ("discriminator.box=true", "losses.gamma=0.1"),
+        "`full`, and D predicts the face's box, whose loss drives G too (SOD-MTGAN)",
+    ),
     Row("no SR", NO_SR, "bilinear 4x instead of G, D trained anew for the same steps"),
     Row("no SR, wider D", NO_SR, "the same, D as wide as G and D together cost", wider=True),
     Row("pairs, no routing", (*SQUEEZED, "batches.wild=0"), "the paper: every crop shrunk to 16 px and super-resolved"),

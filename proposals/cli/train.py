@@ -88,6 +88,12 @@ def _parser() -> Parser:
         help="what other detectors found in the training images: faces that nobody labelled are learnt from them, or "
         "ignored if they are less sure",
     )
+    parser.add_argument(
+        "--mine",
+        action="store_true",
+        help="a round of hard negatives: search the training images with the weights of --init first, and learn most "
+        "from what they take for a face and is none",
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="seed of weights and pictures (default: the settings')")
     add_output_options(parser, "a run")
     add_config_options(parser, "this training", PRESETS)
@@ -99,11 +105,14 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.show_config:
         return show_config(_recipe(arguments))
     _check_paths(arguments)
-    from proposals.train.run import ProposerData, read_inputs, train_proposer
+    from proposals.train.recipe import AnchoredRecipe
+    from proposals.train.run import ProposerData, mine, read_inputs, train_proposer
     from tinygan.config import to_yaml
     from tinygan.runtime import Runtime
 
     recipe = _recipe(arguments)
+    if arguments.mine and not isinstance(recipe, AnchoredRecipe):
+        raise ConfigError(f"--mine: proposer '{recipe.proposer}' has no anchors, of which hard negatives are some")
     runtime = Runtime(runtime_options(arguments).exact())
     data = ProposerData(
         arguments.data, arguments.truth, arguments.images, tuple(arguments.folds),
@@ -115,6 +124,9 @@ def _train(arguments: argparse.Namespace) -> int:
     if folder.finished:
         print(f"{folder.path}: this training is finished already")
         return DONE
+    if arguments.mine:
+        assert isinstance(recipe, AnchoredRecipe)
+        inputs = mine(inputs, recipe, folder, runtime)
     skipped = train_proposer(inputs, recipe, folder, runtime)
     return end_run(
         f"{folder.path}: training is finished; use it with tinygan-propose --weights {folder.path}", skipped, runtime
@@ -127,6 +139,8 @@ def _check_paths(arguments: argparse.Namespace) -> None:
         raise DataError("give the faces to train on: --data ROOT, or --truth FILE and --images DIR")
     if arguments.folds and arguments.truth is None:
         raise DataError("--folds is for FDDB's annotations alone; give --truth FDDB-folds and --images DIR")
+    if arguments.mine and arguments.init is None:
+        raise DataError("--mine searches with weights that were trained before; give --init W")
     if arguments.init is not None and arguments.init_body is not None:
         raise DataError("--init holds a backbone already; leave --init-body out")
     for path in (arguments.data, *own, arguments.init, arguments.init_body, arguments.landmarks, *arguments.teacher):
@@ -164,5 +178,6 @@ def _origin(arguments: argparse.Namespace, runtime: Runtime) -> str:
     paths = {name: getattr(arguments, name) for name in names}
     lines = [f"# {name}: {path.resolve()}" for name, path in paths.items() if path is not None]
     lines += [f"# folds: {' '.join(map(str, arguments.folds))}"] if arguments.folds else []
+    lines += ["# mine: true"] if arguments.mine else []
     lines += [f"# teacher: {path.resolve()}" for path in arguments.teacher]
     return "\n".join(["# tinygan-train-proposer", f"# precision: {runtime.precision}", *lines]) + "\n"

@@ -36,12 +36,14 @@ class Photograph(NamedTuple):
         boxes: float64 [M, 4], pixels, ``x1, y1, x2, y2`` of some area.
         invalid: bool [M], the faces that are ignored.
         landmarks: float64 [M, 5, 2]; NaN where unknown.
+        mined: float64 [K, 4], hard negatives: boxes in which an earlier round of training saw a face.
     """
 
     path: Path
     boxes: FloatArray
     invalid: BoolArray
     landmarks: FloatArray
+    mined: FloatArray = np.zeros((0, 4))
 
 
 def photographs(
@@ -117,6 +119,7 @@ class PictureSource:
         self, photos: Sequence[Photograph], recipe: DetectorRecipe, batch_size: int, rank: int = 0, world_size: int = 1
     ) -> None:
         self._photos, self._recipe, self._batch_size = photos, recipe, batch_size
+        self._mined = [photo for photo in photos if len(photo.mined)]
         self._rank, self._world_size = rank, world_size
         self._matchers = {size: recipe.matcher(size) for size in recipe.pictures.all_sizes}
         self.unreadable: dict[str, None] = {}
@@ -139,15 +142,17 @@ class PictureSource:
     def _draw(self, number: int, config: PictureConfig) -> tuple[Tensor, Faces]:
         number = number * self._world_size + self._rank
         rng = np.random.default_rng([self._recipe.seed, 1, number])
-        picture, faces = cut_picture(*self._photo(number), config, rng)
+        around_mined = bool(self._mined) and rng.random() < config.mined_share
+        image, photo = self._photo(number, self._mined if around_mined else self._photos)
+        picture, faces = cut_picture(image, photo, config, rng, around_mined)
         return torch.from_numpy(picture).permute(2, 0, 1).contiguous(), faces
 
-    def _photo(self, number: int) -> tuple[Image.Image, Photograph]:
+    def _photo(self, number: int, photos: Sequence[Photograph]) -> tuple[Image.Image, Photograph]:
         """The photograph of a draw; each is drawn once in every ``len(photos)`` draws."""
-        turn, at = divmod(number, len(self._photos))
-        order = np.random.default_rng([self._recipe.seed, 2, turn]).permutation(len(self._photos))
+        turn, at = divmod(number, len(photos))
+        order = np.random.default_rng([self._recipe.seed, 2, turn]).permutation(len(photos))
         in_turn = np.roll(order, -at)[:_TRIES]  # the next ones replace one that cannot be read
-        for photo in (self._photos[int(row)] for row in in_turn):
+        for photo in (photos[int(row)] for row in in_turn):
             try:
                 return read_image(photo.path), photo
             except DataError as error:
@@ -158,7 +163,7 @@ class PictureSource:
 
 
 def cut_picture(
-    image: Image.Image, photo: Photograph, config: PictureConfig, rng: np.random.Generator
+    image: Image.Image, photo: Photograph, config: PictureConfig, rng: np.random.Generator, around_mined: bool = False
 ) -> tuple[npt.NDArray[np.uint8], Faces]:
     """A square picture of part of a photograph.
 
@@ -167,6 +172,7 @@ def cut_picture(
         photo: the photograph's faces.
         config: sizes and shares.
         rng: draws place, scale and colours.
+        around_mined: whether the picture is placed around one of the photograph's hard negatives.
 
     Returns:
         uint8 RGB [S, S, 3] and the faces that it shows; those whose centre is outside it are ignored.
@@ -177,27 +183,38 @@ def cut_picture(
     else:
         scale = float(np.exp(rng.uniform(np.log(config.smallest_scale), np.log(config.largest_scale))))
         side = config.size / scale
-        corner = _place(image.size, photo, side, config, rng)
+        corner = _place(image.size, photo.boxes[~photo.invalid], side, config.face_share, rng)
+    if around_mined:
+        corner = _place(image.size, photo.mined, side, 1.0, rng)
     canvas = _colours(_window(image, corner, side, config.size), config, rng)
     shift = np.tile(corner, 2)
-    boxes = (photo.boxes - shift) * scale
+    boxes, mined = (photo.boxes - shift) * scale, (photo.mined - shift) * scale
     points = (photo.landmarks - corner) * scale
     if rng.random() < config.mirror:
         canvas = ImageOps.mirror(canvas)
-        boxes = np.stack([config.size - boxes[:, 2], boxes[:, 1], config.size - boxes[:, 0], boxes[:, 3]], axis=1)
+        boxes, mined = _mirrored(boxes, config.size), _mirrored(mined, config.size)
         points = np.stack([config.size - points[..., 0], points[..., 1]], axis=-1)[:, MIRRORED_POINTS]
-    return np.array(canvas), _faces_inside(boxes, points, photo.invalid, config)
+    return np.array(canvas), _faces_inside(boxes, points, photo.invalid, mined, config)
 
 
-def _place(
-    size: tuple[int, int], photo: Photograph, side: float, config: PictureConfig, rng: np.random.Generator
-) -> FloatArray:
-    """Upper left corner of the window in the photograph; a window larger than the photograph contains all of it."""
+def _mirrored(boxes: FloatArray, width_px: int) -> FloatArray:
+    return np.stack([width_px - boxes[:, 2], boxes[:, 1], width_px - boxes[:, 0], boxes[:, 3]], axis=1)
+
+
+def _place(size: tuple[int, int], boxes: FloatArray, side: float, share: float, rng: np.random.Generator) -> FloatArray:
+    """Upper left corner of the window in the photograph; a window larger than the photograph contains all of it.
+
+    Args:
+        size: width and height of the photograph in pixels.
+        boxes: float64 [N, 4], boxes one of which the window is placed around, if there are any.
+        side: side of the window in pixels of the photograph.
+        share: the probability of that; else it is placed at random.
+        rng: draws the place.
+    """
     spare = np.array(size) - side
     low, high = np.minimum(spare, 0.0), np.maximum(spare, 0.0)
-    usable = np.flatnonzero(~photo.invalid)
-    if len(usable) and rng.random() < config.face_share:
-        box = photo.boxes[rng.choice(usable)]
+    if len(boxes) and rng.random() < share:
+        box = boxes[rng.choice(len(boxes))]
         centre = (box[:2] + box[2:]) / 2
         wished = centre - rng.uniform(0.1, 0.9, 2) * side
     else:
@@ -260,11 +277,22 @@ def _colours(picture: Image.Image, config: PictureConfig, rng: np.random.Generat
     return ImageEnhance.Color(picture).enhance(float(saturation)).point(table.ravel().tolist())
 
 
-def _faces_inside(boxes: FloatArray, points: FloatArray, invalid: BoolArray, config: PictureConfig) -> Faces:
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    inside = ((centre >= 0) & (centre < config.size)).all(axis=1)
-    clipped = np.clip(boxes, 0, config.size)
-    visible = (clipped[:, 2:] - clipped[:, :2] >= 1).all(axis=1)
+def _faces_inside(
+    boxes: FloatArray, points: FloatArray, invalid: BoolArray, mined: FloatArray, config: PictureConfig
+) -> Faces:
+    clipped, inside, visible = _clipped(boxes, config.size)
     boxes, points = clipped[visible], points[visible].reshape(-1, 2 * POINTS)
     ignored = (invalid | ~inside)[visible] | (longer_side(boxes) < config.min_face_px)
-    return Faces(torch.from_numpy(boxes).float(), torch.from_numpy(ignored), torch.from_numpy(points).float())
+    negatives, inside, visible = _clipped(mined, config.size)
+    negatives = negatives[inside & visible]
+    found, marked, mistaken = (torch.from_numpy(values).float() for values in (boxes, points, negatives))
+    return Faces(found, torch.from_numpy(ignored), marked, mistaken)
+
+
+def _clipped(boxes: FloatArray, size: int) -> tuple[FloatArray, BoolArray, BoolArray]:
+    """Boxes cut to the picture, which of them have their centre in it, and of which at least a pixel is seen."""
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside = np.asarray(((centre >= 0) & (centre < size)).all(axis=1))
+    clipped = np.clip(boxes, 0, size)
+    visible = np.asarray((clipped[:, 2:] - clipped[:, :2] >= 1).all(axis=1))
+    return clipped, inside, visible

@@ -22,6 +22,7 @@ from proposals.mb_fcn import MbFcnConfig, MbFcnNetwork
 from proposals.output import Output
 from proposals.retinaface import RetinaFaceConfig, RetinaFaceNetwork
 from proposals.retinanet import RetinaNetConfig, RetinaNetNetwork
+from proposals.train.mining import MiningConfig
 from proposals.yunet import YuNetConfig, YuNetNetwork, YuNetOutput
 from proposals.yunet_losses import YuNetLossConfig, yunet_losses
 from proposals.yunet_losses import weighted_sum as yunet_weighted_sum
@@ -56,7 +57,8 @@ class PictureConfig:
 
     Attributes:
         size: side of the square pictures in pixels.
-        sizes: sides of which each step draws one instead, for training at several scales; empty: ``size`` alone.
+        sizes: sides of which each step draws one instead, for training at several scales; empty: ``size`` alone. The
+            sizes are not stated in the paper (papers/retinanet_small_faces).
         mode: ``windows``: squares at a scale drawn from a range, most of them around a face; ``patches``: as in
             RefineFace, squares of part or all of a photograph's shorter side, after it was surrounded by plain colour.
         smallest_scale: smallest scale of a photograph; scales are drawn log-uniformly up to ``largest_scale``. It,
@@ -66,6 +68,8 @@ class PictureConfig:
         smallest_share: smallest side of a square in shorter sides of the photograph, in ``patches``.
         whole_share: share of the squares that have the whole shorter side, in ``patches``.
         face_share: share of the pictures that are placed around a face; the others are placed at random.
+        mined_share: share of the pictures that are placed around a hard negative, with ``--mine``; not stated in the
+            paper.
         min_face_px: faces whose longer side is shorter in the picture are ignored.
         mirror: share of the pictures that are mirrored.
         colour: share of the pictures whose brightness, contrast and saturation are changed.
@@ -81,6 +85,7 @@ class PictureConfig:
     smallest_share: float = 0.5
     whole_share: float = 0.5
     face_share: float = 0.75
+    mined_share: float = 0.25
     min_face_px: float = 5.0
     mirror: float = 0.5
     colour: float = 0.5
@@ -97,7 +102,7 @@ class PictureConfig:
             raise ValueError(f"largest_growth must be at least 1, got {self.largest_growth}")
         if not 0 < self.smallest_share <= 1:
             raise ValueError(f"smallest_share lies in (0, 1], got {self.smallest_share}")
-        for name in ("whole_share", "face_share", "mirror", "colour", "grey"):
+        for name in ("whole_share", "face_share", "mined_share", "mirror", "colour", "grey"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} lies in [0, 1], got {getattr(self, name)}")
 
@@ -230,11 +235,13 @@ class AnchoredRecipe(DetectorRecipe):
     Attributes:
         matching: how anchors and faces are matched.
         losses: the form and the weights of the losses.
+        mining: which boxes are hard negatives, with ``--mine``.
     """
 
     network: AnchoredConfig
     matching: MatchingConfig = field(default_factory=MatchingConfig)
     losses: DetectionLossConfig = field(default_factory=DetectionLossConfig)
+    mining: MiningConfig = field(default_factory=MiningConfig)
 
     @abstractmethod
     def build(self) -> AnchoredNetwork:
@@ -292,7 +299,10 @@ class ProposerRecipe(AnchoredRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class RetinaNetMatching(MatchingConfig):
-    """How anchors and faces are matched in RetinaNet (RefineFace's second step); no face is rescued."""
+    """How anchors and faces are matched in RetinaNet (RefineFace's second step); no face is rescued.
+
+    Rescuing (``rescue_iou``) is not stated in the paper.
+    """
 
     positive_iou: float = 0.5
     negative_iou: float = 0.4
@@ -331,7 +341,7 @@ class MbFcnMatching(MatchingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class MbFcnLosses(DetectionLossConfig):
-    """MB-FCN's losses, branch by branch; the number of negatives is not stated in the paper."""
+    """MB-FCN's losses, branch by branch; their form and the number of negatives are not stated in the paper."""
 
     negatives_per_face: int = 3
     box_weight: float = 1.0

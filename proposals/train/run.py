@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchvision.models import get_model
+from tqdm import tqdm
 
 from proposals.anchored import AnchoredNetwork
 from proposals.backbones import ResNet, ResNetName
-from proposals.detector import DetectorNetwork
+from proposals.detector import DetectorNetwork, PyramidDetector
+from proposals.train.mining import hard_negatives
 from proposals.train.pictures import Photograph, PictureSource, photographs, with_teachers
-from proposals.train.recipe import DetectorRecipe
+from proposals.train.recipe import AnchoredRecipe, DetectorRecipe
 from proposals.train.stage import DetectorStage, freeze
 from tinygan.checkpoint import WEIGHTS_FILE, Checkpoint, is_ours, load_checkpoint, save_checkpoint
 from tinygan.config import to_tree
@@ -26,16 +28,18 @@ from tinygan.data.rois import split_holdout
 from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import CheckpointError, ConfigError, DataError, MissingDependency
 from tinygan.formats.fddb import load_folds
+from tinygan.formats.images import read_image
 from tinygan.formats.names import list_images, match_names
 from tinygan.formats.registry import open_detections
 from tinygan.formats.retinaface import load_labels
+from tinygan.formats.tabular import load_csv, save_csv
 from tinygan.formats.truths import load_faces
 from tinygan.formats.wider import WiderSplit, load_split
 from tinygan.models.public_weights import load_into, load_tensors
 from tinygan.runtime import Runtime, seed_everything
 from tinygan.training.loop import run_loop, stage_batch_size
 from tinygan.training.prepare import match_proposals
-from tinygan.training.run import RunFolder, finish, trained_on
+from tinygan.training.run import NEGATIVES_FILE, STATE_FILE, RunFolder, finish, trained_on
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +130,50 @@ def read_inputs(data: ProposerData, recipe: DetectorRecipe) -> Inputs:
     ):
         raise ConfigError("optimiser.freeze and freeze_norm would keep random weights as they are; give --init W")
     return Inputs(split, training, holdout, photos, network)
+
+
+def mine(inputs: Inputs, recipe: AnchoredRecipe, folder: RunFolder, runtime: Runtime) -> Inputs:
+    """Search the training images, never the hold-out, for what the network takes for a face and is none.
+
+    The run folder then holds ``negatives.csv``. A run that is continued learns from those it started with.
+
+    Args:
+        inputs: the images and the network before the first step, which was trained before.
+        recipe: which boxes are hard negatives, and the thresholds of the network.
+        folder: the run folder.
+        runtime: the device and the precision; of several processes the first one searches.
+
+    Returns:
+        The same with the hard negatives of each photograph.
+    """
+    file = folder.file(NEGATIVES_FILE)
+    if runtime.is_main and not folder.file(STATE_FILE).is_file():
+        save_csv(file, _search(inputs, recipe, runtime))
+    runtime.barrier()
+    found = load_csv(file)
+    named = zip(inputs.training_names, inputs.photos, strict=True)
+    photos = [photo._replace(mined=found[name].boxes) if name in found else photo for name, photo in named]
+    counts = [len(photo.mined) for photo in photos]
+    log.info("%d hard negatives in %d of %d images", sum(counts), np.count_nonzero(counts), len(counts))
+    if not sum(counts):
+        log.warning("no hard negatives were found; mining.min_score may be too high for these weights")
+    return replace(inputs, photos=photos)
+
+
+def _search(inputs: Inputs, recipe: AnchoredRecipe, runtime: Runtime) -> dict[str, Detections]:
+    """The hard negatives of each training image that can be read."""
+    detector = PyramidDetector(inputs.network, recipe.network, runtime)
+    found = {}
+    named = list(zip(inputs.training_names, inputs.photos, strict=True))
+    for name, photo in tqdm(named, desc="mining", unit="image", disable=None):
+        try:
+            pixels = np.array(read_image(photo.path))
+        except DataError as error:
+            log.warning("not searched: %s", error)
+            continue
+        (seen,) = detector.propose([torch.from_numpy(pixels).permute(2, 0, 1)])
+        found[name] = hard_negatives(seen, photo.boxes, recipe.mining)
+    return found
 
 
 def train_proposer(inputs: Inputs, recipe: DetectorRecipe, folder: RunFolder, runtime: Runtime) -> list[str]:

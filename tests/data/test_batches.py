@@ -8,12 +8,15 @@ from tinygan.data.patches import MEDIUM, PAIRED, SMALL, Patches
 from tinygan.errors import DataError
 
 CROPS = CropConfig(lr_size=8)
+BOX = np.array([[-0.5, -0.4, 0.3, 0.6]])
 
 
 def stream(size: int, count: int, side: float, faces: float = 0.5) -> Patches:
     rng = np.random.default_rng(size + count)
     labels = (np.arange(count) < faces * count).astype(np.int64)
-    return Patches(rng.integers(0, 255, (count, size, size, 3), dtype=np.uint8), labels, np.full(count, side))
+    return Patches(
+        rng.integers(0, 255, (count, size, size, 3), dtype=np.uint8), labels, np.full(count, side), BOX.repeat(count, 0)
+    )
 
 
 def source(seed: int = 0, rank: int = 0, **config: float) -> BatchSource:
@@ -35,6 +38,17 @@ def test_batch_is_a_function_of_seed_step_and_rank():
     assert all(torch.equal(a, b) for a, b in zip(vars(first).values(), vars(again).values(), strict=True))
     for other in (source().draw(6), source(seed=1).draw(5), source(rank=1).draw(5)):
         assert not torch.equal(first.hr, other.hr)
+
+
+def test_targets_are_mirrored_with_their_patches():
+    batch = source(brightness=0.0, contrast=0.0).draw(0)
+    straight, turned = BOX[0].astype(np.float32).tolist(), np.float32([-0.3, -0.4, 0.5, 0.6]).tolist()
+    known = {patch.tobytes(): False for patch in stream(32, 20, 40.0).pixels}
+    for picture, target in zip(batch.hr, batch.targets, strict=True):
+        pixels = (picture * 255).round().byte().permute(1, 2, 0).numpy()
+        mirrored = np.ascontiguousarray(pixels).tobytes() not in known
+        assert target.tolist() == (turned if mirrored else straight)
+    assert len(batch.small_targets) == len(batch.small) and len(batch.medium_targets) == len(batch.medium)
 
 
 def test_without_wild_patches_the_batch_is_paired():

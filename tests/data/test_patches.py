@@ -50,6 +50,16 @@ def test_patches_have_their_stream_size_and_label(sources, tmp_path):
     assert unreadable == []
 
 
+def test_targets_are_relative_to_the_proposal(sources, tmp_path):
+    boxes = np.array([[10.0, 10, 20, 20], [-10.0, 0, 10, 20]])  # the second is cut to 10 x 20 px at the border
+    faces = np.array([[11.0, 11, 21, 21], [np.nan] * 4])
+    rois = Rois(boxes, np.array([1, 0]), np.ones(2), faces)
+    pictures = [PatchSource(sources[0].path, rois), PatchSource(sources[0].path, None)]
+    streams, _ = build_patches(pictures, CROPS, tmp_path / "cut", "one")
+    assert streams[MEDIUM].targets[0] == pytest.approx([-0.4, -0.4, 0.6, 0.6])
+    assert all(np.isnan(streams[PAIRED].targets).all(axis=1)) and len(streams[PAIRED]) == 2
+
+
 def test_second_build_reuses_and_another_fingerprint_cuts_again(sources, tmp_path):
     build_patches(sources, CROPS, tmp_path / "cut", "one")
     reused, _ = build_patches([], CROPS, tmp_path / "cut", "one")

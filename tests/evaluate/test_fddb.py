@@ -139,6 +139,9 @@ def test_boxes_become_heads() -> None:
     ellipse = boxes_as_ellipses(box).fields[ELLIPSE]
     # 40 x 50 becomes 40 x 60, with the chin at 70.
     assert ellipse == pytest.approx(np.array([[30, 20, np.pi / 2, 30, 40]]))
+    assert boxes_as_ellipses(found([60, 60, 140, 180, 1])).fields[ELLIPSE] == pytest.approx(
+        np.array([[72, 40, np.pi / 2, 100, 108]])
+    )
     truth = truth_of(ellipse)
     assert evaluate_fddb({"image0": box}, truth, as_ellipses=True).merged.continuous.at(0).tpr == 1
     assert evaluate_fddb({"image0": box}, truth).merged.continuous.at(0).tpr < 0.9

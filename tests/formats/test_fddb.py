@@ -52,6 +52,8 @@ def test_six_columns_are_ellipses_with_their_bounding_rectangle() -> None:
 
 
 def test_bounding_rectangle_of_a_slanted_ellipse() -> None:
+    upright = np.array([[60, 40, math.pi / 2, 100, 120]])
+    assert bounding_boxes(upright) == pytest.approx(np.array([[60, 60, 140, 180]]))
     # At 45 degrees both half sides are sqrt((a^2 + b^2) / 2) = sqrt((49 + 1) / 2) = 5.
     assert bounding_boxes(np.array([[7, 1, math.pi / 4, 10, 20]])) == pytest.approx(np.array([[5, 15, 15, 25]]))
     assert bounding_boxes(np.zeros((0, 5))).shape == (0, 4)

@@ -11,7 +11,7 @@ from proposals.losses import (
     offset_loss,
     weighted_sum,
 )
-from proposals.matching import BACKGROUND, FACE, IGNORED, Targets
+from proposals.matching import BACKGROUND, FACE, IGNORED, MINED, Targets
 from proposals.output import Output
 
 LOG2 = math.log(2)
@@ -43,6 +43,23 @@ def test_focal_weights_by_hand():
     logits, labels = torch.zeros(1, 3), torch.tensor([[FACE, BACKGROUND, IGNORED]])
     weights = torch.tensor([[1.0, 2.0, 9.0]])
     assert focal_loss(logits, labels, 0.25, 2.0, weights).item() == pytest.approx(0.3032519, abs=1e-6)
+
+
+def test_mined_background_counts_twice():
+    # The same of a face at p = 1/2, a hard negative, and an anchor that is ignored.
+    output = Output(torch.zeros(1, 3), torch.zeros(1, 3, 4), None, [])
+    targets = Targets(torch.tensor([[FACE, MINED, IGNORED]]), torch.zeros(1, 3, 4), torch.full((1, 3, 10), torch.nan))
+    focal = DetectionLossConfig(classification="focal")
+    assert detection_losses(output, targets, focal)["classification"].item() == pytest.approx(0.3032519, abs=1e-6)
+
+
+def test_mined_background_is_always_among_the_negatives():
+    # By loss alone it would be the last: log(1 + e^-9). It takes the place of one that is chosen by its loss.
+    logits = torch.tensor([[0.0, 0.0, 2.0, -9.0]])
+    labels = torch.tensor([[FACE, BACKGROUND, BACKGROUND, MINED]])
+    mined, worst = math.log1p(math.exp(-9)), math.log1p(math.exp(2))
+    assert hard_negative_loss(logits, labels, 1).item() == pytest.approx(LOG2 + mined)
+    assert hard_negative_loss(logits, labels, 2).item() == pytest.approx(LOG2 + mined + worst)
 
 
 def test_smooth_l1_by_hand():
@@ -97,8 +114,8 @@ def test_weights_are_those_of_the_paper():
 
 
 def test_gradients_are_those_of_the_values():
-    labels = torch.tensor([[FACE, BACKGROUND, BACKGROUND, IGNORED]])
-    logits = torch.tensor([[0.3, 1.0, -2.0, 0.5]], dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([[FACE, BACKGROUND, BACKGROUND, IGNORED, MINED]])
+    logits = torch.tensor([[0.3, 1.0, -2.0, 0.5, -0.7]], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: hard_negative_loss(x, labels, 1), logits)
     assert torch.autograd.gradcheck(lambda x: focal_loss(x, labels, 0.25, 2.0), logits)
 

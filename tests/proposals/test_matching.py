@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from proposals.anchors import decode_boxes, decode_landmarks, pyramid_anchors
-from proposals.matching import BACKGROUND, FACE, IGNORED, Faces, MatchingConfig, match_anchors
+from proposals.matching import BACKGROUND, FACE, IGNORED, MINED, Faces, MatchingConfig, match_anchors
 
 VARIANCES = (0.1, 0.2)
 ANCHORS = torch.tensor([[5.0, 5, 10, 10], [15, 5, 10, 10], [45, 45, 10, 10], [85, 85, 30, 30], [95, 5, 10, 10]])
@@ -14,7 +14,7 @@ ANCHORS = torch.tensor([[5.0, 5, 10, 10], [15, 5, 10, 10], [45, 45, 10, 10], [85
 
 def faces(boxes, ignored=None, landmarks=None):
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    ignored = torch.tensor([False] * len(boxes) if ignored is None else ignored)
+    ignored = torch.tensor([False] * len(boxes) if ignored is None else ignored, dtype=torch.bool)
     points = torch.full((len(boxes), 10), torch.nan) if landmarks is None else torch.tensor(landmarks)
     return Faces(boxes, ignored, points)
 
@@ -54,6 +54,15 @@ def test_two_faces_at_one_anchor_each_keep_their_own():
     assert decode_boxes(targets.boxes[1:2], ANCHORS[1:2], VARIANCES)[0].tolist() == pytest.approx(
         [9, 0, 19, 10], abs=1e-4
     )
+
+
+def test_background_on_a_hard_negative_is_told_apart():
+    # The face's own anchor stays a face; the third's IoU with a hard negative is 80 / 120, the last's 40 / 100.
+    mined = torch.tensor([[0.0, 0, 10, 10], [42, 40, 52, 50], [90, 0, 94, 10]])
+    found = faces([[2, 0, 12, 10]])._replace(mined=mined)
+    assert match(found).labels.tolist() == [FACE, BACKGROUND, MINED, BACKGROUND, BACKGROUND]
+    assert match(found, mined_iou=0.4).labels[4] == MINED and match(found, mined_iou=0.7).labels[2] == BACKGROUND
+    assert match(faces([])._replace(mined=mined)).labels.tolist() == [MINED, BACKGROUND, MINED, BACKGROUND, BACKGROUND]
 
 
 def test_ignored_faces_are_neither():

@@ -19,6 +19,9 @@ from tinygan.training.mse_init import MseInit
 from tinygan.training.recipe import Recipe, check_trainable
 from tinygan.training.samples import HeldOut, roc_area
 
+# A proposal (0, 0, 10, 10) and its face (1, 1, 11, 11): corners from the proposal's centre in its sides.
+TARGETS = np.array([[-0.4, -0.4, 0.6, 0.6], [np.nan] * 4])
+
 
 @pytest.fixture
 def runtime():
@@ -31,7 +34,7 @@ def two_patches() -> Patches:
     face = np.stack([rows, columns, 1 - rows], axis=2) * 200 + 20
     other = np.where((rows * 8).astype(int) % 2 == 0, 220, 30)[..., None] * np.ones(3)
     pixels = np.stack([face, other]) + rng.normal(0, 3, (2, 32, 32, 3))
-    return Patches(pixels.clip(0, 255).astype(np.uint8), np.array([1, 0]), np.array([40.0, 40.0]))
+    return Patches(pixels.clip(0, 255).astype(np.uint8), np.array([1, 0]), np.array([40.0, 40.0]), TARGETS)
 
 
 def batch_of(patches: Patches) -> Batch:
@@ -39,7 +42,8 @@ def batch_of(patches: Patches) -> Batch:
     lr = np.stack([make_lr(patch, DegradationConfig(), np.random.default_rng(0)) for patch in hr])
     labels = torch.from_numpy(patches.labels.astype(np.float32))
     small, medium = to_float(lr), to_float(hr)
-    return Batch(to_float(lr), to_float(hr), labels, small, labels, medium, labels)
+    targets = torch.from_numpy(patches.targets.astype(np.float32))
+    return Batch(to_float(lr), to_float(hr), labels, small, labels, medium, labels, targets, targets, targets)
 
 
 def stage(kind: str, runtime: Runtime, settings: list[str]) -> MseInit | Gan:
@@ -90,6 +94,38 @@ def test_rows_of_table_2_switch_off_their_term_alone(runtime, tiny_options, swit
     full = set(train(stage("gan", runtime, tiny_options), 1, 1e-3)[0])
     without = set(train(stage("gan", runtime, [*tiny_options, switch]), 1, 1e-3)[0])
     assert full - without == gone
+
+
+def test_boxes_teach_both_networks_with_gamma_alone(runtime, tiny_options):
+    boxed = [*tiny_options, "discriminator.box=true", "losses.gamma=0.1"]
+    one = stage("gan", runtime, boxed)
+    before = {name: value.clone() for name, value in one.discriminator.state_dict().items() if "fc_box" in name}
+    rows = train(one, 60, 5e-3)
+    assert {name for name in rows[0] if "box" in name} == {"d_box_hr", "d_box_generated", "d_box_wild", "box"}
+    assert rows[0]["d_box_hr"] == pytest.approx(0.01, rel=0.3) and rows[-1]["d_box_hr"] < 0.3 * rows[0]["d_box_hr"]
+    assert any(not torch.equal(before[name], one.discriminator.state_dict()[name]) for name in before)
+
+    plain, zero = (stage("gan", runtime, [*tiny_options, *more]) for more in ([], ["losses.gamma=0.0"]))
+    assert train(plain, 2, 1e-3) == train(zero, 2, 1e-3)
+    resting = stage("gan", runtime, [*tiny_options, "discriminator.box=true"])
+    assert not any("box" in name for row in train(resting, 2, 1e-2) for name in row)
+    assert all(torch.equal(before[name], resting.discriminator.state_dict()[name]) for name in before)
+
+
+def test_gamma_moves_the_generator(runtime, tiny_options):
+    ended = []
+    for gamma in (0.01, 10.0):
+        one = stage("gan", runtime, [*tiny_options, "discriminator.box=true", f"losses.gamma={gamma}"])
+        assert one.discriminator.fc_box is not None
+        torch.nn.init.normal_(one.discriminator.fc_box.weight, 0.0, 1.0, generator=torch.Generator().manual_seed(0))
+        train(one, 1, 1e-2)
+        ended.append(torch.cat([value.flatten() for value in one.generator.state_dict().values()]))
+    assert not torch.equal(*ended)
+
+
+def test_gamma_without_a_head_is_refused(tiny_options):
+    with pytest.raises(ConfigError, match=r"set discriminator\.box=true"):
+        check_trainable(load_config(Recipe, None, [*tiny_options, "losses.gamma=1"]))
 
 
 def test_discriminator_is_not_moved_by_the_generator_step(runtime, tiny_options):

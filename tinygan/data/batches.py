@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tinygan.boxes import mirror_boxes
 from tinygan.data.cutting import CropConfig, DegradationConfig, make_lr
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, Patches
 from tinygan.data.rois import FACE, NON_FACE
@@ -79,6 +80,9 @@ class Batch:
         small_labels: [N], labels of the small crops.
         medium: [M, 3, S, S], medium wild crops, resized, which go straight to the discriminator.
         medium_labels: [M], labels of the medium crops.
+        targets: [P, 4], where the faces of the pairs are, as in :class:`~tinygan.data.patches.Patches`.
+        small_targets: [N, 4], the same of the small crops.
+        medium_targets: [M, 4], the same of the medium crops.
     """
 
     lr: Tensor
@@ -88,6 +92,9 @@ class Batch:
     small_labels: Tensor
     medium: Tensor
     medium_labels: Tensor
+    targets: Tensor
+    small_targets: Tensor
+    medium_targets: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
@@ -184,10 +191,10 @@ class BatchSource:
     def draw(self, step: int) -> Batch:
         """The batch of a step."""
         rng = np.random.default_rng([*self._key, step])
-        hr, labels = self._take(PAIRED, rng)
+        hr, labels, targets = self._take(PAIRED, rng)
         lr = np.stack([make_lr(patch, self._degradation, rng) for patch in hr])
-        small, small_labels = self._take(SMALL, rng)
-        medium, medium_labels = self._take(MEDIUM, rng)
+        small, small_labels, small_targets = self._take(SMALL, rng)
+        medium, medium_labels, medium_targets = self._take(MEDIUM, rng)
         jitter = draw_colour_jitter(self._config, len(hr), rng)
         return Batch(
             lr=jitter.apply(lr),
@@ -197,18 +204,24 @@ class BatchSource:
             small_labels=small_labels,
             medium=draw_colour_jitter(self._config, len(medium), rng).apply(medium),
             medium_labels=medium_labels,
+            targets=targets,
+            small_targets=small_targets,
+            medium_targets=medium_targets,
         )
 
-    def _take(self, stream: str, rng: np.random.Generator) -> tuple[ByteArray, Tensor]:
+    def _take(self, stream: str, rng: np.random.Generator) -> tuple[ByteArray, Tensor, Tensor]:
         size = self._crops.lr_size if stream == SMALL else self._crops.hr_size
         if stream not in self._samplers:
-            return np.zeros((0, size, size, 3), np.uint8), torch.zeros(0)
+            return np.zeros((0, size, size, 3), np.uint8), torch.zeros(0), torch.zeros(0, 4)
         patches = self._streams[stream]
         chosen = self._samplers[stream].draw(self._counts[stream], rng)
         pixels = np.stack([patches.pixels[index] for index in chosen])
         mirrored = rng.random(len(chosen)) < 0.5
         pixels[mirrored] = pixels[mirrored, :, ::-1]
-        return pixels, torch.from_numpy(patches.labels[chosen].astype(np.float32))
+        straight = patches.targets[chosen]
+        targets = np.where(mirrored[:, None], mirror_boxes(straight), straight)
+        labels = patches.labels[chosen]
+        return pixels, torch.from_numpy(labels.astype(np.float32)), torch.from_numpy(targets.astype(np.float32))
 
 
 def draw_colour_jitter(config: BatchConfig, count: int, rng: np.random.Generator) -> ColourJitter:

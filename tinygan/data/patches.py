@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tinygan.boxes import longer_side
+from tinygan.boxes import encode_boxes, longer_side
 from tinygan.concurrency import ordered_map
-from tinygan.data.cutting import CropConfig, cut_stack
+from tinygan.data.cutting import CropConfig, cut_stack, inside_image
 from tinygan.data.rois import FACE, Rois
 from tinygan.data.store import Layout, Rows, Unreadable, open_store
 from tinygan.detections import ByteArray, FloatArray, IntArray
@@ -44,11 +44,14 @@ class Patches:
         pixels: uint8 [N, S, S, 3], RGB; may be a memory map.
         labels: int64 [N], 1 face, 0 non-face.
         sides_px: float64 [N], sides of the crops in source pixels.
+        targets: float64 [N, 4], the face that overlaps the proposal most, ``x1, y1, x2, y2`` relative to the proposal's
+            centre, in units of its longer side; NaN where there is none.
     """
 
     pixels: ByteArray
     labels: IntArray
     sides_px: FloatArray
+    targets: FloatArray
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -106,10 +109,11 @@ def build_patches(
         size = patch_size(stream, crops)
         layouts[f"{stream}_pixels"] = Layout(np.uint8, (size, size, 3))
         layouts |= {f"{stream}_labels": Layout(np.int64), f"{stream}_sides_px": Layout(np.float64)}
+        layouts[f"{stream}_targets"] = Layout(np.float64, (4,))
     workers = os.cpu_count() or 1
     cuts = ordered_map(lambda source: cut_streams(source, crops, streams), sources, workers, 4 * workers)
     arrays, unreadable = open_store(folder, fingerprint, layouts, cuts)
-    columns = ("pixels", "labels", "sides_px")
+    columns = ("pixels", "labels", "sides_px", "targets")
     return {name: Patches(*(arrays[f"{name}_{column}"] for column in columns)) for name in streams}, unreadable
 
 
@@ -117,7 +121,7 @@ def cut_streams(source: PatchSource, crops: CropConfig, streams: Sequence[str]) 
     """The patches of one image, as :func:`build_patches` stores them."""
     try:
         image = read_image(source.path)
-        squares, labels = _squares(source, image, crops)
+        squares, labels, targets = _squares(source, image, crops)
         sides_px = longer_side(squares)
         kinds = np.array([stream_of(side_px, crops) for side_px in sides_px.tolist()], np.str_)
         rows: dict[str, npt.NDArray[Any]] = {}
@@ -125,16 +129,20 @@ def cut_streams(source: PatchSource, crops: CropConfig, streams: Sequence[str]) 
             members = kinds == stream
             rows[f"{stream}_pixels"] = cut_stack(image, squares[members], patch_size(stream, crops))
             rows[f"{stream}_labels"], rows[f"{stream}_sides_px"] = labels[members], sides_px[members]
+            rows[f"{stream}_targets"] = targets[members]
     except DataError as error:
         return Unreadable(str(error))
     return rows
 
 
-def _squares(source: PatchSource, image: Image.Image, crops: CropConfig) -> tuple[FloatArray, IntArray]:
-    """Crops, float64 [N, 4] in pixels, and their labels, int64 [N]."""
-    if source.rois is not None:
-        return crops.squares(source.rois.boxes, image.width, image.height), source.rois.labels
+def _squares(source: PatchSource, image: Image.Image, crops: CropConfig) -> tuple[FloatArray, IntArray, FloatArray]:
+    """Crops, float64 [N, 4] in pixels, their labels, int64 [N], and targets, float64 [N, 4]."""
+    rois = source.rois
+    if rois is not None:
+        squares = crops.squares(rois.boxes, image.width, image.height)
+        anchors = inside_image(rois.boxes, image.width, image.height)
+        return squares, rois.labels, encode_boxes(rois.targets, anchors)
     side = min(image.size) * source.centre_share
     centre = np.array([image.width, image.height, image.width, image.height]) / 2
-    squares: FloatArray = (centre + np.array([-0.5, -0.5, 0.5, 0.5]) * side)[None]
-    return squares, np.array([FACE])
+    squares = (centre + np.array([-0.5, -0.5, 0.5, 0.5]) * side)[None]
+    return squares, np.array([FACE]), np.full((1, 4), np.nan)

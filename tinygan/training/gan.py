@@ -25,9 +25,9 @@ from tinygan.data.batches import Batch, BatchSource
 from tinygan.data.cutting import CropConfig
 from tinygan.data.patches import Patches
 from tinygan.errors import CheckpointError
-from tinygan.losses import adversarial_loss, classification_loss, pixel_loss, real_generated_loss
+from tinygan.losses import adversarial_loss, box_offset_loss, classification_loss, pixel_loss, real_generated_loss
 from tinygan.models.build import build_discriminator, load_discriminator, load_generator
-from tinygan.models.discriminator import Discriminator
+from tinygan.models.discriminator import Discriminator, Judgement
 from tinygan.models.generator import AnyGenerator, BilinearGenerator, Generated, Generator, GeneratorConfig
 from tinygan.runtime import Runtime, seed_everything
 from tinygan.second_stage.judge import Judge
@@ -106,6 +106,8 @@ class Gan:
             terms["d_classification_wild"] = classification_loss(face_wild, wild_labels)
         if self.recipe.losses.adversarial:
             terms["d_adversarial"] = real_generated_loss(real, fake)
+        if self.recipe.losses.gamma:
+            terms |= _box_terms(verdict, batch)
         self._update(self.discriminator, self.discriminator_optimiser, torch.stack(list(terms.values())).sum())
         with torch.no_grad():
             terms["accuracy_real"] = torch.cat([real > 0, fake < 0]).float().mean()
@@ -116,7 +118,7 @@ class Gan:
         return terms
 
     def _update_generator(self, batch: Batch, generated: Generated, optimiser: torch.optim.Optimizer) -> Terms:
-        """Eq. 8: pixel + alpha x adversarial + beta x classification."""
+        """Eq. 8: pixel + alpha x adversarial + beta x classification; and + gamma x box, as in SOD-MTGAN."""
         losses, pairs = self.recipe.losses, len(batch.lr)
         # D judges with its running statistics here: generated pictures alone would shift them.
         self.discriminator.eval().requires_grad_(False)
@@ -141,6 +143,11 @@ class Gan:
         if losses.classification:
             terms["classification"] = classification_loss(verdict.face_logit, labels)
             total = total + losses.beta * terms["classification"]
+        if losses.gamma:
+            assert verdict.box is not None
+            targets = torch.cat([batch.targets, batch.small_targets])  # [P + N, 4]
+            terms["box"] = box_offset_loss(verdict.box, targets, labels)
+            total = total + losses.gamma * terms["box"]
         self._update(self.generator, optimiser, total)
         return terms
 
@@ -269,6 +276,16 @@ def check_fits(start: Checkpoint, recipe: Recipe, init: Path) -> None:
                     f"{init}: was trained with {section}.{key} = {value}, but the config says {getattr(new, key)}; "
                     "use the config it was trained with"
                 )
+
+
+def _box_terms(verdict: Judgement, batch: Batch) -> Terms:
+    """The discriminator's box losses on P true, P generated, N generated small and M medium pictures, in that order."""
+    assert verdict.box is not None
+    parts = [len(batch.hr), len(batch.lr), len(batch.small) + len(batch.medium)]
+    targets = (batch.targets, batch.targets, torch.cat([batch.small_targets, batch.medium_targets]))
+    labels = (batch.labels, batch.labels, torch.cat([batch.small_labels, batch.medium_labels]))
+    pictures = zip(("hr", "generated", "wild"), torch.split(verdict.box, parts), targets, labels, strict=True)
+    return {f"d_box_{name}": box_offset_loss(boxes, wanted, known) for name, boxes, wanted, known in pictures}
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ def prepare_patches(
     """
 
     def make(part: Part) -> tuple[dict[str, Patches], list[str]]:
-        fingerprint = _fingerprint(data, recipe, part, list(streams))
+        fingerprint = _fingerprint(data, recipe, part, [*streams, "targets"])
         sources = _progress(_patch_sources(part, data.extra_images), len(part.names))
         cut, unreadable = build_patches(sources, recipe.crops, folder / part.name, fingerprint, streams)
         counts = [f"{name} {len(p)} ({int(p.labels.sum())} faces)" for name, p in cut.items()]

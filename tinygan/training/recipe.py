@@ -135,8 +135,10 @@ def check_trainable(recipe: Recipe) -> None:
     """Refuse settings that leave the generator nothing to learn from.
 
     Raises:
-        ConfigError: if pixel, adversarial and classification are all off.
+        ConfigError: if pixel, adversarial and classification are all off, or there is no head for the box loss.
     """
     losses = recipe.losses
     if not (losses.pixel or losses.adversarial or losses.classification):
         raise ConfigError("losses: pixel, adversarial and classification are all off; the generator could not learn")
+    if losses.gamma and not recipe.discriminator.box:
+        raise ConfigError("losses.gamma: the box loss needs the head fc_box; set discriminator.box=true")

@@ -22,8 +22,12 @@ CURVES_FILE = "curves.png"  # the same, drawn
 STATE_FILE = "last.ckpt"  # to resume from
 FINISHED_FILE = "finished.json"  # exists only if the stage is finished
 HOLDOUT_FILE = "holdout.txt"  # names of the images kept out of training
+NEGATIVES_FILE = "negatives.csv"  # first stages: the hard negatives that were searched for before training
 FUSION_FILE = "fusion.json"  # stage fusion: what was fitted, and its gains on the hold-out
-FILES = (CONFIG_FILE, METRICS_FILE, CURVES_FILE, STATE_FILE, FINISHED_FILE, HOLDOUT_FILE, FUSION_FILE, WEIGHTS_FILE)
+FILES = (
+    CONFIG_FILE, METRICS_FILE, CURVES_FILE, STATE_FILE, FINISHED_FILE, HOLDOUT_FILE, NEGATIVES_FILE, FUSION_FILE,
+    WEIGHTS_FILE,
+)  # fmt: skip
 SAMPLES_FOLDER, SAMPLE_FILES = "samples", "epoch_[0-9]*.png"  # one picture per epoch
 JUDGED_FOLDER, JUDGED_FILES = "judged", "detector_[0-9]*.npz"  # stage fusion: judged proposals of the hold-out
 PATCHES_FOLDER = "patches"  # scratch, removed when the stage is finished

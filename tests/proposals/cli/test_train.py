@@ -9,11 +9,12 @@ import torch
 from proposals.cli.propose import main as propose
 from proposals.cli.train import main
 from proposals.train import run as training
+from tinygan.boxes import iou
 from tinygan.checkpoint import load_checkpoint
 from tinygan.data.rois import split_holdout
 from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import load_split
-from tinygan.training.run import STATE_FILE
+from tinygan.training.run import NEGATIVES_FILE, STATE_FILE
 
 TINY = [
     "pictures.size=64",
@@ -155,6 +156,27 @@ def test_folds_are_those_named(tiny_wider, tmp_path, capsys):
     assert "there is no fold 3; there are 1, 2" in capsys.readouterr().err
 
 
+def test_a_round_of_hard_negatives(trained, tiny_wider, tmp_path, monkeypatch):
+    every = ("loop.epochs=1", "mining.min_score=0", "mining.unlabelled_score=1", "pictures.mined_share=1")
+    words = typed(tiny_wider.root, tmp_path / "run", "--init", str(trained), "--mine", settings=every)
+    assert main(words) == 0
+    faces = load_split(tiny_wider.root, "train").faces
+    mined, (_, holdout) = open_detections(tmp_path / "run" / NEGATIVES_FILE), split_holdout(faces, 0.4)
+    assert len(mined) > 0 and holdout and not set(mined) & set(holdout) and sum(map(len, mined.values()))
+    for name, found in mined.items():
+        assert len(found) <= 50 and (iou(found.boxes, faces[name].boxes) < 0.3).all()
+    assert "# mine: true\n" in (tmp_path / "run/config.yaml").read_text()
+
+    # Another round is the same command on this run; one that is continued does not search again.
+    again = typed(tiny_wider.root, tmp_path / "again", "--init", str(tmp_path / "run"), "--mine", settings=every)
+    monkeypatch.setattr(training, "_search", lambda *_: {name: found[:1] for name, found in mined.items()})
+    assert main(again) == 0
+    for name in ("finished.json", "model.safetensors"):
+        (tmp_path / "again" / name).unlink()
+    monkeypatch.setattr(training, "_search", lambda *_: pytest.fail("searched again"))
+    assert main([*again, "--resume"]) == 0
+
+
 def test_a_backbone_alone_is_taken(trained, tiny_wider, tmp_path):
     frozen = ("loop.epochs=1", "optimiser.average=0.0", "optimiser.freeze=[body]")
     assert main(typed(tiny_wider.root, tmp_path / "run", "--init-body", str(trained), settings=frozen)) == 0
@@ -173,6 +195,9 @@ def test_a_backbone_alone_is_taken(trained, tiny_wider, tmp_path):
         (("--init", "setup.cfg", "--init-body", "setup.cfg"), (), "leave --init-body out"),
         (("--proposer", "yunet", "--init-body", "setup.cfg"), (), "has no backbone of its own"),
         (("--init-body", "setup.cfg"), (), "setup.cfg: expected a state dict"),
+        (("--mine",), (), "--mine searches with weights that were trained before; give --init W"),
+        (("--mine", "--init", "setup.cfg", "--proposer", "yunet"), (), "proposer 'yunet' has no anchors"),
+        ((), ("mining.per_image=0",), "per_image must be at least 1"),
         (("--init", "nowhere.pth"), (), "nowhere.pth: no such file"),
         (("--landmarks", "setup.cfg"), (), "setup.cfg:1: expected '# image name'"),
         (("--config", "proposers/nothing"), (), "proposers/retinaface_mobilenet025"),

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from proposals.anchors import decode_boxes, decode_landmarks
-from proposals.matching import FACE
+from proposals.matching import FACE, MINED
 from proposals.retinaface import RetinaFaceConfig
 from proposals.train.pictures import (
     MEAN_RGB,
@@ -178,6 +178,31 @@ def test_landmarks_are_those_of_the_same_box(tmp_path):
     (found,) = photographs(tmp_path, {"a.jpg": truth}, ["a.jpg"], labels)
     assert found.boxes.tolist() == boxes[:2].tolist() and found.invalid.tolist() == [False, True]  # no area, no face
     assert np.isnan(found.landmarks[0]).all() and np.array_equal(found.landmarks[1], POINTS)
+
+
+@pytest.mark.parametrize("mode", ["windows", "patches"])
+@pytest.mark.parametrize("seed", range(4))
+def test_pictures_around_a_hard_negative_show_it(mode, seed):
+    mistaken = photo(boxes=((100.0, 60, 120, 80),))._replace(mined=np.array([[20.0, 20, 40, 40]]))  # the white square
+    config = PictureConfig(size=64, mode=mode, **{**STILL, "mirror": seed % 2})
+    picture, faces = cut_picture(white_square(), mistaken, config, np.random.default_rng(seed), around_mined=True)
+    rows, columns = np.nonzero(picture.min(axis=2) > 150)
+    seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert faces.mined[0].tolist() == pytest.approx(seen, abs=1.5)
+
+
+def test_a_share_of_the_pictures_lies_around_hard_negatives(tmp_path):
+    for name in ("a.png", "b.png"):
+        white_square().save(tmp_path / name)
+    photos = [photo(tmp_path / "a.png"), photo(tmp_path / "b.png", ())._replace(mined=np.array([[20.0, 20, 40, 40]]))]
+    still = PictureConfig(size=64, mined_share=1.0, **STILL)
+    batch = PictureSource(photos, ProposerRecipe(pictures=still), 12).draw(0)
+    assert all(len(faces.mined) == 1 and not len(faces.boxes) for faces in batch.faces)
+    assert ((batch.targets.labels == MINED).sum(dim=1) > 0).all() and not (batch.targets.labels == FACE).any()
+    quarter = ProposerRecipe(pictures=PictureConfig(size=64, **{**STILL, "face_share": 1.0}))
+    source = PictureSource([photos[0]] * 9 + [photos[1]], quarter, 40)
+    shares = [len(faces.mined) for step in range(5) for faces in source.draw(step).faces]
+    assert 0.2 < np.mean(shares) < 0.45  # a quarter, and some of the tenth that has one
 
 
 def test_faces_that_teachers_found_are_added():

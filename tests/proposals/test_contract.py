@@ -25,7 +25,7 @@ FACES = 40  # of the function
 
 
 def detect(image):
-    """A detector with boxes beyond every border, some wholly outside, in no order; none in a picture of a few pixels."""
+    """A detector with boxes beyond every border, some wholly outside, in no order; none in tiny pictures."""
     height, width = image.shape[:2]
     if min(height, width) < 8:
         return np.zeros((0, 4)), np.zeros(0)

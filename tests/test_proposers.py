@@ -89,7 +89,13 @@ def test_detect_runs_with_it(corner, tiny_wider, checkpoint, tmp_path, capsys):
     table = json.loads((out / "detections.json").read_text())
     ((face,),) = (picture["faces"] for picture in table["images"])
     assert face["proposal_box"] == [0, 0, 12, 12] and face["proposal_score"] == 0.9
-    assert table["first_stage"] == {"proposer": "corner", "weights": None, "side_px": 12.0, "precision": "32"}
+    assert table["first_stage"] == {
+        "proposer": "corner",
+        "weights": None,
+        "side_px": 12.0,
+        "precision": "32",
+        "backend": "torch",
+    }
 
 
 BROKEN = {

@@ -185,7 +185,7 @@ def test_the_pictures_that_relative_boxes_lack_are_skipped_and_counted(pictures,
              tmp_path / "out", "--boxes", "relative", "--device", "cpu"]  # fmt: skip
     assert rescore([str(word) for word in words]) == 1
     error = capsys.readouterr().err
-    assert "2: no picture has that name" in error and "1 without a size" in error
+    assert "2: not on disk" in error and "1 without a size" in error
     assert sorted(open_detections(tmp_path / "out")) == ["0", "1"]
 
 

@@ -38,7 +38,7 @@ def test_absent_empty_and_broken_sources(tmp_path):
 def test_bad_file_is_named_with_its_place(tmp_path):
     (tmp_path / "event").mkdir()
     (tmp_path / "event/a.txt").write_text("a\n1\n1 2 3\n")
-    (tmp_path / "event/b.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "event/b.txt").write_bytes(b"\xff\x80\x00")
     files = open_detections(tmp_path)
     with pytest.raises(DataError, match=r"event/a\.txt:3: expected 'x y w h score'"):
         files["event/a"]

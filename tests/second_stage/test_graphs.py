@@ -53,8 +53,9 @@ def test_a_judge_without_surroundings_and_third_head_judges_alike(backend, check
 
 def test_the_exported_judge_is_the_one_that_is_used():
     onnxruntime = pytest.importorskip("onnxruntime")
-    judge, discriminator, generator = second_stage_graphs(load_checkpoint(LITE, ("fused",)))
-    assert [graph.name for graph in (judge, discriminator, generator)] == ["judge", "discriminator", "generator"]
+    graphs = second_stage_graphs(load_checkpoint(LITE, ("fused",)))
+    assert [graph.name for graph in graphs] == ["judge", "discriminator", "generator", "second_judge"]
+    judge, discriminator = graphs[:2]
     large, wide = patches(3, 64, 1), patches(3, 96, 2)
     logits, boxes = judge_of(LITE, "torch").judge(patches(0, 16, 0), large, wide)
     inputs = {
@@ -67,4 +68,9 @@ def test_the_exported_judge_is_the_one_that_is_used():
     session = onnxruntime.InferenceSession(to_onnx(discriminator), providers=["CPUExecutionProvider"])
     real_logit, face_logit = session.run(["real_logit", "face_logit"], inputs)
     assert face_logit == pytest.approx(logits, abs=1e-3) and not np.allclose(real_logit, face_logit)
+    again, box = judge_of(LITE, "torch").judge(patches(0, 16, 0), large, wide, again=True)  # sees mirror images
+    session = onnxruntime.InferenceSession(to_onnx(graphs[3]), providers=["CPUExecutionProvider"])
+    face_logit, found = session.run(["face_logit", "box"], {name: each[..., ::-1] for name, each in inputs.items()})
+    assert face_logit == pytest.approx(again, abs=1e-3) and found[:, 1] == pytest.approx(box[:, 1], abs=1e-3)
+    assert found[:, 0] == pytest.approx(-box[:, 2], abs=1e-3)
     assert "2 x the longer side of the proposal" in judge.facts()["input crops"]

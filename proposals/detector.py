@@ -306,6 +306,19 @@ class PyramidDetector(Generic[OutputT]):
         self._said_shrunk = True
 
 
+def load_detector(
+    network: DetectorNetwork[OutputT], config: DetectorConfig, weights: Path | None, runtime: Runtime
+) -> PyramidDetector[OutputT]:
+    """A network as a proposer, with weights if there are any.
+
+    Raises:
+        CheckpointError: if they are absent, damaged or another network's.
+    """
+    if weights is not None:
+        network.load_weights(weights)
+    return PyramidDetector(network, config, runtime)
+
+
 def _interpolate(picture: Tensor, size: list[int]) -> Tensor:
     return F.interpolate(picture, size=size, mode="bilinear", align_corners=False, antialias=True)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from proposals.anchored import AnchoredConfig, AnchoredNetwork, other_backbone
 from proposals.anchors import Sides, shaped
 from proposals.backbones import BackboneName, Normalise, build_backbone
-from proposals.detector import PyramidDetector, positive
+from proposals.detector import PyramidDetector, load_detector, positive
 from proposals.output import Output, cat_levels
 from tinygan.models.pyramid import conv_bn
 from tinygan.proposers import Entry
@@ -187,10 +187,7 @@ def build_mb_fcn(config: MbFcnConfig, weights: Path | None, runtime: Runtime) ->
     Raises:
         CheckpointError: if ``weights`` is absent, no PyTorch file, or of another network.
     """
-    network = MbFcnNetwork(config)
-    if weights is not None:
-        network.load_weights(weights)
-    return PyramidDetector(network, config, runtime)
+    return load_detector(MbFcnNetwork(config), config, weights, runtime)
 
 
 ENTRY = Entry(

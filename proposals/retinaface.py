@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from proposals.anchored import AnchoredConfig, AnchoredNetwork, other_backbone
 from proposals.anchors import Sides, shaped
 from proposals.backbones import MEAN_BGR, build_backbone
-from proposals.detector import LANDMARKS, PyramidDetector, positive
+from proposals.detector import LANDMARKS, PyramidDetector, load_detector, positive
 from proposals.output import First, Output
 from tinygan.models.pyramid import ContextModule, FeaturePyramid, activation, conv_bn
 from tinygan.proposers import Entry
@@ -172,10 +172,7 @@ def build_retinaface(config: RetinaFaceConfig, weights: Path | None, runtime: Ru
     Raises:
         CheckpointError: if ``weights`` is absent, no PyTorch file, or of another network.
     """
-    network = RetinaFaceNetwork(config)
-    if weights is not None:
-        network.load_weights(weights)
-    return PyramidDetector(network, config, runtime)
+    return load_detector(RetinaFaceNetwork(config), config, weights, runtime)
 
 
 ENTRY = Entry(

@@ -14,7 +14,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from proposals.anchored import AnchoredConfig, AnchoredNetwork, other_backbone
 from proposals.anchors import Sides, shaped
 from proposals.backbones import BackboneName, Normalise, build_backbone
-from proposals.detector import PyramidDetector, positive
+from proposals.detector import PyramidDetector, load_detector, positive
 from proposals.output import Output, cat_levels
 from tinygan.proposers import Entry
 from tinygan.runtime import Runtime, one_thread
@@ -129,10 +129,7 @@ def build_retinanet(config: RetinaNetConfig, weights: Path | None, runtime: Runt
     Raises:
         CheckpointError: if ``weights`` is absent, no PyTorch file, or of another network.
     """
-    network = RetinaNetNetwork(config)
-    if weights is not None:
-        network.load_weights(weights)
-    return PyramidDetector(network, config, runtime)
+    return load_detector(RetinaNetNetwork(config), config, weights, runtime)
 
 
 ENTRY = Entry(

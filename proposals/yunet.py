@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proposals.detector import LANDMARKS, DetectorConfig, DetectorNetwork, PyramidDetector
+from proposals.detector import LANDMARKS, DetectorConfig, DetectorNetwork, PyramidDetector, load_detector
 from tinygan.errors import CheckpointError
 from tinygan.models.onnx_file import read_convolutions
 from tinygan.models.public_weights import load_into, load_tensors
@@ -368,10 +368,7 @@ def build_yunet(config: YuNetConfig, weights: Path | None, runtime: Runtime) -> 
     Raises:
         CheckpointError: if ``weights`` is absent, no ONNX or PyTorch file, or of another network.
     """
-    network = YuNetNetwork(config)
-    if weights is not None:
-        network.load_weights(weights)
-    return PyramidDetector(network, config, runtime)
+    return load_detector(YuNetNetwork(config), config, weights, runtime)
 
 
 ENTRY = Entry(

@@ -24,37 +24,23 @@ BOX = Port(
 )
 
 
-class _Look(nn.Module):
-    """The judge's answers alone.
+class _Answers(nn.Module):
+    """D's answers as a tuple.
 
     Args:
         discriminator: D.
+        all_heads: whether the logit of real pictures is among them, as the first; the judge does not ask for it.
     """
 
-    def __init__(self, discriminator: Discriminator) -> None:
+    def __init__(self, discriminator: Discriminator, all_heads: bool) -> None:
         super().__init__()
-        self.discriminator = discriminator
+        self.discriminator, self.all_heads = discriminator, all_heads
 
     def forward(self, crops: Tensor, surroundings: Tensor | None = None) -> tuple[Tensor, ...]:
         """Crops [B, 3, S, S] and surroundings [B, 3, W, W] to face logits [B] and, with that head, boxes [B, 4]."""
         verdict = self.discriminator(crops, surroundings)
-        return (verdict.face_logit,) if verdict.box is None else (verdict.face_logit, verdict.box)
-
-
-class _AllHeads(nn.Module):
-    """D with all its answers.
-
-    Args:
-        discriminator: D.
-    """
-
-    def __init__(self, discriminator: Discriminator) -> None:
-        super().__init__()
-        self.discriminator = discriminator
-
-    def forward(self, crops: Tensor, surroundings: Tensor | None = None) -> tuple[Tensor, ...]:
-        """As :class:`_Look`, after logits [B] of real pictures."""
-        return tuple(answer for answer in self.discriminator(crops, surroundings) if answer is not None)
+        answers = verdict if self.all_heads else verdict[1:]
+        return tuple(answer for answer in answers if answer is not None)
 
 
 def second_stage_graphs(weights: Checkpoint) -> list[Graph]:
@@ -81,13 +67,15 @@ def judge_graph(discriminator: Discriminator, crops: CropConfig) -> Graph:
         crops: sizes of its inputs.
     """
     outputs = (FACE_LOGIT,) if discriminator.fc_box is None else (FACE_LOGIT, BOX)
-    return Graph("judge", _Look(_folded(discriminator)), _inputs(discriminator, crops), outputs)
+    return Graph("judge", _Answers(_folded(discriminator), all_heads=False), _inputs(discriminator, crops), outputs)
 
 
 def discriminator_graph(discriminator: Discriminator, crops: CropConfig) -> Graph:
     """All heads of D; see :func:`judge_graph`."""
     outputs = (REAL_LOGIT, FACE_LOGIT) if discriminator.fc_box is None else (REAL_LOGIT, FACE_LOGIT, BOX)
-    return Graph("discriminator", _AllHeads(_folded(discriminator)), _inputs(discriminator, crops), outputs)
+    return Graph(
+        "discriminator", _Answers(_folded(discriminator), all_heads=True), _inputs(discriminator, crops), outputs
+    )
 
 
 def generator_graph(generator: nn.Module, crops: CropConfig) -> Graph:

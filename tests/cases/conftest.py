@@ -174,3 +174,13 @@ def damaged_folder(picture: Image.Image, folder: Path) -> tuple[Path, list[str],
         (folder / name).write_bytes(b"\0\5\x16\7")
     assert len(good) + len(bad) + len(foreign) == 40
     return folder, sorted(good), bad
+
+
+@pytest.fixture
+def images(face, tmp_path):
+    """A folder of three pictures of one face."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        face.save(folder / name)
+    return folder

@@ -14,15 +14,6 @@ from tinygan.formats.wider import format_detections
 
 
 @pytest.fixture
-def images(face, tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for name in ("a.png", "b.png", "c.png"):
-        face.save(folder / name)
-    return folder
-
-
-@pytest.fixture
 def proposals(images, box, tmp_path):
     folder = tmp_path / "p"
     folder.mkdir()

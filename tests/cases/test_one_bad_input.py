@@ -33,15 +33,6 @@ from tinygan.formats.writing import write_wider
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def images(face, tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for name in ("a.png", "b.png", "c.png"):
-        face.save(folder / name)
-    return folder
-
-
 def report_of(path: Path) -> dict:
     return json.loads(path.read_text())
 

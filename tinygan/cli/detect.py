@@ -86,7 +86,9 @@ def _parser() -> Parser:
     add_output_options(parser, "a run")
     add_image_options(parser)
     add_config_options(parser, "the first stage")
-    add_backend_option(add_runtime_options(parser, "patches per forward pass of the second stage (default: 128)"))
+    add_backend_option(
+        add_runtime_options(parser, "patches per forward pass of the second stage (default: 128)"), exported=True
+    )
     return parser
 
 

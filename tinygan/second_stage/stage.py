@@ -78,7 +78,7 @@ class SecondStage:
         device: Device = "auto",
         move_boxes: bool = True,
         max_rois: int = 600,
-        batch_size: int = 128,
+        batch_size: int = 64,
         fusion: Fusion | None = None,
         backend: Backend = "torch",
         exported: str | Path | None = None,

@@ -52,7 +52,7 @@ class MseInit:
             raise ConfigError(f"generator.form: {recipe.generator.form} has no weights that stage mse-init could train")
         self.generator = generator
         runtime.place(self.generator)
-        self.optimiser = torch.optim.Adam(self.generator.parameters(), betas=(0.9, 0.999))
+        self.optimiser = torch.optim.Adam(self.generator.parameters(), betas=(0.9, 0.999))  # beta 2: not in the paper
 
     def step(self, batch: Batch) -> Mapping[str, Tensor]:
         """Update the generator once on the pixel losses of G1 and G2 (Eq. 4)."""

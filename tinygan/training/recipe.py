@@ -96,7 +96,7 @@ class JudgeTraining:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The whole configuration of training; the defaults are preset ``paper``.
+    """The whole configuration of training; the defaults are preset ``paper_wild``.
 
     Attributes:
         seed: seed of the weights, the jitter and the batches.

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from proposals.train.pictures import PictureSource
 from proposals.train.recipe import DetectorRecipe
@@ -42,13 +43,17 @@ def seconds_of_mse_init(recipe: Recipe, runtime: Runtime) -> float:
 
 
 def seconds_of_gan(recipe: Recipe, runtime: Runtime) -> float:
-    """Seconds per step of stage ``gan``, on noise; of as many steps as there are updates of D per update of G."""
-    streams, recipe = noise(recipe), _without_weights(recipe)
-    generator = build_generator(recipe.generator)
-    tensors = {f"generator.{name}": tensor for name, tensor in generator.state_dict().items()}
-    stage = Gan(recipe, runtime, HeldOut(streams, recipe), Checkpoint("generator", to_tree(recipe), tensors))
-    batches = _batches(streams, recipe, stage_batch_size(recipe.gan, runtime))
+    """Mean seconds per step of stage ``gan``, on noise."""
+    stage, batches = _gan_on_noise(recipe, runtime)
     return _seconds_per_step(stage, batches.draw)
+
+
+def flops_of_gan(recipe: Recipe, runtime: Runtime) -> float:
+    """Floating-point operations of the first step of stage ``gan``, which updates both D and G."""
+    stage, batches = _gan_on_noise(recipe, runtime)
+    with FlopCounterMode(display=False) as counter:
+        stage.step(batches.draw(0))
+    return float(counter.get_total_flops())
 
 
 def seconds_of_first_stage(root: Path, recipe: DetectorRecipe, runtime: Runtime) -> float:
@@ -85,6 +90,14 @@ def noise(recipe: Recipe) -> dict[str, Patches]:
             pixels, np.arange(NOISE) % 2, np.full(NOISE, float(size)), np.tile([-0.5, -0.5, 0.5, 0.5], (NOISE, 1))
         )
     return streams
+
+
+def _gan_on_noise(recipe: Recipe, runtime: Runtime) -> tuple[Gan, BatchSource]:
+    streams, recipe = noise(recipe), _without_weights(recipe)
+    generator = build_generator(recipe.generator)
+    tensors = {f"generator.{name}": tensor for name, tensor in generator.state_dict().items()}
+    stage = Gan(recipe, runtime, HeldOut(streams, recipe), Checkpoint("generator", to_tree(recipe), tensors))
+    return stage, _batches(streams, recipe, stage_batch_size(recipe.gan, runtime))
 
 
 def _without_weights(recipe: Recipe) -> Recipe:

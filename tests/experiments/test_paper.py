@@ -2,17 +2,25 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from experiments.paper import clock
+from experiments.paper import clock, pack
 from experiments.paper.run import SHARES, fit_steps, main
 from experiments.paper.table import format_table
 from tinygan.checkpoint import load_checkpoint
 from tinygan.config import load_config, to_tree
+from tinygan.data.cutting import cut_regions
 from tinygan.errors import DataError
+from tinygan.formats.images import read_image
+from tinygan.formats.registry import open_detections
+from tinygan.formats.wider import load_split
 from tinygan.training.loop import LoopConfig
 from tinygan.training.recipe import Recipe
 
@@ -88,6 +96,44 @@ def test_one_command_runs_the_chain_and_can_be_repeated(quick, tiny_wider, tmp_p
     assert all(path.stat().st_mtime_ns == before for path, before in made.items())
     with pytest.raises(DataError, match=r"plan\.json: was made with .*choose another --out"):
         main([*typed, "--minutes", "7"])
+
+
+def test_a_packed_file_trains_and_evaluates_without_pictures(quick, tiny_wider, tmp_path):
+    file, out = tmp_path / "patches.npz", tmp_path / "out"
+    settings = [word for setting in TINY for word in ("--set", setting)]
+    boxes = [str(tiny_wider.proposals / part) for part in ("train", "val")]
+    typed = ["--data", str(tiny_wider.root), "--proposals", *boxes, "--out", str(file), *settings]
+    assert pack.main(typed) == 0
+    whole = pack.read_pack(file)
+    assert len(whole.val.crops) == 4 and all(len(c) == 15 for c in whole.val.crops.values())  # all proposals
+    name = "0--Parade/val_0.jpg"
+    split = load_split(tiny_wider.root, "val")
+    best = open_detections(tiny_wider.proposals / "val")[name.removesuffix(".jpg")].sorted()
+    cut = cut_regions(read_image(split.images / name), best.boxes, whole.recipe.crops, wide=False).small
+    assert np.array_equal(whole.val.crops[name], cut)  # lossless
+    assert np.array_equal(whole.truth.faces[name], split.faces[name].boxes)
+    pairs = whole.prepared.training["paired"]
+    assert 0 < pairs.labels.sum() < len(pairs) and pairs.labels[0] == 1 and pairs.pixels.shape[1:] == (16, 16, 3)
+
+    limit = int(0.45 * file.stat().st_size)
+    assert pack.main([*typed, "--megabytes", str(limit / 1e6)]) == 0
+    assert file.stat().st_size <= limit and len(pack.read_pack(file).val.crops[name]) < 15
+    with pytest.raises(DataError, match="raise --megabytes"):
+        pack.main([*typed, "--megabytes", "0.001"])
+
+    script = Path(__file__).parents[2] / "experiments/paper/gpu.sh"
+    words = [str(script), str(file), str(out), "0.02", "--device", "cpu", "--threads", "1", "--peak-tflops", "1"]
+    done = subprocess.run(words, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((out / "results.json").read_text())
+    assert "MB-FCN alone (baseline)" in done.stdout and set(results["table"]["ours"]) == {"logit", "replace"}
+    assert 0 < results["speed"]["mfu"] < 1 and results["proposals_per_image"] < 15
+
+
+def test_a_file_that_is_no_pack(tmp_path):
+    (tmp_path / "no.npz").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"no\.npz: expected a file that experiments\.paper\.pack wrote"):
+        pack.read_pack(tmp_path / "no.npz")
 
 
 def test_a_given_first_stage_must_not_have_seen_the_holdout(quick, tiny_wider, tmp_path):

@@ -40,7 +40,7 @@ class LossConfig:
     alpha: float = 0.001
     beta: float = 0.01
     gamma: float = 0.0
-    adversarial_form: Literal["nonsaturating", "saturating"] = "nonsaturating"
+    adversarial_form: Literal["nonsaturating", "saturating"] = "nonsaturating"  # Differs from the paper: saturating
     wild_alpha: float = 0.0
     pixel: bool = True
     adversarial: bool = True

@@ -40,11 +40,11 @@ class BatchConfig:
         grey: share of patches that are turned grey.
     """
 
-    wild: float = 0.5
+    wild: float = 0.5  # Differs from the paper: 0
     medium: float | None = None
     mirror: float = 0.5
-    brightness: float = 0.2
-    contrast: float = 0.2
+    brightness: float = 0.2  # Differs from the paper: 0
+    contrast: float = 0.2  # Differs from the paper: 0
     colour: float = 0.0
     grey: float = 0.0
 

@@ -36,8 +36,8 @@ class CropConfig:
     """
 
     lr_size: int = 16
-    context: float = 2.0
-    route_px: float | None = None
+    context: float = 2.0  # Differs from the paper: 1
+    route_px: float | None = None  # Differs from the paper: inf
     wide_context: float = 4.0
     wide_size: int = 96
 

@@ -44,12 +44,12 @@ class RoiConfig:
     invalid_iou: float = 0.3
     negatives_per_image: int = 60
     positives_per_image: int = 120
-    jitters_per_face: int = 1
-    backgrounds_per_image: int = 4
+    jitters_per_face: int = 1  # Differs from the paper: 0
+    backgrounds_per_image: int = 4  # Differs from the paper: 0
     unlabelled_score: float | None = None
     regions_per_image: int | None = None
     min_face_px: float = 6.0
-    holdout: float = 0.15
+    holdout: float = 0.15  # Differs from the paper: 0
 
     def __post_init__(self) -> None:
         if not 0 < self.negative_iou <= self.positive_iou <= 1:

@@ -36,11 +36,11 @@ class GeneratorConfig:
 
     width: int = 64
     up_width: int = 256
-    residual_blocks: int = 8
+    residual_blocks: int = 8  # Differs from the paper: 1
     refine_width: int = 64
     refine_up_width: int = 256
-    refine_blocks: int = 8
-    block_layers: int = 2
+    refine_blocks: int = 8  # Differs from the paper: 1
+    block_layers: int = 2  # Differs from the paper: 8
     refinement: bool = True
     skip: Literal["none", "bicubic"] = "none"
     form: Literal["learned", "bilinear"] = "learned"

@@ -56,7 +56,7 @@ class RescoreConfig:
     move_boxes: bool = True
     max_rois: int = 600
     min_score: float = 0.0
-    least_log_odds: float | None = -5.0
+    least_log_odds: float | None = -5.0  # Differs from the paper: None
     batch_size: int = 128
     workers: int = 2
 

@@ -9,7 +9,7 @@ rescored and evaluated once. ``--rows`` adds Table 2's other rows, each with a g
 Every step is the command a user would type. Finished steps are reused and a cut-off one goes on, so the command can be
 repeated until it is through. ``--minutes`` is divided among the trainings and the judging of regions by
 :data:`SHARES`: before anything is trained, the time of a step is measured, and ``plan.json`` notes how many steps fit.
-Proposing and cutting come on top, a few minutes per 1,000 images on a CPU.
+Proposing and cutting come on top, 5 to 10 minutes per 1,000 images on a CPU core.
 """
 
 from __future__ import annotations

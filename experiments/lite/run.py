@@ -26,14 +26,13 @@ from experiments.lite.flops import giga_flops
 from experiments.lite.holdout import holdout_gains
 from experiments.lite.report import compare, format_table, truth_of
 from experiments.sr_quality import run as sr_quality
+from experiments.steps import do, training_figures
 from tinygan.checkpoint import load_checkpoint, save_checkpoint
 from tinygan.cli import rescore as rescore_command
 from tinygan.cli import train as train_command
-from tinygan.cli.common import SOME_SKIPPED
 from tinygan.files import write_atomically
 from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import load_split
-from tinygan.training.run import FINISHED_FILE, METRICS_FILE
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "tinygan-train": train_command.main,
@@ -131,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in STEPS:
         if name in arguments.steps:
             steps[name](inputs)
-            trained = {run: found for run in RUNS if (found := _training(inputs.run(run)))}
+            trained = {run: found for run in RUNS if (found := training_figures(inputs.run(run)))}
             inputs.results["training"] = {**inputs.results.get("training", {}), **trained}
             write_atomically(results, json.dumps(inputs.results, indent=1).encode())
     return 0
@@ -250,15 +249,6 @@ def _compare_on_val(inputs: Inputs, key: str, run: str, paths: Sequence[Path], *
         inputs.results[key if iou_threshold == 0.5 else f"{key}_iou_{iou_threshold}"] = compared
 
 
-def _training(run: Path) -> dict[str, float] | None:
-    """Length of a finished run and its last figures on the hold-out: PSNR in dB, area under the ROC curve."""
-    if not (run / FINISHED_FILE).is_file():
-        return None
-    rows = [json.loads(line) for line in (run / METRICS_FILE).read_text().splitlines()]
-    figures = {name: round(value, 4) for name, value in rows[-1].items() if name.startswith(("psnr", "auc"))}
-    return {"steps": rows[-1]["step"] + 1, "minutes": round(rows[-1]["seconds"] / 60, 1), **figures}
-
-
 def _train(
     inputs: Inputs,
     run: str,
@@ -281,12 +271,7 @@ def _fuse(inputs: Inputs, run: str, proposals: Sequence[Path], *options: object,
 
 
 def _do(name: str, *arguments: object) -> None:
-    """Run a command as a user would and show what was typed."""
-    words = [str(argument) for argument in arguments]
-    print(f"\n$ {name} {' '.join(words)}", flush=True)
-    code = COMMANDS[name](words)
-    if code > SOME_SKIPPED:
-        raise SystemExit(code)
+    do(COMMANDS[name], name, *arguments)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tinygan.training.run import RunFolder
 
 STAGES = ("mse-init", "gan", "judge", "fusion")
-PRESETS = ("lite", "paper")
+PRESETS = ("lite", "paper", "paper_wild")
 EXAMPLE = """\
 tinygan-train --stage mse-init --config lite --data ROOT --out runs/mse
 tinygan-train --stage gan --config lite --data ROOT --proposals P --init runs/mse --out runs/gan
@@ -59,7 +59,8 @@ def _parser() -> Parser:
         default=[],
         type=Path,
         metavar="P",
-        help=f"gan, judge, fusion: boxes in the training images, one path per detector, in {DETECTIONS}",
+        help="boxes in the training images, one path per detector (mse-init does without them, unless by --config "
+        f"paper), in {DETECTIONS}",
     )
     add("--init", type=Path, metavar="RUN", help="gan, judge, fusion: run folder of the stage before")
     add(

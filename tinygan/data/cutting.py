@@ -24,10 +24,11 @@ class CropConfig:
 
     Attributes:
         lr_size: side of the generator's input in pixels; its output has 4x that. Not stated in the paper.
-        context: side of the square crop, as a factor on the box's longer side. Not stated in the paper.
+        context: side of the square crop, as a factor on the box's longer side. Not stated in the paper, which leaves
+            "adding the context" to future work (section 4.5); hence 1 in preset ``paper``.
         route_px: largest side, in source pixels, of the crops that are super-resolved before the discriminator sees
             them; larger crops are resized to ``hr_size`` (bicubic). Default: 1.5 x ``lr_size``; 0: none is
-            super-resolved.
+            super-resolved; ``.inf``: all are (the paper), shrunk to ``lr_size`` first.
         wide_context: side of a second crop around the same box, as a factor on the box's longer side. It is the input
             of the discriminator's second tower, the ``surroundings`` of
             :class:`~tinygan.models.discriminator.DiscriminatorConfig`. Not in the paper.
@@ -35,8 +36,8 @@ class CropConfig:
     """
 
     lr_size: int = 16
-    context: float = 2.0
-    route_px: float | None = None
+    context: float = 2.0  # Differs from the paper: 1
+    route_px: float | None = None  # Differs from the paper: inf
     wide_context: float = 4.0
     wide_size: int = 96
 

@@ -10,7 +10,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from tinygan.data.cutting import make_lr, upscale
+from tinygan.data.cutting import make_lr, resize_patches, upscale
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, Patches
 from tinygan.data.rois import FACE
 from tinygan.detections import ByteArray, FloatArray, IntArray
@@ -37,7 +37,7 @@ class HeldOut:
         self._recipe = recipe
         paired = streams[PAIRED]
         faces = _spread(np.flatnonzero(paired.labels == FACE), PSNR_PATCHES)
-        self._hr = np.array(paired.pixels[faces])
+        self._hr = resize_patches(np.array(paired.pixels[faces]), recipe.crops.hr_size)
         rng = np.random.default_rng(recipe.seed)
         lr = [make_lr(patch, recipe.degradation, rng) for patch in self._hr]
         size = recipe.crops.lr_size

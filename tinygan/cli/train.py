@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tinygan.training.run import RunFolder
 
 STAGES = ("mse-init", "gan", "judge", "fusion")
-PRESETS = ("lite", "paper")
+PRESETS = ("lite", "paper", "portrait")
 EXAMPLE = """\
 tinygan-train --stage mse-init --config lite --data ROOT --out runs/mse
 tinygan-train --stage gan --config lite --data ROOT --proposals P --init runs/mse --out runs/gan

@@ -207,7 +207,9 @@ class BatchSource:
                 )
             large = np.flatnonzero(pairs.sides_px >= SCALE * size)
             if not len(large):
-                raise DataError(f"batches.lr_sizes: no crop is {SCALE * size} px wide, so none can be {size} px; drop it")
+                raise DataError(
+                    f"batches.lr_sizes: no crop is {SCALE * size} px wide, so none can be {size} px; drop it"
+                )
             count = max(1, round(self._counts[PAIRED] * (self._crops.lr_size / size) ** 2))
             pools[size] = SizeBalancedSampler(pairs.labels[large], pairs.sides_px[large]), large, count
         return pools

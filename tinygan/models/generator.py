@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -104,6 +105,13 @@ class Generator(nn.Module):
             refined = refined + sr
         return Generated(sr, self._squash(refined))
 
+    @property
+    def reach_px(self) -> int:
+        """Number of low-resolution pixels, to each side, that an output pixel depends on, or a few more."""
+        upsampling = 1 + 2 * self.config.residual_blocks + 1 + 2  # convolutions, then both deconvolutions
+        refining = 0 if self.refine is None else math.ceil((2 * self.config.refine_blocks + 5) / SCALE)
+        return upsampling + refining
+
     def _squash(self, picture: Tensor) -> Tensor:
         return picture.sigmoid() if self.config.output == "sigmoid" else picture
 
@@ -111,8 +119,9 @@ class Generator(nn.Module):
 class ShuffleGenerator(nn.Module):
     """A generator for pictures that people look at: all its depth works on the small picture. Not in the paper.
 
-    Residual blocks without batch normalisation (Lim et al. 2017, EDSR), whose statistics would depend on the size of the
-    picture; then sub-pixel convolutions (Shi et al. 2016). It learns what to add to a bicubic upscaling. There is no G2.
+    Residual blocks without batch normalisation (Lim et al. 2017, EDSR), whose statistics would depend on the size of
+    the picture; then sub-pixel convolutions (Shi et al. 2016). It learns what to add to a bicubic upscaling, and there
+    is no G2.
 
     Args:
         config: ``width``, ``up_width`` and ``residual_blocks``.
@@ -168,6 +177,8 @@ class _PlainBlock(nn.Module):
 
 class BilinearGenerator(nn.Module):
     """Bilinear 4x upscaling in the place of a generator, for a judge without super-resolution. It has no weights."""
+
+    reach_px = 1  # as of Generator
 
     def forward(self, lr: Tensor) -> Generated:
         """Upscale [B, 3, s, s] to [B, 3, 4s, 4s], computed in float32; there is no G2."""

@@ -98,6 +98,17 @@ def _load(network: nn.Module, checkpoint: Checkpoint, part: str) -> None:
         ) from error
 
 
+def load_efficientnet_lite0() -> EfficientNetLite0:
+    """The trunk with its ImageNet weights.
+
+    Raises:
+        MissingDependency: if the package that has them is not installed.
+    """
+    trunk = EfficientNetLite0()
+    trunk.load_public(_efficientnet_lite0())
+    return trunk
+
+
 def _efficientnet_lite0() -> dict[str, Tensor]:
     """Weights of EfficientNet-Lite0, trained on ImageNet."""
     try:

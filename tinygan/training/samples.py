@@ -15,6 +15,7 @@ from tinygan.data.patches import MEDIUM, PAIRED, SMALL, Patches
 from tinygan.data.rois import FACE
 from tinygan.detections import ByteArray, FloatArray, IntArray
 from tinygan.models.generator import AnyGenerator, Generated
+from tinygan.models.perceptual import ImageNetFeatures, feature_distance
 from tinygan.models.pixels import to_bytes, to_float
 from tinygan.pictures import save_png, sr_sheet
 from tinygan.runtime import Runtime
@@ -52,6 +53,21 @@ class HeldOut:
         names = ("psnr_bicubic", "psnr_g1", "psnr_g2")
         pictures = (to_float(_upscale_all(self._lr)), generated.sr.cpu(), generated.refined.cpu())
         return {name: _mean_psnr(picture, hr) for name, picture in zip(names, pictures, strict=True)}
+
+    @torch.no_grad()
+    def distances(self, generator: AnyGenerator, features: ImageNetFeatures, runtime: Runtime) -> dict[str, float]:
+        """Mean feature distance of bicubic and of the refined picture to the truth; empty without held-out faces."""
+        if not len(self._hr):
+            return {}
+        truth = features(to_float(self._hr).to(runtime.device))
+        pictures = {
+            "distance_bicubic": to_float(_upscale_all(self._lr)),
+            "distance": generate(generator, self._lr, runtime).refined,
+        }
+        return {
+            name: float(feature_distance(features(picture.to(runtime.device)), truth).mean())
+            for name, picture in pictures.items()
+        }
 
     def separation(self, judge: Judge) -> dict[str, float]:
         """Area under the ROC curve of the face logit, for each stream."""

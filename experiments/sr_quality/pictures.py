@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from skimage.color import rgb2lab
 
@@ -125,8 +126,8 @@ def measure(faces: Faces, upscalers: Mapping[str, Upscaler], kind: str, tools: T
             "psnr": float(np.mean([psnr(*pair) for pair in pairs])),
             "ssim": float(np.mean([ssim(*pair) for pair in pairs])),
             "distance": tools.distance(faces.pixels, pictures),
-            "found": 100 * float(readings[name].found.mean()),
-            "landmarks": 100 * float(np.nanmean(readings[name].error[compared])),
+            "found": 100 * _mean(readings[name].found),
+            "landmarks": 100 * _mean(readings[name].error[compared]),
             **colour_shifts(faces, pictures),
         }
     return found
@@ -214,6 +215,11 @@ def _skins(table: Path | None, counts: Mapping[str, int]) -> dict[tuple[str, int
         return {}
     of_attribute = load_face_groups(table, counts)["perceived_skin"]
     return {face: value for value, faces in of_attribute.items() for face in faces if value != "Not Sure"}
+
+
+def _mean(values: npt.NDArray[Any]) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def _by_image(chosen: Sequence[tuple[str, int]]) -> Iterator[tuple[str, list[int]]]:

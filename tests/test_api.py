@@ -15,6 +15,7 @@ COMMANDS = {
     "tinygan-convert": "tinygan.cli.convert",
     "tinygan-detect": "tinygan.cli.detect",
     "tinygan-upscale": "tinygan.cli.upscale",
+    "tinygan-compare": "tinygan.cli.compare",
     "tinygan-propose": "proposals.cli.propose",
     "tinygan-train-proposer": "proposals.cli.train",
     "tinygan-anchors": "proposals.cli.anchors",

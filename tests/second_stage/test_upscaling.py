@@ -66,7 +66,7 @@ def test_tiles_are_the_whole(form, checkpoint, monkeypatch):
         monkeypatch.setattr(upscaling, "TILE_PX", tile_px)
         monkeypatch.setattr(upscaling, "to_bytes", lambda inner: inner.permute(0, 2, 3, 1).numpy())  # before rounding
         monkeypatch.setattr(upscaling.np, "uint8", np.float32)
-        found[4], found[2] = (resolver._upscale(pixels, scale) for scale in (4, 2))
+        found[4], found[2] = (resolver._upscale(pixels, scale, -1) for scale in (4, 2))
     assert whole[4].shape == (308, 364, 3) and whole[2].shape == (154, 182, 3)
     assert all(np.abs(whole[scale] - tiled[scale]).max() < 1e-5 for scale in (4, 2))
     assert whole[4].std() > 0.05 and np.allclose(whole[4].reshape(154, 2, 182, 2, 3).mean((1, 3)), whole[2], atol=1e-5)
@@ -85,6 +85,15 @@ def test_the_checkpoint_that_ships_upscales_whatever_holds_a_picture(tmp_path):
     assert resolver.upscale(face.convert("RGBA")).tobytes() == large.tobytes()
     assert resolver.upscale(face.convert("L"), 2).size == (36, 40)
     assert resolver.upscale(np.zeros((1, 1, 3), np.uint8)).size == (4, 4)
+
+
+def test_both_parts_of_a_generator_can_be_seen(checkpoint):
+    pixels = data.astronaut()[60:76, 180:200]
+    both = tinygan.SuperResolver(checkpoint("learned"), device="cpu").stages(pixels)
+    assert list(both) == ["G1", "G2"] and both["G1"].shape == both["G2"].shape == (64, 80, 3)
+    assert not np.array_equal(both["G1"], both["G2"])
+    alone = tinygan.SuperResolver(checkpoint("shuffle"), device="cpu").stages(pixels)
+    assert list(alone) == [""] and alone[""].shape == (64, 80, 3)
 
 
 def test_exif_orientation_is_applied(tmp_path):

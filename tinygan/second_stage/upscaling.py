@@ -82,17 +82,25 @@ class SuperResolver:
                 f"{image.width * image.height * scale**2 / 1e6:.0f} megapixels; expected {MOST_PIXELS / 1e6:.0f} at "
                 "most: cut out the faces, or use scale 2"
             )
-        return Image.fromarray(self._upscale(np.asarray(image), scale))
+        return Image.fromarray(self._upscale(np.asarray(image), scale, -1))
 
-    def _upscale(self, pixels: ByteArray, scale: int) -> ByteArray:
-        """uint8 [H, W, 3] to [scale H, scale W, 3], tile by tile."""
+    def stages(self, pixels: ByteArray) -> dict[str, ByteArray]:
+        """What each part of the generator makes of a picture, uint8 [H, W, 3]: uint8 [4H, 4W, 3] of G1 and of G2.
+
+        A generator without G2 has one picture, under the name "".
+        """
+        names = ("G1", "G2") if getattr(self._generator, "refine", None) is not None else ("",)
+        return {name: self._upscale(pixels, SCALE, number) for number, name in enumerate(names)}
+
+    def _upscale(self, pixels: ByteArray, scale: int, part: int) -> ByteArray:
+        """uint8 [H, W, 3] to [scale H, scale W, 3], tile by tile; ``part``: which picture, 0 of G1, -1 the last."""
         height, width = pixels.shape[:2]
         large = np.empty((height * scale, width * scale, 3), np.uint8)
         margin = self._generator.reach_px
         for top, bottom in _parts(height):
             for left, right in _parts(width):
                 first_row, first_column = max(top - margin, 0), max(left - margin, 0)
-                tile = self._generate(pixels[first_row : bottom + margin, first_column : right + margin].copy())
+                tile = self._generate(pixels[first_row : bottom + margin, first_column : right + margin].copy(), part)
                 rows = slice((top - first_row) * SCALE, (bottom - first_row) * SCALE)
                 columns = slice((left - first_column) * SCALE, (right - first_column) * SCALE)
                 inner = tile[:, :, rows, columns]
@@ -102,11 +110,11 @@ class SuperResolver:
         return large
 
     @torch.no_grad()
-    def _generate(self, pixels: ByteArray) -> torch.Tensor:
+    def _generate(self, pixels: ByteArray, part: int) -> torch.Tensor:
         """uint8 [h, w, 3] to float32 [1, 3, 4h, 4w] in [0, 1]."""
         with self._runtime.autocast():
-            refined: torch.Tensor = self._generator(to_float(pixels[None]).to(self._runtime.device)).refined
-        return refined.float().clamp(0, 1)
+            made: torch.Tensor = self._generator(to_float(pixels[None]).to(self._runtime.device))[part]
+        return made.float().clamp(0, 1)
 
 
 def _parts(length: int) -> Iterator[tuple[int, int]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from experiments.benchmarks import gpu
 from experiments.benchmarks.networks import fastest, gflop
 from experiments.benchmarks.run import BOXES, FACES, IMAGES, draw_crowd, measure
 from experiments.benchmarks.second_stage import GROWTH, Point, draw, format_fit, judged, plot, run_point
@@ -75,3 +77,14 @@ def test_arithmetic_of_a_graph_is_counted_per_example() -> None:
     port = Port("pictures", ("batch", 3, 8, 8), "any")
     graph = Graph("one", torch.nn.Conv2d(3, 4, 3, padding=1), (port,), ())
     assert gflop(graph) == pytest.approx(2 * 3 * 9 * 4 * 64 / 1e9)
+
+
+def test_the_script_for_a_gpu_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "WAYS", {name: way for name, way in gpu.WAYS.items() if not way.compiled})
+    words = ["--out", str(tmp_path), "--device", "cpu", "--batch-size", "2", "--seconds", "0.01"]
+    assert gpu.main(words) == 0
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert [row["look"] for row in rows] == ["judge"] * 4 + ["second_judge"] * 4
+    assert rows[0]["error"] == 0 and 0 <= rows[1]["error"] < 1e-3 < rows[2]["error"] < 1, "bf16 is less exact"
+    assert all(row["rois_per_s"] > 0 and row["peak"] > 0 for row in rows)
+    assert gpu.main([*words, "--minutes", "-1"]) == 0, "out of time: no row"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -123,11 +122,6 @@ class _Source:
         self.image, self.width, self.height = image, image.width, image.height
         self._halved = [image]  # each half as wide and high as the one before
 
-    @cached_property
-    def _pixels(self) -> ByteArray:
-        """uint8 [H, W, 3], copied when a region first reaches beyond the border."""
-        return np.asarray(self.image)
-
     def resize(self, box: tuple[float, float, float, float], width_px: int, height_px: int) -> Image.Image:
         """A part inside the image, resized; one that shrinks to a quarter or less is taken from a halved copy.
 
@@ -146,7 +140,7 @@ class _Source:
         """A part of the image, reflected beyond the border."""
         x1, y1, x2, y2 = max(left, 0), max(top, 0), min(right, self.width), min(bottom, self.height)
         beyond = ((y1 - top, bottom - y2), (x1 - left, right - x2), (0, 0))
-        return Image.fromarray(np.pad(self._pixels[y1:y2, x1:x2], beyond, mode="symmetric"))
+        return Image.fromarray(np.pad(np.asarray(self.image.crop((x1, y1, x2, y2))), beyond, mode="symmetric"))
 
 
 def cut_patch(image: Image.Image, square: FloatArray, size_px: int) -> ByteArray:

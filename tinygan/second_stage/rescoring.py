@@ -57,7 +57,7 @@ class RescoreConfig:
     max_rois: int = 600
     min_score: float = 0.0
     least_log_odds: float | None = -5.0  # Differs from the paper: None
-    batch_size: int = 128
+    batch_size: int = 64
     workers: int = 2
 
     @property

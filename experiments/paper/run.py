@@ -162,14 +162,17 @@ class Chain:
 
     def train(self, row: str) -> None:
         """Train the second stage of a row of Table 2, and fit its fusion."""
-        own = ROWS[row]
-        mse = self.run("mse", row if "generator.refinement=false" in own else OURS)
+        own, mse = ROWS[row], self.mse_init(row)
         of_generator = [setting for setting in own if setting.startswith("generator.")]
         self._train("mse-init", mse, [*of_generator, *self.plan("mse")])
         self._train("gan", self.run("gan", row), [*own, *self.plan("gan")], mse)
         self._do("tinygan-train", "--stage", "fusion", "--data", self.arguments.data, "--proposals",
                  self.proposals("train"), "--init", self.run("gan", row), "--max-rois", self.max_rois,
                  "--out", self.run("fused", row), "--resume")  # fmt: skip
+
+    def mse_init(self, row: str) -> Path:
+        """Run folder of stage ``mse-init``, one for all rows with this generator."""
+        return self.run("mse", row if any(one.startswith("generator.") for one in ROWS[row]) else OURS)
 
     def run(self, stage: str, row: str) -> Path:
         """Run folder of a stage."""
@@ -202,7 +205,7 @@ class Chain:
             for score in SCORES
         }
         found = compare(pairs, truth_of(root, split, names), names)  # type: ignore[arg-type]
-        runs = [self.run(stage, row) for row in self.arguments.rows for stage in ("mse", "gan")]
+        runs = [run for row in self.arguments.rows for run in (self.mse_init(row), self.run("gan", row))]
         trained = {run.name: figures for run in (self.first_stage, *runs) if (figures := training_figures(run))}
         results = {
             "images": len(names),
@@ -238,7 +241,7 @@ class Chain:
                 seconds = clock.seconds_of_first_stage(self.arguments.data, recipe, runtime)
                 self._note(part, fit_steps("loop", recipe.loop, seconds, self._seconds(part)))
             elif part == "mse":
-                trainings = 1 + ("w/o refinement" in self.arguments.rows and OURS in self.arguments.rows)
+                trainings = len({self.mse_init(row) for row in self.arguments.rows})
                 seconds = clock.seconds_of_mse_init(self.recipe, self.runtime)
                 share = self._seconds(part) / trainings
                 self._note(part, fit_steps("mse_init", self.recipe.mse_init, seconds, share))

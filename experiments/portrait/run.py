@@ -2,8 +2,8 @@
 
     python -m experiments.portrait.run --data ROOT --extra-images LFW --out runs/portrait
 
-Two stages of ``tinygan-train``, then ``portrait.safetensors`` in half precision. ``experiments.sr_quality.pictures`` says
-how good it is.
+Two stages of ``tinygan-train``, then ``portrait.safetensors`` in half precision. How good it is says
+``experiments.sr_quality.pictures``.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from tinygan.detections import ByteArray
 from tinygan.models.build import load_generator
 from tinygan.models.pixels import to_bytes
 from tinygan.runtime import Runtime, RuntimeOptions
+from tinygan.second_stage.upscaling import KINDS
 from tinygan.training.samples import generate
 
 Upscaler = Callable[[ByteArray], ByteArray]  # uint8 [N, s, s, 3] to [N, 4s, 4s, 3]
@@ -35,7 +36,7 @@ def contenders(checkpoints: Sequence[str], with_public: bool) -> tuple[dict[str,
     }
     for one in checkpoints:
         name, _, path = one.partition("=")
-        found |= _of_checkpoint(name, Path(path) if path else packaged_weights(name))
+        found |= _of_checkpoint(name, Path(path) if path else packaged_weights(name, KINDS))
     if not with_public:
         return found, "not asked for"
     try:
@@ -52,7 +53,7 @@ def _interpolated(lr: ByteArray, kernel: Image.Resampling) -> ByteArray:
 
 def _of_checkpoint(name: str, path: Path) -> dict[str, Upscaler]:
     runtime = Runtime(RuntimeOptions(device="cpu", precision="32"))
-    generator = load_generator(load_checkpoint(path, ("generator", "gan", "fused"))).float()
+    generator = load_generator(load_checkpoint(path, KINDS)).float()
     runtime.place(generator)
     if getattr(generator, "refine", None) is None:
         return {name: lambda lr: to_bytes(generate(generator, lr, runtime, 32).refined)}

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
 from tests.training.test_stages import batch_of, two_patches
-from tinygan.checkpoint import Checkpoint
+from tinygan import SuperResolver
+from tinygan.checkpoint import Checkpoint, load_checkpoint
+from tinygan.cli.train import main
 from tinygan.config import load_config, to_tree
 from tinygan.data.patches import PAIRED
 from tinygan.errors import ConfigError
@@ -15,6 +21,7 @@ from tinygan.models.efficientnet import EfficientNetLite0
 from tinygan.models.generator import ShuffleGenerator
 from tinygan.models.perceptual import ImageNetFeatures, PerceptualDiscriminator, feature_distance
 from tinygan.runtime import Runtime, RuntimeOptions, seed_everything
+from tinygan.training import portrait
 from tinygan.training.portrait import Portrait
 from tinygan.training.recipe import PortraitTraining, Recipe
 from tinygan.training.samples import HeldOut
@@ -88,6 +95,30 @@ def test_the_average_is_what_is_saved(runtime):
     assert not torch.equal(live, saved) and isinstance(one.final_generator(), ShuffleGenerator)
     plain = stage(runtime, "portrait_training.ema_decay=0")
     assert plain.final_generator() is plain.generator
+
+
+def test_the_stage_as_typed_follows_mse_init(tiny_wider, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(portrait, "load_efficientnet_lite0", lambda: EfficientNetLite0().eval())
+    schedules = [f"{name}.{key}" for name in ("mse_init", "portrait")
+                 for key in ("epochs=1", "patches_per_epoch=16", "batch_size=4")]  # fmt: skip
+    more = ["batches.lr_sizes=[6,8,12]", "crops.paired_size=48", "rois.backgrounds_per_image=0", "rois.holdout=0.4"]
+    more += ["degradation.kind=second_order", "batches.wild=0"]
+    words = ["--data", str(tiny_wider.root), "--device", "cpu", "--threads", "1"]
+    words += [word for setting in [*TINY, *schedules, *more] for word in ("--set", setting)]
+    runs = {stage: str(tmp_path / stage) for stage in ("mse-init", "portrait")}
+    assert main(["--stage", "mse-init", "--out", runs["mse-init"], *words]) == 0
+    typed = ["--stage", "portrait", "--out", runs["portrait"], *words]
+    assert main([*typed, "--init", runs["mse-init"]]) == 0
+    capsys.readouterr()
+    weights = load_checkpoint(Path(runs["portrait"]), ("generator",))
+    before = load_checkpoint(Path(runs["mse-init"]), ("generator",))
+    assert weights.trained_on == before.trained_on
+    assert not torch.equal(weights.tensors["generator.last.weight"], before.tensors["generator.last.weight"])
+    row = json.loads((tmp_path / "portrait/metrics.jsonl").read_text().splitlines()[-1])
+    assert 5 < row["psnr_g1"] < 60 and row["distance"] > 0 and (tmp_path / "portrait/samples/epoch_001.png").is_file()
+    assert SuperResolver(runs["portrait"], device="cpu").upscale(np.zeros((5, 7, 3), np.uint8)).size == (28, 20)
+    assert main(typed) == 2
+    assert "--stage portrait needs --init RUN" in capsys.readouterr().err
 
 
 def test_what_cannot_be_trained_is_refused(runtime):

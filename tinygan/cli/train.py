@@ -173,7 +173,7 @@ def _origin(arguments: argparse.Namespace, runtime: Runtime) -> str:
 def _recipe(arguments: argparse.Namespace) -> Recipe:
     """Defaults < the checkpoint's config (stages that start from one) < --config < --set."""
     from tinygan.checkpoint import load_checkpoint
-    from tinygan.config import load_config, to_tree
+    from tinygan.config import build_config, load_config, to_tree
     from tinygan.training.recipe import Recipe
 
     overrides = list(arguments.overrides)
@@ -188,7 +188,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
         before = load_checkpoint(arguments.init, ("generator", "gan", "fused")).recipe
         recipe = load_config(Recipe, None, overrides, base=before)
     if arguments.stage == "fusion" and arguments.config is not None and arguments.init is not None:
-        trained = load_checkpoint(arguments.init, ("gan", "fused")).recipe
+        trained = to_tree(build_config(Recipe, load_checkpoint(arguments.init, ("gan", "fused")).recipe))
         for name in ("crops", "generator", "discriminator"):
             if to_tree(recipe)[name] != trained[name]:
                 raise ConfigError(f"--config {arguments.config}: section {name} differs from what {arguments.init} has")

@@ -60,11 +60,11 @@ def _upscale(arguments: argparse.Namespace) -> int:
     from tinygan.checkpoint import find_weights, packaged_weights
     from tinygan.formats.images import allow_pixels
     from tinygan.runtime import Runtime
-    from tinygan.second_stage.upscaling import SuperResolver
+    from tinygan.second_stage.upscaling import KINDS, SuperResolver
 
     allow_pixels(arguments.max_pixels)
     given = Path(arguments.checkpoint)
-    weights = find_weights(given) if given.exists() else packaged_weights(arguments.checkpoint)
+    weights = find_weights(given) if given.exists() else packaged_weights(arguments.checkpoint, KINDS)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
     note = f"super-resolved {arguments.scale}x, weights {digest}, {arguments.orientation}"
     waiting = _waiting(found, note, arguments)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tinygan.checkpoint import load_checkpoint, packaged_weights
+from tinygan.checkpoint import Kind, load_checkpoint, packaged_weights
 from tinygan.data.cutting import SCALE
 from tinygan.detections import ByteArray
 from tinygan.errors import DataError
@@ -25,6 +25,7 @@ from tinygan.models.build import load_generator
 from tinygan.models.pixels import to_bytes, to_float
 from tinygan.runtime import Device, Runtime, RuntimeOptions, device_name
 
+KINDS: tuple[Kind, ...] = ("generator", "gan", "fused")  # of checkpoints that have a generator
 SCALES = (4, 2)
 TILE_PX = 128  # side of the parts in which a picture goes through the generator, without their margins
 MOST_PIXELS = 500_000_000  # of the result, which takes 3 bytes per pixel
@@ -50,9 +51,7 @@ class SuperResolver:
         self, checkpoint: str | Path = "lite", *, device: Device = "auto", runtime: Runtime | None = None
     ) -> None:
         path = Path(checkpoint)
-        weights = load_checkpoint(
-            path if path.exists() else packaged_weights(str(checkpoint)), ("generator", "gan", "fused")
-        )
+        weights = load_checkpoint(path if path.exists() else packaged_weights(str(checkpoint), KINDS), KINDS)
         self._runtime = runtime or Runtime(RuntimeOptions(device=device_name(device)))
         self._generator = load_generator(weights).float().eval()
         self._runtime.place(self._generator)

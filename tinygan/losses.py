@@ -35,6 +35,8 @@ class LossConfig:
             Table 2, "w/o adv loss").
         classification: whether the face logit is part of the generator's loss (without it: Table 2, "w/o clc loss");
             the discriminator learns to classify in either case.
+        pixel_form: pixel loss of stages ``mse-init`` and ``portrait``: ``mean``, of Eq. 4, or ``log``, see
+            :func:`log_pixel_loss`.
     """
 
     alpha: float = 0.001
@@ -45,6 +47,7 @@ class LossConfig:
     pixel: bool = True
     adversarial: bool = True
     classification: bool = True
+    pixel_form: Literal["mean", "log"] = "mean"
 
     def __post_init__(self) -> None:
         if min(self.alpha, self.beta, self.gamma, self.wild_alpha) < 0:
@@ -64,6 +67,23 @@ def pixel_loss(picture: Tensor, hr: Tensor) -> Tensor:
     """
     made = _precise(picture)
     return functional.mse_loss(made, hr.to(made.dtype))
+
+
+def log_pixel_loss(picture: Tensor, hr: Tensor) -> Tensor:
+    """Mean over pictures of log(mean((picture - hr)^2)): the negative mean PSNR, but for a factor. Not in the paper.
+
+    A picture that is easy, as a sharp one, weighs as much as one that cannot be repaired.
+
+    Args:
+        picture: float [B, 3, S, S], RGB in [0, 1].
+        hr: float [B, 3, S, S], the true high-resolution pictures.
+
+    Returns:
+        Scalar.
+    """
+    made = _precise(picture)
+    squares = (made - hr.to(made.dtype)).square().mean(dim=(1, 2, 3))
+    return (squares + 1e-6).log().mean()
 
 
 def adversarial_loss(fake_logit: Tensor, form: Literal["nonsaturating", "saturating"]) -> Tensor:

@@ -76,7 +76,9 @@ class PatchSource:
 
 
 def patch_size(stream: str, crops: CropConfig) -> int:
-    """Side of a stream's patches in pixels."""
+    """Side of a stream's patches in pixels, as they are kept."""
+    if stream == PAIRED and crops.paired_size is not None:
+        return crops.paired_size
     return crops.lr_size if stream == SMALL else crops.hr_size
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -29,8 +30,9 @@ class GeneratorConfig:
         refinement: whether there is G2 (without it: Table 2, "w/o refinement network").
         skip: ``bicubic``: G1 learns what to add to a bicubic upscaling, G2 what to add to G1's output;
             ``none``: both learn the whole picture. Not stated in the paper.
-        form: ``learned``: a :class:`Generator`; ``bilinear``: a :class:`BilinearGenerator`, which ignores the other
-            keys. :func:`tinygan.models.build.build_generator` builds the one that is named.
+        form: ``learned``: a :class:`Generator`; ``shuffle``: a :class:`ShuffleGenerator`, which has ``width``,
+            ``up_width`` and ``residual_blocks`` alone; ``bilinear``: a :class:`BilinearGenerator`, which ignores the
+            other keys. :func:`tinygan.models.build.build_generator` builds the one that is named.
         output: ``linear``, or ``sigmoid`` to keep pictures in [0, 1] (without ``skip`` only). Not stated in the paper.
     """
 
@@ -43,7 +45,7 @@ class GeneratorConfig:
     block_layers: int = 2  # Differs from the paper: 8
     refinement: bool = True
     skip: Literal["none", "bicubic"] = "none"
-    form: Literal["learned", "bilinear"] = "learned"
+    form: Literal["learned", "shuffle", "bilinear"] = "learned"
     output: Literal["linear", "sigmoid"] = "linear"
 
     def __post_init__(self) -> None:
@@ -109,12 +111,80 @@ class Generator(nn.Module):
             refined = refined + sr
         return Generated(sr, self._squash(refined))
 
+    @property
+    def reach_px(self) -> int:
+        """Number of low-resolution pixels, to each side, that an output pixel depends on, or a few more."""
+        upsampling = 1 + 2 * self.config.residual_blocks + 1 + 2  # convolutions, then both deconvolutions
+        refining = 0 if self.refine is None else math.ceil((2 * self.config.refine_blocks + 5) / SCALE)
+        return upsampling + refining
+
     def _squash(self, picture: Tensor) -> Tensor:
         return picture.sigmoid() if self.config.output == "sigmoid" else picture
 
 
+class ShuffleGenerator(nn.Module):
+    """A generator for pictures that people look at: all its depth works on the small picture. Not in the paper.
+
+    Residual blocks without batch normalisation (Lim et al. 2017, EDSR), whose statistics would depend on the size of
+    the picture; then sub-pixel convolutions (Shi et al. 2016). It learns what to add to a bicubic upscaling, and there
+    is no G2.
+
+    Args:
+        config: ``width``, ``up_width`` and ``residual_blocks``.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.normalise = Normalise()
+        width, up = config.width, config.up_width
+        self.first = nn.Conv2d(3, width, 3, padding=1)
+        self.body = nn.Sequential(*(_PlainBlock(width) for _ in range(config.residual_blocks)))
+        self.upsample = nn.Sequential(
+            nn.Conv2d(width, 4 * up, 3, padding=1),
+            nn.PixelShuffle(2),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(up, 4 * up, 3, padding=1),
+            nn.PixelShuffle(2),
+            nn.ReLU(inplace=True),
+        )
+        self.last = nn.Conv2d(up, 3, 3, padding=1)
+        nn.init.zeros_(self.last.weight)  # it starts as bicubic upscaling
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    @property
+    def reach_px(self) -> int:
+        """Number of low-resolution pixels, to each side, that an output pixel depends on."""
+        return 1 + 2 * self.config.residual_blocks + 3
+
+    def forward(self, lr: Tensor) -> Generated:
+        """Super-resolve float [B, 3, h, w], RGB in [0, 1], to [B, 3, 4h, 4w]."""
+        features = self.first(self.normalise(lr))
+        features = features + self.body(features)  # [B, width, h, w]
+        sr = bicubic(lr) + self.last(self.upsample(features))
+        return Generated(sr, sr)
+
+
+class _PlainBlock(nn.Module):
+    """x + conv(ReLU(conv(x))); at first the sum is x itself."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.kaiming_normal_(self.first.weight, nonlinearity="relu")
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C, H, W]."""
+        out: Tensor = features + self.second(functional.relu(self.first(features), inplace=True))
+        return out
+
+
 class BilinearGenerator(nn.Module):
     """Bilinear 4x upscaling in the place of a generator, for a judge without super-resolution. It has no weights."""
+
+    reach_px = 1  # as of Generator
 
     def forward(self, lr: Tensor) -> Generated:
         """Upscale [B, 3, s, s] to [B, 3, 4s, 4s], computed in float32; there is no G2."""
@@ -122,7 +192,7 @@ class BilinearGenerator(nn.Module):
         return Generated(plain, plain)
 
 
-AnyGenerator: TypeAlias = Generator | BilinearGenerator
+AnyGenerator: TypeAlias = Generator | ShuffleGenerator | BilinearGenerator
 
 
 def bicubic(lr: Tensor) -> Tensor:

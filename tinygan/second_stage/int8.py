@@ -19,7 +19,7 @@ from tinygan.models.pixels import to_float
 from tinygan.second_stage.engine import Plan
 
 log = logging.getLogger(__name__)
-REGIONS, PER_IMAGE, BEST = 384, 8, 128  # regions in all; of an image this many, spread over this many best proposals
+REGIONS, PER_IMAGE, BEST = 1024, 8, 128  # regions in all; of an image this many, spread over this many best proposals
 LEAST = 32  # with fewer regions the ranges of activations would be guesses
 
 

@@ -22,9 +22,9 @@ from tinygan.config import to_tree
 from tinygan.data.batches import Batch, BatchSource
 from tinygan.data.patches import PAIRED, Patches
 from tinygan.errors import ConfigError
-from tinygan.losses import pixel_loss
+from tinygan.losses import log_pixel_loss, pixel_loss
 from tinygan.models.build import build_generator
-from tinygan.models.generator import Generator
+from tinygan.models.generator import BilinearGenerator
 from tinygan.runtime import Runtime, seed_everything
 from tinygan.training.loop import run_loop, stage_batch_size
 from tinygan.training.prepare import Prepared, TrainingInput, prepare_patches
@@ -48,10 +48,11 @@ class MseInit:
     def __init__(self, recipe: Recipe, runtime: Runtime, held_out: HeldOut) -> None:
         self.runtime, self.held_out = runtime, held_out
         generator = build_generator(recipe.generator)
-        if not isinstance(generator, Generator):
+        if isinstance(generator, BilinearGenerator):
             raise ConfigError(f"generator.form: {recipe.generator.form} has no weights that stage mse-init could train")
         self.generator = generator
         runtime.place(self.generator)
+        self.loss = log_pixel_loss if recipe.losses.pixel_form == "log" else pixel_loss
         self.optimiser = torch.optim.Adam(self.generator.parameters(), betas=(0.9, 0.999))  # beta 2: not in the paper
 
     def step(self, batch: Batch) -> Mapping[str, Tensor]:
@@ -60,9 +61,9 @@ class MseInit:
         self.generator.train()
         with self.runtime.autocast():
             generated = self.generator(batch.lr)  # [B, 3, s, s] -> G1's and G2's pictures, [B, 3, S, S] each
-        terms = {"pixel_g1": pixel_loss(generated.sr, batch.hr)}
+        terms = {"pixel_g1": self.loss(generated.sr, batch.hr)}
         if generated.has_g2:
-            terms["pixel_g2"] = pixel_loss(generated.refined, batch.hr)
+            terms["pixel_g2"] = self.loss(generated.refined, batch.hr)
         self.optimiser.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         self.runtime.average_gradients(self.generator)

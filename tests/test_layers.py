@@ -20,6 +20,7 @@ LAYERS: list[set[str]] = [
     {"experiments"},
     {"proposals.cli"},
     {"tinygan.cli", "proposals.train"},
+    {"tinygan.report"},
     {"tinygan.detect", "tinygan.training"},
     {"tinygan.second_stage", "tinygan.evaluate", "proposals"},
     {"tinygan.losses", "tinygan.data"},

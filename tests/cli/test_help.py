@@ -125,6 +125,7 @@ NEEDS = {
     "tinygan-evaluate fddb": add_truths,
     "tinygan-evaluate voc": add_truths,
     "tinygan-evaluate coco": add_truths,
+    "tinygan-report": add_proposals,
     "tinygan-convert": add_proposals,
     "tinygan-export": nothing,
     "tinygan-propose": nothing,

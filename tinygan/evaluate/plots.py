@@ -81,7 +81,7 @@ def draw_curves(panels: Mapping[str, Sequence[Line]], title: str = "") -> bytes:
     colours = _colours([(line.label, line.published) for lines in panels.values() for line in lines])
     for axis, lines in zip(axes, panels.values(), strict=True):
         for number, line in enumerate(lines):
-            recall, precision = _visible_points(line.curve.recall, line.curve.precision)
+            recall, precision = visible_points(line.curve.recall, line.curve.precision)
             _draw(axis, recall, precision, _Look(line.label, line.ap, line.published, number), colours)
         axis.set(xlabel="recall", xlim=(0, 1), ylim=(0, 1.015))
         axis.set_xticks(np.linspace(0, 1, 6))
@@ -111,7 +111,7 @@ def draw_rocs(panels: Mapping[str, Sequence[RocLine]], title: str = "", max_fals
             up = np.asarray(line.true_positive_rate, dtype=np.float64)[shown]
             if len(across):  # a detector that stops early keeps its rate
                 across, up = np.append(across, max_false_positives), np.append(up, up[-1])
-            across, up = _visible_points(across, up, max_false_positives)
+            across, up = visible_points(across, up, max_false_positives)
             _draw(axis, across, up, _Look(line.label, line.value, line.published, number), colours)
         axis.set(xlabel="false positives", xlim=(0, max_false_positives), ylim=(0, 1.015))
         axis.set_yticks(np.linspace(0, 1, 11))
@@ -183,14 +183,16 @@ def _draw_legend(axis: Axes, values: Sequence[float], corner: Literal["lower lef
     )
 
 
-def _visible_points(x: FloatArray, y: FloatArray, x_end: float = 1.0) -> tuple[FloatArray, FloatArray]:
-    """The points, no more than a picture can show; without those where x is unknown."""
+def visible_points(
+    x: FloatArray, y: FloatArray, x_end: float = 1.0, most: int = _MAX_POINTS
+) -> tuple[FloatArray, FloatArray]:
+    """The points of a curve, ``most`` at most, which lie evenly along it; without those where x is unknown."""
     known = np.flatnonzero(np.isfinite(x))
-    if len(known) > _MAX_POINTS:
+    if len(known) > most:
         # Evenly along the curve's way through the picture, so that no part of it is left out.
         steps = np.abs(np.diff(x[known])) / x_end + np.abs(np.diff(y[known]))
         way = np.concatenate([[0.0], np.cumsum(steps)])
-        known = known[np.unique(np.searchsorted(way, np.linspace(0, way[-1], _MAX_POINTS)))]
+        known = known[np.unique(np.searchsorted(way, np.linspace(0, way[-1], most)))]
     return x[known], y[known]
 
 

@@ -41,6 +41,17 @@ def moving_average(network: nn.Module, decay: float) -> AveragedModel | None:
     return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
 
 
+def read_metrics(file: Path) -> list[dict[str, float]]:
+    """All whole rows of a run's ``metrics.jsonl``; none if there is no such file."""
+    rows = []
+    for line in file.read_text().splitlines() if file.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break  # a line that a kill cut short
+    return rows
+
+
 class Prepared(Protocol):
     """The images that a stage trained on, kept out, or could not read."""
 
@@ -124,14 +135,7 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, float]]:
         """All whole rows of ``metrics.jsonl``."""
-        file = self.file(METRICS_FILE)
-        rows = []
-        for line in file.read_text().splitlines() if file.is_file() else []:
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break  # a line that a kill cut short
-        return rows
+        return read_metrics(self.file(METRICS_FILE))
 
     def keep_metrics_before(self, step: int) -> None:
         """Remove the rows of steps that a resumed run repeats."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinygan.cli.evaluate.files import BOOTSTRAP, LEVEL, RESAMPLES, SEED
@@ -33,21 +34,21 @@ def check_groups(arguments: argparse.Namespace) -> None:
 
 
 def measure_groups(
-    arguments: argparse.Namespace, faces: Mapping[str, GroundTruth], results: Mapping[str, WiderResult]
+    table: Path, precision: float | None, faces: Mapping[str, GroundTruth], results: Mapping[str, WiderResult]
 ) -> GroupComparison:
     """Recall by group at equal precision.
 
     Args:
-        arguments: with ``groups`` and ``precision``.
+        table: the groups, as CSV.
+        precision: of all detections, in (0, 1]; default: :data:`PRECISION`.
         faces: every annotated face of the ground truth.
         results: ``detections`` and perhaps ``baseline``.
     """
     from tinygan.evaluate.groups import compare_groups
     from tinygan.formats.face_groups import load_face_groups
 
-    members = load_face_groups(arguments.groups, {name: len(truth) for name, truth in faces.items()})
-    precision = PRECISION if arguments.precision is None else arguments.precision
-    return compare_groups(results, faces, members, precision, RESAMPLES, SEED, LEVEL)
+    members = load_face_groups(table, {name: len(truth) for name, truth in faces.items()})
+    return compare_groups(results, faces, members, precision or PRECISION, RESAMPLES, SEED, LEVEL)
 
 
 def tabulate_groups(comparison: GroupComparison) -> Table:

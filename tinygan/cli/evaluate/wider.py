@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tinygan.formats.truths import load_faces
 
     skipped: list[str] = []
-    truth = _load_truth(arguments, skipped)
+    truth = load_truth(arguments, skipped)
     published = _load_published(arguments.curves, truth)
     inputs = read_inputs(arguments, truth.faces, skipped)
     results = {role: evaluate_wider(source.detections, truth, inputs.names) for role, source in inputs.sources.items()}
@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     groups = None
     if arguments.groups is not None:
         faces = load_faces(arguments.ground_truth, arguments.images, arguments.category, list[str]())  # told of above
-        groups = measure_groups(arguments, faces, results)
+        groups = measure_groups(arguments.groups, arguments.precision, faces, results)
 
     tables = [_tabulate(result, baseline, differences)]
     tables += [] if details is None else tabulate_details(details)
@@ -117,7 +117,13 @@ def run(arguments: argparse.Namespace) -> int:
     return warn(inputs)
 
 
-def _load_truth(arguments: argparse.Namespace, skipped: list[str]) -> EvaluationTruth:
+def load_truth(arguments: argparse.Namespace, skipped: list[str]) -> EvaluationTruth:
+    """The faces and subsets of ``--ground-truth``.
+
+    Args:
+        arguments: parsed, with ``ground_truth``, ``images``, ``category`` and ``details``.
+        skipped: gets a line for everything in the ground truth that was left out.
+    """
     from tinygan.evaluate.truth import load_evaluation_truth, truth_of_faces
     from tinygan.formats.truths import find_truth, is_tools, load_faces
 

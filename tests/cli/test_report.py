@@ -170,6 +170,17 @@ def test_the_scores_before_may_be_a_column(typed, tmp_path, capsys):
     assert again.texts("td")[:4] == page.texts("td")[:4] and "The scores before" not in again.text
 
 
+def test_pictures_without_boxes_are_told_of_on_the_page(typed, tmp_path, capsys):
+    out = tmp_path / "report.html"
+    next(Path(typed["rescored"][0]).rglob("val_3.txt")).unlink()
+    assert main([*words(typed), "--out", str(out)]) == 1
+    assert "1 of 4 images have no file" in capsys.readouterr().err
+    said = (
+        "1 of the 4 annotated pictures have no file in rescored and count as without boxes; --subset leaves them out."
+    )
+    assert said in Page(out).text
+
+
 def test_what_tinygan_rescore_noted_is_the_baseline(typed, tmp_path):
     out = tmp_path / "report.html"
     notes = {"proposals": typed["baseline"][1], "method": "a<b"}

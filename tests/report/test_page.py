@@ -86,9 +86,9 @@ def test_curves_are_told_apart_without_colour():
     parsed = Parsed(draw_precision_recall(before, after, "said"))
     drawn = {path["class"]: path["d"] for path in parsed.all("path")[:-2] if path["class"] != "rule"}
     assert list(drawn) == ["line before", "line after"]
-    # The axes: recall 0 to 1 at 44 to 346 px across, precision 0 to 1 at 220 to 34 px down.
-    assert drawn["line before"] == "M104.4 34.0L225.2 127.0"
-    assert drawn["line after"] == "M164.8 34.0L285.6 80.5"
+    # The axes: recall 0 to 1 at 60 to 346 px across, precision 0 to 1 at 220 to 34 px down.
+    assert drawn["line before"] == "M117.2 34.0L231.6 127.0"
+    assert drawn["line after"] == "M174.4 34.0L288.8 80.5"
     assert parsed.text.count("before") == 1 and parsed.text.count("after") == 1
     style = page("", "", [])
     assert "svg .before { stroke: var(--before); stroke-dasharray: 6 4; }" in style

@@ -8,7 +8,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinygan import __version__
 from tinygan.cli.common import (
@@ -26,7 +26,7 @@ from tinygan.cli.common import (
     runtime_options,
     tell_left_out,
 )
-from tinygan.cli.evaluate.files import Inputs, read_inputs, warn
+from tinygan.cli.evaluate.files import read_inputs, warn
 from tinygan.cli.evaluate.groups import PRECISION, measure_groups
 from tinygan.cli.evaluate.wider import load_truth
 from tinygan.errors import ConfigError, DataError
@@ -105,26 +105,20 @@ def _report(arguments: argparse.Namespace) -> int:
     if arguments.baseline is None and notes is not None and Path(str(notes.get("proposals"))).exists():
         arguments.baseline = Path(str(notes["proposals"]))
     metrics, files = _run(arguments.run)
-    after, before, judged, code = _read(arguments)
-    remarks = []
-    if arguments.baseline is None:
-        remarks.append(
-            f"The scores before are those of column {_SCORE}, so boxes that rescoring merged or left out are on "
-            "neither side; --baseline P counts them."
-        )
-    pictures = _pictures(arguments, list(after))
+    read = _read(arguments) if arguments.ground_truth is not None else _read_alone(arguments)
+    pictures = _pictures(arguments, list(read.after))
     if notes is not None:
         files = {"Settings of tinygan-rescore": json.dumps(notes, indent=1), **files}
     subject = Subject(
-        before=before, after=after, judged=judged, metrics=metrics, settings=_settings(arguments), files=files,
-        remarks=remarks,
+        before=read.before, after=read.after, judged=read.judged, metrics=metrics, settings=_settings(arguments),
+        files=files, remarks=_remarks(arguments, read),
     )  # fmt: skip
     content = encode(build_report(subject, pictures), arguments.out)
     write_atomically(arguments.out, content)
-    print(f"{arguments.out}: {len(after):,} pictures, {len(content) / 1e6:.1f} MB")
+    print(f"{arguments.out}: {len(read.after):,} pictures, {len(content) / 1e6:.1f} MB")
     if pictures.skipped:
-        code = list_skipped(f"skipped: {len(pictures.skipped)} images", pictures.skipped)
-    return code
+        return list_skipped(f"skipped: {len(pictures.skipped)} images", pictures.skipped)
+    return read.code
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -165,13 +159,26 @@ def _run(folder: Path | None) -> tuple[list[dict[str, float]], dict[str, str]]:
     return metrics, {f"Config of the run {folder.name}": config.read_text()} if config.is_file() else {}
 
 
-def _read(
-    arguments: argparse.Namespace,
-) -> tuple[Mapping[str, Detections], Mapping[str, Detections], Judged | None, int]:
-    """Detections after and before, both against the annotated faces if there are any, and the exit code so far."""
-    if arguments.ground_truth is None:
-        after, before, code = _read_alone(arguments)
-        return after, before, None, code
+class _Read(NamedTuple):
+    """What was read, by the names of the images.
+
+    Attributes:
+        after: detections of both stages.
+        before: detections of the first stage.
+        code: the exit code so far.
+        judged: both against the annotated faces, if there are any.
+        missing: evaluated images without a file among ``after``.
+    """
+
+    after: Mapping[str, Detections]
+    before: Mapping[str, Detections]
+    code: int
+    judged: Judged | None = None
+    missing: Sequence[str] = ()
+
+
+def _read(arguments: argparse.Namespace) -> _Read:
+    """Detections of the annotated images, evaluated."""
     from tinygan.evaluate.wider import evaluate_wider
     from tinygan.formats.truths import load_faces
     from tinygan.report.content import Judged
@@ -179,7 +186,9 @@ def _read(
     skipped: list[str] = []
     truth = load_truth(arguments, skipped)
     inputs = read_inputs(arguments, truth.faces, skipped)
-    after, before = _sides(arguments, inputs)
+    after = inputs.sources["detections"].detections
+    baseline = inputs.sources.get("baseline")
+    before = _first_stage(after, arguments.detections) if baseline is None else baseline.detections
     results = {
         role: evaluate_wider(found, truth, inputs.names)
         for role, found in (("detections", after), ("baseline", before))
@@ -187,13 +196,11 @@ def _read(
     faces = load_faces(arguments.ground_truth, arguments.images, arguments.category, list[str]())  # told of above
     groups = None if arguments.groups is None else measure_groups(arguments.groups, None, faces, results)
     judged = Judged(before=results["baseline"], after=results["detections"], truth=truth, faces=faces, groups=groups)
-    return after, before, judged, warn(inputs)
+    return _Read(after, before, warn(inputs), judged, inputs.sources["detections"].missing)
 
 
-def _read_alone(
-    arguments: argparse.Namespace,
-) -> tuple[Mapping[str, Detections], Mapping[str, Detections], int]:
-    """Detections after and before of the pictures in ``--images``, and the exit code so far."""
+def _read_alone(arguments: argparse.Namespace) -> _Read:
+    """Detections of the pictures in ``--images``."""
     from tinygan.formats.names import list_images, select_names
     from tinygan.formats.wider import load_subset
 
@@ -202,9 +209,26 @@ def _read_alone(
         images = select_names(load_subset(arguments.subset), images, str(arguments.subset))
     after, code = _open(arguments.detections, arguments.format, images, arguments)
     if arguments.baseline is None:
-        return after, _first_stage(after, arguments.detections), code
+        return _Read(after, _first_stage(after, arguments.detections), code)
     before, other = _open(arguments.baseline, None, list(after), arguments)
-    return after, before, max(code, other)
+    return _Read(after, before, max(code, other))
+
+
+def _remarks(arguments: argparse.Namespace, read: _Read) -> list[str]:
+    """Sentences on what the page's figures leave out."""
+    remarks = []
+    if read.missing:
+        evaluated = len(read.after) + len(read.missing)
+        remarks.append(
+            f"{len(read.missing):,} of the {evaluated:,} annotated pictures have no file in "
+            f"{arguments.detections.name} and count as without boxes; --subset leaves them out."
+        )
+    if arguments.baseline is None:
+        remarks.append(
+            f"The scores before are those of column {_SCORE}, so boxes that rescoring merged or left out are on "
+            "neither side; --baseline P counts them."
+        )
+    return remarks
 
 
 def _open(
@@ -224,14 +248,6 @@ def _open(
             f"{len(images)} images (such as '{images[0]}'); check --images and --subset"
         )
     return found, tell_left_out(files)
-
-
-def _sides(arguments: argparse.Namespace, inputs: Inputs) -> tuple[Mapping[str, Detections], Mapping[str, Detections]]:
-    """Detections after and before."""
-    after = inputs.sources["detections"].detections
-    if "baseline" in inputs.sources:
-        return after, inputs.sources["baseline"].detections
-    return after, _first_stage(after, arguments.detections)
 
 
 def _first_stage(after: Mapping[str, Detections], source: Path) -> dict[str, Detections]:

@@ -17,7 +17,7 @@ from tinygan.report.page import text
 
 _MOST_POINTS = 300  # of a line
 _WIDTH, _HEIGHT = 360, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 14, 34, 40  # margins
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 14, 34, 40  # margins
 _ROW, _LABEL, _VALUE = 22, 96, 64  # height of a row of gains, widths of its label and its figure
 
 
@@ -41,7 +41,7 @@ class _Frame:
 
     def y(self, value: float) -> float:
         """The place of a value upwards, in pixels from the top."""
-        share = (value - self.y_low) / ((self.y_high - self.y_low) or 1.0)
+        share = (value - self.y_low) / (self.y_high - self.y_low)
         return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
 
@@ -96,11 +96,14 @@ def draw_term(steps: FloatArray, values: FloatArray, title: str) -> str:
     """A term of training over its steps: the values faint, their running mean on top.
 
     Args:
-        steps: float64 [N], rising.
+        steps: float64 [N], rising, at least two.
         values: float64 [N], finite.
         title: what readers who do not see the drawing are told.
     """
-    frame = _Frame(float(steps.min()), float(steps.max()), float(values.min()), float(values.max()))
+    low, high = float(values.min()), float(values.max())
+    if low == high:  # a level line in the middle
+        low, high = low - 1, high + 1
+    frame = _Frame(float(steps.min()), float(steps.max()), low, high)
     parts = _axes(frame, [frame.x_low, frame.x_high], [frame.y_low, frame.y_high], "step", "")
     for style, line in (("faint", values), ("after", _running_mean(values))):
         x, y = steps, line

@@ -209,8 +209,8 @@ def _changes(subject: Subject, pictures: Pictures) -> Section:
 def _false_positives(subject: Subject, judged: Judged, pictures: Pictures) -> Section:
     subset = list(judged.after.subsets)[-1]
     chosen = costliest(judged.after, subject.before, subject.after, 2 * _MOST)
-    said = f"Boxes of the highest scores that are no hit of subset {subset}: they cost the most precision. Some are "
-    said += "faces that nobody annotated."
+    said = f"The boxes with the highest scores among the false positives of subset {subset}: they cost the most "
+    said += "precision. Some are faces that nobody annotated."
     body = _cards(chosen, pictures, "false") if chosen else paragraph("There are none.")
     return Section("false-positives", "The costliest false positives", f"{paragraph(said)}\n{body}")
 
@@ -224,8 +224,10 @@ def _cards(changes: Sequence[Change], pictures: Pictures, key: str) -> str:
         enlarged = pictures.enlarge(change)
         if enlarged is None:
             continue
-        caption = f"Score {_score(change.before)} before, {_score(change.after)} after. {change.kind.capitalize()}, "
-        caption += f"{change.height_px:.0f} px high, in {change.image}"
+        scores = f"{_score(change.before)} before, {_score(change.after)} after"
+        caption = (
+            f"{scores.capitalize()}. {change.kind.capitalize()}, {change.height_px:.0f} px high, in {change.image}"
+        )
         name = f"{change.kind.capitalize()} in {change.image}"
         cards.append(compare(f"{key}-{len(cards) + 1}", *enlarged, name, caption))
     return grid(cards, "faces")
@@ -267,4 +269,4 @@ def _percent(estimate: Estimate | None) -> str:
 
 
 def _score(score: float | None) -> str:
-    return "none" if score is None else f"{score:.3g}"
+    return "no box" if score is None else f"score {score:.3g}"

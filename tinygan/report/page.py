@@ -73,10 +73,6 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-
 caption { text-align: left; font-weight: 600; padding-bottom: .25rem; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--rule); text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
-@media (max-width: 40rem) {
-  table { font-size: .85rem; }
-  th, td { padding: .25rem; white-space: normal; }
-}
 .facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); gap: 1rem;
   align-items: start; }
@@ -97,9 +93,15 @@ svg .dot { fill: var(--after); }
 .compare img + img { position: absolute; inset: 0; clip-path: inset(0 0 0 var(--cut, 50%)); }
 .compare::after { content: ""; position: absolute; top: 0; bottom: 0; left: var(--cut, 50%); width: 2px;
   margin-left: -1px; background: #fff; outline: 1px solid #000; pointer-events: none; }
-input[type=range] { display: block; width: 100%; min-height: 2rem; margin: 0; accent-color: var(--after); }
+input[type=range] { display: block; width: 100%; min-height: 1.75rem; margin: .25rem 0; accent-color: var(--after); }
 label { font-size: .85rem; color: var(--soft); display: block; margin-top: .4rem; }
-:focus-visible { outline: 3px solid var(--after); outline-offset: 2px; }
+@media (max-width: 40rem) {
+  table { font-size: .85rem; }
+  th, td { padding: .25rem; white-space: normal; }
+  .faces { grid-template-columns: repeat(auto-fill, minmax(min(100%, 9.5rem), 1fr)); gap: .5rem; }
+  .faces figure { padding: .5rem; }
+}
+:focus-visible { outline: 3px solid var(--after); outline-offset: 1px; }
 pre { overflow-x: auto; background: var(--panel); padding: .75rem; font-size: .85rem; }
 summary { cursor: pointer; min-height: 2rem; }
 """

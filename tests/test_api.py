@@ -14,6 +14,8 @@ COMMANDS = {
     "tinygan-evaluate": "tinygan.cli.evaluate",
     "tinygan-convert": "tinygan.cli.convert",
     "tinygan-detect": "tinygan.cli.detect",
+    "tinygan-upscale": "tinygan.cli.upscale",
+    "tinygan-compare": "tinygan.cli.compare",
     "tinygan-propose": "proposals.cli.propose",
     "tinygan-train-proposer": "proposals.cli.train",
     "tinygan-anchors": "proposals.cli.anchors",
@@ -26,6 +28,7 @@ def test_public_names_are_these_and_resolve():
         "FaceDetector",
         "GroundTruth",
         "SecondStage",
+        "SuperResolver",
         "TinyGanError",
         "__version__",
     ]

@@ -9,12 +9,20 @@ from tinygan.losses import (
     box_loss,
     box_offset_loss,
     classification_loss,
+    log_pixel_loss,
     pixel_loss,
     real_generated_loss,
 )
 
 LOGITS = torch.tensor([0.0, 2.0], dtype=torch.float64)
 SIGMOID_2 = 1 / (1 + math.exp(-2))
+
+
+def test_log_pixel_loss_is_the_mean_psnr_but_for_a_factor():
+    pictures, hr = torch.zeros(2, 3, 2, 2), torch.cat([torch.full((1, 3, 2, 2), 0.1), torch.full((1, 3, 2, 2), 1.0)])
+    found = float(log_pixel_loss(pictures, hr)) * -10 / math.log(10)  # 20 dB and 0 dB
+    assert found == pytest.approx(10.0, abs=1e-3)
+    assert math.isfinite(float(log_pixel_loss(hr, hr)))
 
 
 def test_pixel_loss_is_the_mean_squared_error():
@@ -86,6 +94,7 @@ def doubles(*shape):
 BOXES = torch.tensor([[0.0, 0, 2, 2], [5, 5, 8, 9]], dtype=torch.float64)  # one beside its target, one apart from it
 TARGETS = torch.tensor([[0.5, 0.3, 2.2, 1.8], [0, 0, 1, 1]], dtype=torch.float64)
 LOSSES = {
+    "log_pixel": (log_pixel_loss, (doubles(2, 3, 2, 2), doubles(2, 3, 2, 2) / 2)),
     "pixel": (pixel_loss, (doubles(2, 3, 2, 2), doubles(2, 3, 2, 2) / 2)),
     "saturating": (lambda logit: adversarial_loss(logit, "saturating"), (doubles(3),)),
     "nonsaturating": (lambda logit: adversarial_loss(logit, "nonsaturating"), (doubles(3),)),

@@ -15,16 +15,18 @@ _HOME = {
     "FaceDetector": "tinygan.detect.detector",
     "GroundTruth": "tinygan.detections",
     "SecondStage": "tinygan.second_stage.stage",
+    "SuperResolver": "tinygan.second_stage.upscaling",
     "TinyGanError": "tinygan.errors",
 }
 
-__all__ = ["Detections", "FaceDetector", "GroundTruth", "SecondStage", "TinyGanError", "__version__"]
+__all__ = ["Detections", "FaceDetector", "GroundTruth", "SecondStage", "SuperResolver", "TinyGanError", "__version__"]
 
 if TYPE_CHECKING:
     from tinygan.detect.detector import FaceDetector
     from tinygan.detections import Detections, GroundTruth
     from tinygan.errors import TinyGanError
     from tinygan.second_stage.stage import SecondStage
+    from tinygan.second_stage.upscaling import SuperResolver
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -74,8 +74,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     write_atomically(path, serialise(tensors, metadata={"tinygan": json.dumps(header)}))
 
 
-def packaged_weights(name: str) -> Path:
+def packaged_weights(name: str, kinds: Sequence[Kind] = ("gan", "fused")) -> Path:
     """The file of a checkpoint that ships with tinygan.
+
+    Args:
+        name: name of the checkpoint.
+        kinds: kinds that fit; if there is none of that name, the error lists those that ship.
 
     Raises:
         CheckpointError: if there is none of that name.
@@ -83,11 +87,11 @@ def packaged_weights(name: str) -> Path:
     folder = Path(__file__).parent / "weights"
     file = folder / f"{name}.safetensors"
     if not file.is_file():
-        names = sorted(path.stem for path in folder.glob("*.safetensors") if _kind(path) in ("gan", "fused"))
+        names = sorted(path.stem for path in folder.glob("*.safetensors") if _kind(path) in kinds)
         have = f"this tinygan ships {', '.join(names)}" if names else "this version of tinygan ships none"
         raise CheckpointError(
             f"--checkpoint {name}: no such file, folder or shipped checkpoint ({have}); "
-            "give a run folder of tinygan-train --stage fusion"
+            f"give a run folder of tinygan-train{'' if 'generator' in kinds else ' --stage fusion'}"
         )
     return file
 

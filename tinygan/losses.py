@@ -25,7 +25,8 @@ class LossConfig:
         gamma: weight of the box loss in the generator's loss (SOD-MTGAN, Bai et al. 2018b); with one above 0, stage
             ``gan`` trains the discriminator's head ``fc_box`` too, which needs ``discriminator.box``. Not stated in the
             paper.
-        adversarial_form: ``nonsaturating``, or ``saturating``, as Eq. 5 is printed.
+        adversarial_form: ``saturating``: Eq. 5 as it is printed, or ``nonsaturating``, whose gradient does not vanish
+            where the discriminator is sure.
         wild_alpha: weight of the adversarial loss of wild patches, as a factor on ``alpha``. There are no true
             high-resolution pictures of wild patches, so D never learns to tell their generated pictures from real
             ones; hence 0.
@@ -34,16 +35,19 @@ class LossConfig:
             Table 2, "w/o adv loss").
         classification: whether the face logit is part of the generator's loss (without it: Table 2, "w/o clc loss");
             the discriminator learns to classify in either case.
+        pixel_form: pixel loss of stages ``mse-init`` and ``portrait``: ``mean``, of Eq. 4, or ``log``, see
+            :func:`log_pixel_loss`.
     """
 
     alpha: float = 0.001
     beta: float = 0.01
     gamma: float = 0.0
-    adversarial_form: Literal["nonsaturating", "saturating"] = "nonsaturating"
+    adversarial_form: Literal["nonsaturating", "saturating"] = "nonsaturating"  # Differs from the paper: saturating
     wild_alpha: float = 0.0
     pixel: bool = True
     adversarial: bool = True
     classification: bool = True
+    pixel_form: Literal["mean", "log"] = "mean"
 
     def __post_init__(self) -> None:
         if min(self.alpha, self.beta, self.gamma, self.wild_alpha) < 0:
@@ -63,6 +67,23 @@ def pixel_loss(picture: Tensor, hr: Tensor) -> Tensor:
     """
     made = _precise(picture)
     return functional.mse_loss(made, hr.to(made.dtype))
+
+
+def log_pixel_loss(picture: Tensor, hr: Tensor) -> Tensor:
+    """Mean over pictures of log(mean((picture - hr)^2)): the negative mean PSNR, but for a factor. Not in the paper.
+
+    A picture that is easy, as a sharp one, weighs as much as one that cannot be repaired.
+
+    Args:
+        picture: float [B, 3, S, S], RGB in [0, 1].
+        hr: float [B, 3, S, S], the true high-resolution pictures.
+
+    Returns:
+        Scalar.
+    """
+    made = _precise(picture)
+    squares = (made - hr.to(made.dtype)).square().mean(dim=(1, 2, 3))
+    return (squares + 1e-6).log().mean()
 
 
 def adversarial_loss(fake_logit: Tensor, form: Literal["nonsaturating", "saturating"]) -> Tensor:

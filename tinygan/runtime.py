@@ -143,8 +143,16 @@ class Runtime:
         return self.rank == 0
 
     def place(self, module: nn.Module) -> None:
-        """Move a network to the device, channels-last (the faster layout for bf16 convolutions)."""
+        """Move a network to the device, channels-last, the faster layout for convolutions.
+
+        On one thread PyTorch hands 1x1 convolutions of fewer than 16 pictures to a routine of its own that leaves this
+        layout, so that every map is copied there and back. Dilated ones it hands to oneDNN, as all others. Dilation
+        changes nothing in a filter of one pixel; a YuNet takes two thirds of the time.
+        """
         module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
+                layer.dilation = (2, 2)
 
     @contextmanager
     def autocast(self) -> Iterator[None]:

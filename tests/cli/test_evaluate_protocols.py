@@ -187,6 +187,10 @@ def test_fddb(fddb: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 0.7 < merged["continuous"]["500"]["tpr"] < 0.9  # an ellipse fills pi / 4 of its box
     with Image.open(plot) as picture:
         assert picture.format == "PNG" and picture.width > 1000
+    before = plot.read_bytes()
+    assert run(fddb, "fddb", *options, "--at", "500", truth="folds", detections="found") == 0
+    assert plot.read_bytes() != before  # its title says so
+    capsys.readouterr()
 
 
 def test_fddb_ellipses_baseline_and_sizes(fddb: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,6 +75,18 @@ def add_photographs(tiny_wider) -> None:
         Image.fromarray(pictures.astronaut()).resize((64, 64)).save(name)
 
 
+def add_faces(tiny_wider) -> None:
+    Path("faces").mkdir()
+    for name in ("FACE.png", "faces/other.png"):
+        Image.fromarray(pictures.astronaut()).resize((20, 24)).save(name)
+
+
+def add_large_faces(tiny_wider) -> None:
+    add_faces(tiny_wider)
+    Image.fromarray(pictures.astronaut()[30:180, 150:300]).save("faces/large.png")
+    Path("D").symlink_to(tiny_wider.proposals / "val")
+
+
 def add_truths(tiny_wider) -> None:
     """Faces of the drawn pictures as Pascal VOC and COCO, and FDDB's ellipses in them."""
     Path("D").symlink_to(tiny_wider.proposals / "val")
@@ -105,6 +117,8 @@ def nothing(tiny_wider) -> None:
 
 NEEDS = {
     "tinygan-detect": add_photographs,
+    "tinygan-upscale": add_faces,
+    "tinygan-compare": add_large_faces,
     "tinygan-rescore": lambda tiny_wider: Path("P").symlink_to(tiny_wider.proposals / "val"),
     "tinygan-evaluate": add_proposals,
     "tinygan-evaluate wider": add_proposals,

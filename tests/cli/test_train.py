@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tinygan import SecondStage
-from tinygan.checkpoint import load_checkpoint
+from tinygan.checkpoint import load_checkpoint, save_checkpoint
 from tinygan.cli.train import main
 
 STAGES = ("mse-init", "gan", "judge", "fusion")
@@ -129,7 +129,7 @@ def wait_for(file: Path, process: subprocess.Popen[bytes]) -> None:
         (["--data", "nowhere"], "nowhere: no such file or folder"),
         (["--set", "generator.widht=3"], "unknown key 'generator.widht'; did you mean 'generator.width'?"),
         (["--set", "gan.epochs=few"], "'gan.epochs' is of type int, got 'few'"),
-        (["--config", "light"], "no such file or preset; presets that fit are lite, paper"),
+        (["--config", "light"], "no such file or preset; presets that fit are lite, paper, paper_wild"),
         (["--device", "tpu"], "expected auto, cpu, cuda or cuda:N"),
         (["--init", "RUNS/fusion"], "kind 'fused', expected generator"),
         (["--set", "generator.width=7"], "was trained with generator.width = 6, but the config says 7"),
@@ -175,6 +175,17 @@ def test_another_precision_is_not_mixed_in(runs, tiny_wider, tiny_set, capsys):
     assert main(typed) == 2
     assert "older version, which did not note its precision; start again with --overwrite" in capsys.readouterr().err
     config.write_text(noted)
+
+
+def test_a_checkpoint_of_before_a_key_was_added_still_fits_its_config(runs, tiny_wider, tmp_path, capsys):
+    before = load_checkpoint(runs / "gan", ("gan",))
+    crops = {key: value for key, value in before.recipe["crops"].items() if key != "paired_size"}
+    save_checkpoint(tmp_path / "old.safetensors", replace(before, recipe={**before.recipe, "crops": crops}))
+    typed = ["--stage", "fusion", "--init", str(tmp_path / "old.safetensors"), "--show-config"]
+    assert main([*typed, "--config", str(runs / "gan/config.yaml")]) == 0
+    capsys.readouterr()
+    assert main([*typed, "--config", str(runs / "gan/config.yaml"), "--set", "crops.context=3"]) == 2
+    assert "section crops differs from what" in capsys.readouterr().err
 
 
 def test_resume_and_overwrite_exclude_each_other(runs, tiny_wider, tiny_set, capsys):

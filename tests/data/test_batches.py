@@ -101,3 +101,35 @@ def test_colour_changes_channels_and_grey_makes_them_equal():
     grey = source(grey=1.0).draw(0)
     for picture in (grey.lr, grey.hr, grey.small, grey.medium):
         assert torch.allclose(picture[:, 0], picture[:, 2], atol=1e-6)
+
+
+def sized(sides: list[float], sizes: tuple[int, ...], kept_px: int = 64) -> BatchSource:
+    pairs = stream(kept_px, len(sides), 0.0)
+    pairs = Patches(pairs.pixels, pairs.labels, np.array(sides), pairs.targets)
+    return BatchSource({PAIRED: pairs}, CROPS, BatchConfig(lr_sizes=sizes), DegradationConfig(), 16, 0)
+
+
+def test_sizes_change_from_batch_to_batch_and_pixels_stay_about_equal():
+    batches = [sized([70.0] * 8, (4, 8, 8, 16)).draw(step) for step in range(60)]
+    counts = {size: [len(b.lr) for b in batches if b.lr.shape[2] == size] for size in (4, 8, 16)}
+    assert {size: set(found) for size, found in counts.items()} == {4: {64}, 8: {16}, 16: {4}}
+    assert len(counts[8]) > max(len(counts[4]), len(counts[16])) and sum(map(len, counts.values())) == 60
+    assert all(b.hr.shape[2] == 4 * b.lr.shape[2] and len(b.labels) == len(b.hr) for b in batches)
+
+
+def test_crops_too_small_for_a_size_are_left_out():
+    source = sized([40.0] * 7 + [70.0], (16,))
+    large = source._streams[PAIRED].pixels[7].astype(np.float64).mean()
+    pictures = [source.draw(step).hr for step in range(4)]
+    kept = BatchSource(source._streams, CROPS, BatchConfig(lr_sizes=(16,), brightness=0, contrast=0),
+                       DegradationConfig(), 16, 0).draw(0).hr  # fmt: skip
+    assert np.allclose(kept.mean(dim=(1, 2, 3)) * 255, large, atol=0.1) and all(len(one) == 4 for one in pictures)
+
+
+@pytest.mark.parametrize(
+    ("sides", "sizes", "message"),
+    [([70.0], (32,), "set crops.paired_size=128"), ([40.0], (16,), "no crop is 64 px wide, so none can be 16 px")],
+)
+def test_sizes_that_cannot_be_are_refused(sides, sizes, message):
+    with pytest.raises(DataError, match=message):
+        sized(sides, sizes)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinygan.data.cutting import CropConfig, DegradationConfig, cut_patch, cut_stack, make_lr, upscale
+from tinygan.data.cutting import CropConfig, DegradationConfig, cut_patch, cut_stack, make_lr, resize_patches, upscale
 
 
 def gradient(width: int = 40, height: int = 30) -> Image.Image:
@@ -119,3 +119,33 @@ def test_wild_degradation_differs_and_depends_on_the_seed_alone():
     )
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     assert not np.array_equal(first[0], make_lr(hr, DegradationConfig(), np.random.default_rng(0)))
+
+
+def test_second_order_degradation_is_stronger_and_a_share_stays_clean():
+    rows, columns = np.mgrid[:64, :64]
+    hr = (np.stack([rows, columns, rows + columns], axis=2) * 2 % 256).astype(np.uint8)
+    clean = make_lr(hr, DegradationConfig(), np.random.default_rng(0)).astype(float)
+
+    def copies(seed: int, **keys: float) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        return np.stack([make_lr(hr, DegradationConfig(kind="second_order", **keys), rng) for _ in range(40)])
+
+    made = copies(0)
+    assert made.shape == (40, 16, 16, 3) and made.dtype == np.uint8
+    assert np.array_equal(made, copies(0)) and not np.array_equal(made, copies(1))
+    wild = [make_lr(hr, DegradationConfig(kind="wild"), rng) for rng in map(np.random.default_rng, range(40))]
+    error, error_wild = (np.abs(np.asarray(some) - clean).mean() for some in (made, wild))
+    assert 1.3 * error_wild < error < 40
+    is_clean = (copies(0, clean=0.5) == clean).all(axis=(1, 2, 3))
+    assert 10 < is_clean.sum() < 30 and (copies(0, clean=1.0) == clean).all()
+    with pytest.raises(ValueError, match="clean is a share"):
+        DegradationConfig(clean=1.5)
+
+
+def test_patches_are_resized_one_by_one():
+    patches = np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3), dtype=np.uint8)
+    assert resize_patches(patches, 16) is patches
+    small = resize_patches(patches, 8)
+    assert small.shape == (2, 8, 8, 3)
+    assert np.array_equal(small[1], np.asarray(Image.fromarray(patches[1]).resize((8, 8), Image.Resampling.BICUBIC)))
+    assert resize_patches(patches[:0], 8).shape == (0, 8, 8, 3)

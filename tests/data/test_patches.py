@@ -92,3 +92,12 @@ def test_extra_image_is_its_centre_square(tmp_path):
     Image.fromarray(pixels).save(path)
     streams, _ = build_patches([PatchSource(path, None, 0.5)], CROPS, tmp_path / "cut", "one", streams=(PAIRED,))
     assert streams[PAIRED].labels.tolist() == [1] and streams[PAIRED].pixels[0, 1:-1, 1:-1].min() > 190
+
+
+def test_pairs_may_be_kept_larger_than_they_are_judged(sources, tmp_path):
+    larger = replace(CROPS, paired_size=48)
+    streams, _ = build_patches(sources, larger, tmp_path / "cut", "one")
+    assert len(streams[PAIRED]) == 3 and streams[PAIRED].pixels.shape[1:] == (48, 48, 3)
+    assert streams[MEDIUM].pixels.shape[1:] == (32, 32, 3)
+    with pytest.raises(ValueError, match="paired_size must be at least hr_size = 32 px, got 16"):
+        replace(CROPS, paired_size=16)

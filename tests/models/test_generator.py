@@ -1,8 +1,10 @@
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from tinygan.config import load_config
-from tinygan.models.generator import Generator, GeneratorConfig, bicubic
+from tinygan.models.blocks import ResidualBlock
+from tinygan.models.generator import Generator, GeneratorConfig, ShuffleGenerator, bicubic
 from tinygan.training.recipe import Recipe
 
 SMALL = GeneratorConfig(width=8, up_width=8, residual_blocks=1, refine_width=8, refine_up_width=8, refine_blocks=1)
@@ -37,8 +39,10 @@ def test_paper_layer_counts_and_initialisation():
     generator = Generator(load_config(Recipe, "paper").generator)
     convs = [m for m in generator.upsample.modules() if isinstance(m, torch.nn.Conv2d)]
     deconvs = [m for m in generator.upsample.modules() if isinstance(m, torch.nn.ConvTranspose2d)]
-    assert len(convs) == 1 + 16 + 1 + 1 and len(deconvs) == 2  # Table 1: conv, 8 blocks of 2, conv, 1x1 out
-    assert len([m for m in generator.refine.modules() if isinstance(m, torch.nn.Conv2d)]) == 1 + 16 + 1 + 2 + 1
+    assert len(convs) == 1 + 8 + 1 + 1 and len(deconvs) == 2  # Table 1: conv, one block of 8, conv, 1x1 out
+    assert len([m for m in generator.refine.modules() if isinstance(m, torch.nn.Conv2d)]) == 1 + 8 + 1 + 2 + 1
+    blocks = [m for m in generator.modules() if isinstance(m, ResidualBlock)]
+    assert len(blocks) == 2 and all(isinstance(block.body[-1], torch.nn.BatchNorm2d) for block in blocks)
     assert float(convs[5].weight.detach().std()) == pytest.approx(0.02, rel=0.05)
     assert float(convs[-1].bias.detach().abs().max()) == 0
 
@@ -50,3 +54,21 @@ def test_paper_layer_counts_and_initialisation():
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         GeneratorConfig(**settings)
+
+
+def test_a_shuffle_generator_starts_as_bicubic_and_takes_any_size():
+    generator = ShuffleGenerator(GeneratorConfig(form="shuffle", width=8, up_width=4, residual_blocks=2))
+    lr = torch.rand(2, 3, 12, 17)
+    generated = generator(lr)
+    assert torch.equal(generated.sr, bicubic(lr)) and generated.refined is generated.sr and not generated.has_g2
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in generator.modules())
+    generated.sr.square().mean().backward()
+    assert generator.last.weight.grad.abs().sum() > 0  # so it learns all the same
+
+
+def test_portrait_fits_its_limits():
+    generator = ShuffleGenerator(load_config(Recipe, "portrait").generator).eval()
+    assert 2 * sum(value.numel() for value in generator.state_dict().values()) <= 4_000_000  # bytes in half precision
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        generator(torch.zeros(1, 3, 16, 16))
+    assert counter.get_total_flops() / 1e9 == pytest.approx(0.57, abs=0.01)

@@ -13,6 +13,8 @@ from tinygan.cli.common import DONE, Parser
 COMMANDS = {
     "detect": "Find the faces in photographs and videos; list and draw them.",
     "rescore": "Re-score a detector's boxes by what super-resolution makes visible.",
+    "upscale": "Make pictures of faces 4 times as wide and high.",
+    "compare": "Draw faces of pictures before and after; true faces and ours.",
     "evaluate": "Evaluate detections by a published protocol.",
     "convert": "Turn detections of many images from one format into another.",
     "export": "Write the networks as ONNX, OpenVINO or TorchScript.",

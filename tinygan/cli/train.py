@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from tinygan.training.recipe import Recipe
     from tinygan.training.run import RunFolder
 
-STAGES = ("mse-init", "gan", "judge", "fusion")
-PRESETS = ("lite", "paper")
+STAGES = ("mse-init", "gan", "judge", "fusion", "portrait")
+OF_PICTURES = ("mse-init", "portrait")  # which need no proposals
+PRESETS = ("lite", "paper", "paper_wild", "portrait")
 EXAMPLE = """\
 tinygan-train --stage mse-init --config lite --data ROOT --out runs/mse
 tinygan-train --stage gan --config lite --data ROOT --proposals P --init runs/mse --out runs/gan
@@ -50,7 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = make_parser("tinygan-train", "Train the second stage, one stage of training after another.", EXAMPLE)
     add = parser.add_argument
-    add("--stage", required=True, choices=STAGES, help="mse-init, then gan, then judge (may be left out), then fusion")
+    add(
+        "--stage",
+        required=True,
+        choices=STAGES,
+        help="mse-init, then gan, then judge (may be left out), then fusion; "
+        "or mse-init, then portrait, for a generator of pictures that people look at",
+    )
     add("--data", required=True, type=Path, metavar="ROOT", help=WIDER_ROOT)
     add("--out", required=True, type=Path, metavar="RUN", help="run folder to write")
     add(
@@ -59,14 +66,15 @@ def _parser() -> Parser:
         default=[],
         type=Path,
         metavar="P",
-        help=f"gan, judge, fusion: boxes in the training images, one path per detector, in {DETECTIONS}",
+        help="boxes in the training images, one path per detector (mse-init does without them, unless by --config "
+        f"paper), in {DETECTIONS}",
     )
-    add("--init", type=Path, metavar="RUN", help="gan, judge, fusion: run folder of the stage before")
+    add("--init", type=Path, metavar="RUN", help="gan, judge, fusion, portrait: run folder of the stage before")
     add(
         "--extra-images",
         type=Path,
         metavar="DIR",
-        help="mse-init: folder of further pictures, each of one centred face",
+        help="mse-init, portrait: folder of further pictures, each of one centred face",
     )
     add(
         "--surroundings",
@@ -121,10 +129,10 @@ def _check_usage(arguments: argparse.Namespace) -> None:
     stage = arguments.stage
     if stage != "mse-init" and arguments.init is None:
         raise ConfigError(f"--stage {stage} needs --init RUN, the run folder of the stage before")
-    if stage != "mse-init" and not arguments.proposals:
+    if stage not in OF_PICTURES and not arguments.proposals:
         raise ConfigError(f"--stage {stage} needs --proposals P, a first stage's detections on the training images")
-    if stage != "mse-init" and arguments.extra_images is not None:
-        raise ConfigError("--extra-images is for --stage mse-init: stage gan learns from proposals")
+    if stage not in OF_PICTURES and arguments.extra_images is not None:
+        raise ConfigError("--extra-images is for --stage mse-init and portrait: stage gan learns from proposals")
     if stage == "mse-init" and arguments.init is not None:
         raise ConfigError("--stage mse-init starts from scratch; it takes no --init")
     if stage != "judge" and arguments.surroundings is not None:
@@ -165,13 +173,13 @@ def _origin(arguments: argparse.Namespace, runtime: Runtime) -> str:
 def _recipe(arguments: argparse.Namespace) -> Recipe:
     """Defaults < the checkpoint's config (stages that start from one) < --config < --set."""
     from tinygan.checkpoint import load_checkpoint
-    from tinygan.config import load_config, to_tree
+    from tinygan.config import build_config, load_config, to_tree
     from tinygan.training.recipe import Recipe
 
     overrides = list(arguments.overrides)
     if arguments.seed is not None:
         overrides.append(f"seed={arguments.seed}")
-    section = {"mse-init": "mse_init", "gan": "gan", "judge": "judge"}.get(arguments.stage)
+    section = None if arguments.stage in (None, "fusion") else arguments.stage.replace("-", "_")
     if arguments.batch_size is not None and section is not None:
         overrides.append(f"{section}.batch_size={arguments.batch_size}")
     if arguments.config is not None or arguments.init is None:
@@ -180,7 +188,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
         before = load_checkpoint(arguments.init, ("generator", "gan", "fused")).recipe
         recipe = load_config(Recipe, None, overrides, base=before)
     if arguments.stage == "fusion" and arguments.config is not None and arguments.init is not None:
-        trained = load_checkpoint(arguments.init, ("gan", "fused")).recipe
+        trained = to_tree(build_config(Recipe, load_checkpoint(arguments.init, ("gan", "fused")).recipe))
         for name in ("crops", "generator", "discriminator"):
             if to_tree(recipe)[name] != trained[name]:
                 raise ConfigError(f"--config {arguments.config}: section {name} differs from what {arguments.init} has")
@@ -195,6 +203,10 @@ def _run_stage(arguments: argparse.Namespace, recipe: Recipe, folder: RunFolder,
         from tinygan.training.mse_init import train_mse_init
 
         return train_mse_init(data, recipe, folder, runtime)
+    if arguments.stage == "portrait":
+        from tinygan.training.portrait import train_portrait
+
+        return train_portrait(data, arguments.init, recipe, folder, runtime)
     if arguments.stage == "gan":
         from tinygan.training.gan import train_gan
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tinygan.boxes import mirror_boxes
-from tinygan.data.cutting import CropConfig, DegradationConfig, make_lr
+from tinygan.data.cutting import SCALE, CropConfig, DegradationConfig, make_lr, resize_patches
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, Patches
 from tinygan.data.rois import FACE, NON_FACE
 from tinygan.detections import ByteArray, IntArray
@@ -21,32 +21,45 @@ from tinygan.models.pixels import to_float
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """What a batch is made of. None of these is stated in the paper.
+    """What a batch is made of.
+
+    The paper has pairs alone, and mentions no augmentation. That half of each batch are faces, and that faces and
+    non-faces are balanced by size, is not stated in the paper.
 
     Attributes:
         wild: share of wild patches in a batch of stage ``gan``: small and medium crops of proposals, of which there is
             no true high-resolution picture. The rest of the batch are pairs. The more wild patches, the more the
             discriminator learns about such proposals, which it is to judge in use; but the pixel loss and the
-            real/generated loss see pairs alone, and above 0.5 these become few.
+            real/generated loss see pairs alone, and above 0.5 these become few. 0: pairs alone (the paper).
         medium: share of the medium crops, which go straight to the discriminator, among the wild patches; default: as
             in the data.
+        mirror: share of patches that are mirrored. Not stated in the paper.
         brightness: largest relative change of brightness.
         contrast: largest relative change of contrast.
         colour: largest relative change of each colour channel.
         grey: share of patches that are turned grey.
+        lr_sizes: sides of the low-resolution copies in pixels. All pairs of a batch have the same, drawn at random; a
+            size that is named twice is drawn twice as often. The smaller they are, the more pairs a batch has, so that
+            it has about as many pixels; a crop that is too small in its source for a size is left out. Empty:
+            ``crops.lr_size`` alone.
     """
 
-    wild: float = 0.5
+    wild: float = 0.5  # Differs from the paper: 0
     medium: float | None = None
-    brightness: float = 0.2
-    contrast: float = 0.2
+    mirror: float = 0.5
+    brightness: float = 0.2  # Differs from the paper: 0
+    contrast: float = 0.2  # Differs from the paper: 0
     colour: float = 0.0
     grey: float = 0.0
+    lr_sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.lr_sizes and min(self.lr_sizes) < 4:
+            raise ValueError(f"lr_sizes must be at least 4 px, got {self.lr_sizes}")
         if not 0 <= self.wild <= 0.9:
             raise ValueError(f"wild must lie in [0, 0.9], as super-resolution learns from pairs; got {self.wild}")
-        for name, share in (("grey", self.grey), ("medium", self.medium), ("colour", self.colour)):
+        shares = {"grey": self.grey, "medium": self.medium, "colour": self.colour, "mirror": self.mirror}
+        for name, share in shares.items():
             if share is not None and not 0 <= share <= 1:
                 raise ValueError(f"{name} is a share in [0, 1], got {share}")
         if not (0 <= self.brightness <= 2 and 0 <= self.contrast <= 1):
@@ -174,6 +187,7 @@ class BatchSource:
                 "super-resolution from; add larger faces, or lower crops.lr_size"
             )
         self._counts = self._share_out(batch_size)
+        self._by_size = self._pools_by_size(streams[PAIRED])
         self._samplers = {
             name: SizeBalancedSampler(streams[name].labels, streams[name].sides_px)
             for name, count in self._counts.items()
@@ -187,6 +201,24 @@ class BatchSource:
         of_medium = round(wild * share) if medium else 0
         of_small = wild - of_medium if small else 0
         return {PAIRED: batch_size - of_small - of_medium, SMALL: of_small, MEDIUM: of_medium}
+
+    def _pools_by_size(self, pairs: Patches) -> dict[int, tuple[SizeBalancedSampler, IntArray, int]]:
+        """For each of ``lr_sizes`` a sampler, the positions of the patches that are large enough, and their number."""
+        pools = {}
+        for size in set(self._config.lr_sizes):
+            if SCALE * size > pairs.pixels.shape[1]:
+                raise DataError(
+                    f"batches.lr_sizes: {size} px needs patches of {SCALE * size} px, but they are kept at "
+                    f"{pairs.pixels.shape[1]} px; set crops.paired_size={SCALE * size}"
+                )
+            large = np.flatnonzero(pairs.sides_px >= SCALE * size)
+            if not len(large):
+                raise DataError(
+                    f"batches.lr_sizes: no crop is {SCALE * size} px wide, so none can be {size} px; drop it"
+                )
+            count = max(1, round(self._counts[PAIRED] * (self._crops.lr_size / size) ** 2))
+            pools[size] = SizeBalancedSampler(pairs.labels[large], pairs.sides_px[large]), large, count
+        return pools
 
     def draw(self, step: int) -> Batch:
         """The batch of a step."""
@@ -214,9 +246,14 @@ class BatchSource:
         if stream not in self._samplers:
             return np.zeros((0, size, size, 3), np.uint8), torch.zeros(0), torch.zeros(0, 4)
         patches = self._streams[stream]
-        chosen = self._samplers[stream].draw(self._counts[stream], rng)
-        pixels = np.stack([patches.pixels[index] for index in chosen])
-        mirrored = rng.random(len(chosen)) < 0.5
+        if stream == PAIRED and self._by_size:
+            lr_size = int(rng.choice(self._config.lr_sizes))
+            sampler, large, count = self._by_size[lr_size]
+            chosen, size = large[sampler.draw(count, rng)], SCALE * lr_size
+        else:
+            chosen = self._samplers[stream].draw(self._counts[stream], rng)
+        pixels = resize_patches(np.stack([patches.pixels[index] for index in chosen]), size)
+        mirrored = rng.random(len(chosen)) < self._config.mirror
         pixels[mirrored] = pixels[mirrored, :, ::-1]
         straight = patches.targets[chosen]
         targets = np.where(mirrored[:, None], mirror_boxes(straight), straight)

@@ -23,25 +23,31 @@ class CropConfig:
 
     Attributes:
         lr_size: side of the generator's input in pixels; its output has 4x that. Not stated in the paper.
-        context: side of the square crop, as a factor on the box's longer side. Not stated in the paper.
+        context: side of the square crop, as a factor on the box's longer side. Not stated in the paper, which leaves
+            "adding the context" to future work (section 4.5); hence 1 in preset ``paper``.
         route_px: largest side, in source pixels, of the crops that are super-resolved before the discriminator sees
             them; larger crops are resized to ``hr_size`` (bicubic). Default: 1.5 x ``lr_size``; 0: none is
-            super-resolved.
+            super-resolved; ``.inf``: all are (the paper), shrunk to ``lr_size`` first.
         wide_context: side of a second crop around the same box, as a factor on the box's longer side. It is the input
             of the discriminator's second tower, the ``surroundings`` of
             :class:`~tinygan.models.discriminator.DiscriminatorConfig`. Not in the paper.
         wide_size: side of the patch that is made of the second crop, in pixels.
+        paired_size: side, in pixels, of the patches that pairs are made of, as they are kept during training; for
+            ``batches.lr_sizes`` above ``lr_size``. Default: ``hr_size``. Not in the paper.
     """
 
     lr_size: int = 16
-    context: float = 2.0
-    route_px: float | None = None
+    context: float = 2.0  # Differs from the paper: 1
+    route_px: float | None = None  # Differs from the paper: inf
     wide_context: float = 4.0
     wide_size: int = 96
+    paired_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.lr_size < 4:
             raise ValueError(f"lr_size must be at least 4 px, got {self.lr_size}")
+        if self.paired_size is not None and self.paired_size < self.hr_size:
+            raise ValueError(f"paired_size must be at least hr_size = {self.hr_size} px, got {self.paired_size}")
         if not 0.5 <= self.context <= 8:
             raise ValueError(f"context must lie in [0.5, 8], got {self.context}")
         if self.route_px is not None and self.route_px < 0:
@@ -81,16 +87,23 @@ class DegradationConfig:
     """How a low-resolution copy is made from a high-resolution patch.
 
     Attributes:
-        kind: ``bicubic`` (the paper) or ``wild``, which adds blur, noise and JPEG at random.
+        kind: ``bicubic`` (the paper); ``wild``, which adds blur, noise and JPEG at random; or ``second_order``, which
+            blurs, resizes, adds noise and compresses at random, all twice (Wang et al. 2021, Real-ESRGAN).
         blur_px: largest Gaussian radius, in high-resolution pixels.
         noise: largest standard deviation of additive noise, on a scale of [0, 255].
         jpeg_quality: lowest JPEG quality.
+        clean: share of the copies that are made by bicubic resizing alone, whatever ``kind`` says.
     """
 
-    kind: Literal["bicubic", "wild"] = "bicubic"
+    kind: Literal["bicubic", "wild", "second_order"] = "bicubic"
     blur_px: float = 2.0
     noise: float = 6.0
     jpeg_quality: int = 40
+    clean: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.clean <= 1:
+            raise ValueError(f"clean is a share in [0, 1], got {self.clean}")
 
 
 def inside_image(boxes: FloatArray, width_px: float, height_px: float) -> FloatArray:
@@ -231,19 +244,61 @@ def make_lr(hr: ByteArray, config: DegradationConfig, rng: np.random.Generator) 
     """
     image = Image.fromarray(hr)
     size = (hr.shape[1] // SCALE, hr.shape[0] // SCALE)
-    if config.kind == "bicubic":
+    if config.kind == "bicubic" or (config.clean and rng.random() < config.clean):
         return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+    if config.kind == "second_order":
+        return np.asarray(_degrade_twice(image, size, config, rng))
     if rng.random() < 0.5:
-        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0, config.blur_px)))
+        image = _blurred(image, config.blur_px, rng)
     image = image.resize(size, Image.Resampling.BICUBIC)
     if rng.random() < 0.5:
-        noise = rng.normal(0, rng.uniform(0, config.noise), (size[1], size[0], 3))
-        image = Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).round().astype(np.uint8))
+        image = _noisy(image, config.noise, rng)
     if rng.random() < 0.5:
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=int(rng.integers(config.jpeg_quality, 96)))
-        image = Image.open(buffer).convert("RGB")
+        image = _compressed(image, config.jpeg_quality, rng)
     return np.asarray(image)
+
+
+def resize_patches(patches: ByteArray, side_px: int) -> ByteArray:
+    """Patches uint8 [N, S, S, 3] resized to [N, side_px, side_px, 3] (bicubic, antialiased)."""
+    if patches.shape[1] == side_px:
+        return patches
+    resized = np.zeros((len(patches), side_px, side_px, 3), np.uint8)
+    for small, patch in zip(resized, patches, strict=True):
+        small[:] = np.asarray(Image.fromarray(patch).resize((side_px, side_px), Image.Resampling.BICUBIC))
+    return resized
+
+
+def _degrade_twice(
+    image: Image.Image, size: tuple[int, int], config: DegradationConfig, rng: np.random.Generator
+) -> Image.Image:
+    """Blur, resize, noise and JPEG at random, by way of a picture of a size in between; then all once more, weaker."""
+    between = rng.uniform(1, SCALE)  # times the final size; the blur of the second round is that of its pixels
+    steps = ((between, config.blur_px), (1.0, config.blur_px * between / SCALE / 2))
+    for factor, blur_px in steps:
+        if rng.random() < 0.6:
+            image = _blurred(image, blur_px, rng)
+        kernel = (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.BOX)[rng.integers(3)]
+        image = image.resize((round(size[0] * factor), round(size[1] * factor)), kernel)
+        if rng.random() < 0.5:
+            image = _noisy(image, config.noise, rng)
+        if rng.random() < 0.5:
+            image = _compressed(image, config.jpeg_quality, rng)
+    return image
+
+
+def _blurred(image: Image.Image, largest_px: float, rng: np.random.Generator) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(rng.uniform(0, largest_px)))
+
+
+def _noisy(image: Image.Image, largest: float, rng: np.random.Generator) -> Image.Image:
+    noise = rng.normal(0, rng.uniform(0, largest), (image.height, image.width, 3))
+    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).round().astype(np.uint8))
+
+
+def _compressed(image: Image.Image, lowest_quality: int, rng: np.random.Generator) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=int(rng.integers(lowest_quality, 96)))
+    return Image.open(buffer).convert("RGB")
 
 
 def upscale(lr: ByteArray) -> ByteArray:

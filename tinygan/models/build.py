@@ -13,13 +13,15 @@ from tinygan.config import build_config
 from tinygan.errors import CheckpointError, MissingDependency
 from tinygan.models.discriminator import Discriminator, DiscriminatorConfig
 from tinygan.models.efficientnet import EfficientNetLite0
-from tinygan.models.generator import AnyGenerator, BilinearGenerator, Generator, GeneratorConfig
+from tinygan.models.generator import AnyGenerator, BilinearGenerator, Generator, GeneratorConfig, ShuffleGenerator
 from tinygan.models.public_weights import load_tensors
 
 
 def build_generator(config: GeneratorConfig) -> AnyGenerator:
     """Build the generator that a config describes; its weights, if it has any, are random."""
-    return BilinearGenerator() if config.form == "bilinear" else Generator(config)
+    if config.form == "bilinear":
+        return BilinearGenerator()
+    return ShuffleGenerator(config) if config.form == "shuffle" else Generator(config)
 
 
 def build_discriminator(config: DiscriminatorConfig, hr_size: int, wide_size: int = 0) -> Discriminator:
@@ -94,6 +96,17 @@ def _load(network: nn.Module, checkpoint: Checkpoint, part: str) -> None:
         raise CheckpointError(
             f"checkpoint of kind '{checkpoint.kind}': its {part} does not fit its config: {reason}"
         ) from error
+
+
+def load_efficientnet_lite0() -> EfficientNetLite0:
+    """The trunk with its ImageNet weights.
+
+    Raises:
+        MissingDependency: if the package that has them is not installed.
+    """
+    trunk = EfficientNetLite0()
+    trunk.load_public(_efficientnet_lite0())
+    return trunk
 
 
 def _efficientnet_lite0() -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -20,31 +21,36 @@ class GeneratorConfig:
     Attributes:
         width: number of filters of G1's convolutions. Not stated in the paper.
         up_width: number of filters of the two deconvolutions. Not stated in the paper.
-        residual_blocks: number of residual blocks of G1.
+        residual_blocks: number of residual blocks of G1, "x8" in Table 1. Its caption says that this is one residual
+            block of 8 convolutions; Figure 2 can be read as 8 blocks.
         refine_width: number of filters of G2's first convolutions. Not stated in the paper.
         refine_up_width: number of filters of the two convolutions before G2's output. Not stated in the paper.
-        refine_blocks: number of residual blocks of G2.
+        refine_blocks: number of residual blocks of G2; see ``residual_blocks``.
+        block_layers: number of convolutions of each residual block.
         refinement: whether there is G2 (without it: Table 2, "w/o refinement network").
         skip: ``bicubic``: G1 learns what to add to a bicubic upscaling, G2 what to add to G1's output;
             ``none``: both learn the whole picture. Not stated in the paper.
-        form: ``learned``: a :class:`Generator`; ``bilinear``: a :class:`BilinearGenerator`, which ignores the other
-            keys. :func:`tinygan.models.build.build_generator` builds the one that is named.
+        form: ``learned``: a :class:`Generator`; ``shuffle``: a :class:`ShuffleGenerator`, which has ``width``,
+            ``up_width`` and ``residual_blocks`` alone; ``bilinear``: a :class:`BilinearGenerator`, which ignores the
+            other keys. :func:`tinygan.models.build.build_generator` builds the one that is named.
         output: ``linear``, or ``sigmoid`` to keep pictures in [0, 1] (without ``skip`` only). Not stated in the paper.
     """
 
     width: int = 64
     up_width: int = 256
-    residual_blocks: int = 8
+    residual_blocks: int = 8  # Differs from the paper: 1
     refine_width: int = 64
     refine_up_width: int = 256
-    refine_blocks: int = 8
+    refine_blocks: int = 8  # Differs from the paper: 1
+    block_layers: int = 2  # Differs from the paper: 8
     refinement: bool = True
     skip: Literal["none", "bicubic"] = "none"
-    form: Literal["learned", "bilinear"] = "learned"
+    form: Literal["learned", "shuffle", "bilinear"] = "learned"
     output: Literal["linear", "sigmoid"] = "linear"
 
     def __post_init__(self) -> None:
-        for name in ("width", "up_width", "residual_blocks", "refine_width", "refine_up_width", "refine_blocks"):
+        widths = ("width", "up_width", "refine_width", "refine_up_width")
+        for name in (*widths, "residual_blocks", "refine_blocks", "block_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.skip == "bicubic" and self.output == "sigmoid":
@@ -70,6 +76,8 @@ class Generated(NamedTuple):
 
 class Generator(nn.Module):
     """Super-resolves patches 4x and refines them.
+
+    The input of each sub-network is normalised with ImageNet statistics; not stated in the paper.
 
     Args:
         config: the sizes and the form.
@@ -103,12 +111,80 @@ class Generator(nn.Module):
             refined = refined + sr
         return Generated(sr, self._squash(refined))
 
+    @property
+    def reach_px(self) -> int:
+        """Number of low-resolution pixels, to each side, that an output pixel depends on, or a few more."""
+        upsampling = 1 + 2 * self.config.residual_blocks + 1 + 2  # convolutions, then both deconvolutions
+        refining = 0 if self.refine is None else math.ceil((2 * self.config.refine_blocks + 5) / SCALE)
+        return upsampling + refining
+
     def _squash(self, picture: Tensor) -> Tensor:
         return picture.sigmoid() if self.config.output == "sigmoid" else picture
 
 
+class ShuffleGenerator(nn.Module):
+    """A generator for pictures that people look at: all its depth works on the small picture. Not in the paper.
+
+    Residual blocks without batch normalisation (Lim et al. 2017, EDSR), whose statistics would depend on the size of
+    the picture; then sub-pixel convolutions (Shi et al. 2016). It learns what to add to a bicubic upscaling, and there
+    is no G2.
+
+    Args:
+        config: ``width``, ``up_width`` and ``residual_blocks``.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.normalise = Normalise()
+        width, up = config.width, config.up_width
+        self.first = nn.Conv2d(3, width, 3, padding=1)
+        self.body = nn.Sequential(*(_PlainBlock(width) for _ in range(config.residual_blocks)))
+        self.upsample = nn.Sequential(
+            nn.Conv2d(width, 4 * up, 3, padding=1),
+            nn.PixelShuffle(2),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(up, 4 * up, 3, padding=1),
+            nn.PixelShuffle(2),
+            nn.ReLU(inplace=True),
+        )
+        self.last = nn.Conv2d(up, 3, 3, padding=1)
+        nn.init.zeros_(self.last.weight)  # it starts as bicubic upscaling
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    @property
+    def reach_px(self) -> int:
+        """Number of low-resolution pixels, to each side, that an output pixel depends on."""
+        return 1 + 2 * self.config.residual_blocks + 3
+
+    def forward(self, lr: Tensor) -> Generated:
+        """Super-resolve float [B, 3, h, w], RGB in [0, 1], to [B, 3, 4h, 4w]."""
+        features = self.first(self.normalise(lr))
+        features = features + self.body(features)  # [B, width, h, w]
+        sr = bicubic(lr) + self.last(self.upsample(features))
+        return Generated(sr, sr)
+
+
+class _PlainBlock(nn.Module):
+    """x + conv(ReLU(conv(x))); at first the sum is x itself."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.kaiming_normal_(self.first.weight, nonlinearity="relu")
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C, H, W]."""
+        out: Tensor = features + self.second(functional.relu(self.first(features), inplace=True))
+        return out
+
+
 class BilinearGenerator(nn.Module):
     """Bilinear 4x upscaling in the place of a generator, for a judge without super-resolution. It has no weights."""
+
+    reach_px = 1  # as of Generator
 
     def forward(self, lr: Tensor) -> Generated:
         """Upscale [B, 3, s, s] to [B, 3, 4s, 4s], computed in float32; there is no G2."""
@@ -116,7 +192,7 @@ class BilinearGenerator(nn.Module):
         return Generated(plain, plain)
 
 
-AnyGenerator: TypeAlias = Generator | BilinearGenerator
+AnyGenerator: TypeAlias = Generator | ShuffleGenerator | BilinearGenerator
 
 
 def bicubic(lr: Tensor) -> Tensor:
@@ -127,7 +203,7 @@ def bicubic(lr: Tensor) -> Tensor:
 def _upsampling(config: GeneratorConfig) -> nn.Sequential:
     return nn.Sequential(
         conv_bn_relu(3, config.width),
-        *(ResidualBlock(config.width) for _ in range(config.residual_blocks)),
+        *(ResidualBlock(config.width, config.block_layers) for _ in range(config.residual_blocks)),
         conv_bn_relu(config.width, config.width),
         deconv_bn_relu(config.width, config.up_width),
         deconv_bn_relu(config.up_width, config.up_width),
@@ -138,7 +214,7 @@ def _upsampling(config: GeneratorConfig) -> nn.Sequential:
 def _refinement(config: GeneratorConfig) -> nn.Sequential:
     return nn.Sequential(
         conv_bn_relu(3, config.refine_width),
-        *(ResidualBlock(config.refine_width) for _ in range(config.refine_blocks)),
+        *(ResidualBlock(config.refine_width, config.block_layers) for _ in range(config.refine_blocks)),
         conv_bn_relu(config.refine_width, config.refine_width),
         conv_bn_relu(config.refine_width, config.refine_up_width),
         conv_bn_relu(config.refine_up_width, config.refine_up_width),

@@ -26,7 +26,7 @@ from tinygan.second_stage.calibration import Calibration
 from tinygan.second_stage.fusion import Fusion, stored_fusion
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
-from tinygan.second_stage.rescoring import RescoreConfig, calibrate_detector, rescore_judged
+from tinygan.second_stage.rescoring import LEAST_LOG_ODDS, RescoreConfig, calibrate_detector, rescore_judged
 
 
 class Enlarged(NamedTuple):
@@ -57,6 +57,8 @@ class SecondStage:
         max_rois: proposals of an image that are judged, the best ones; the others keep their place.
         batch_size: patches in one forward pass.
         fusion: weights fitted for one detector, in place of the checkpoint's own.
+        least_log_odds: proposals that are faces with lower log-odds are not judged, once it is known how to read the
+            detector's scores; they keep their place. ``None``: all are judged.
         backend: what runs the networks: ``torch``, ``onnxruntime`` (with the extra ``tinygan[onnx]``) or ``openvino``
             (``tinygan[openvino]``), which are faster on CPUs.
         exported: folder of networks that ``tinygan-export --format openvino`` wrote, such as int8 ones, in place of
@@ -80,6 +82,7 @@ class SecondStage:
         max_rois: int = 600,
         batch_size: int = 64,
         fusion: Fusion | None = None,
+        least_log_odds: float | None = LEAST_LOG_ODDS,
         backend: Backend = "torch",
         exported: str | Path | None = None,
         runtime: Runtime | None = None,
@@ -91,7 +94,13 @@ class SecondStage:
         self._calibration: Calibration | None = None if fusion is None else fusion.usual_calibration
         if fusion is None:
             fusion = stored_fusion(weights) or Fusion()
-        self._config = RescoreConfig(fusion=fusion, move_boxes=move_boxes, max_rois=max_rois, batch_size=batch_size)
+        self._config = RescoreConfig(
+            fusion=fusion,
+            move_boxes=move_boxes,
+            max_rois=max_rois,
+            least_log_odds=least_log_odds,
+            batch_size=batch_size,
+        )
         networks = None if exported is None else open_exported(Path(exported))
         runtime = runtime or Runtime(RuntimeOptions(device=device_name(device), backend=backend, exported=networks))
         self._judge = Judge.from_weights(weights, runtime)

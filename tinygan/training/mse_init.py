@@ -22,9 +22,9 @@ from tinygan.config import to_tree
 from tinygan.data.batches import Batch, BatchSource
 from tinygan.data.patches import PAIRED, Patches
 from tinygan.errors import ConfigError
-from tinygan.losses import pixel_loss
+from tinygan.losses import log_pixel_loss, pixel_loss
 from tinygan.models.build import build_generator
-from tinygan.models.generator import Generator
+from tinygan.models.generator import BilinearGenerator
 from tinygan.runtime import Runtime, seed_everything
 from tinygan.training.loop import run_loop, stage_batch_size
 from tinygan.training.prepare import Prepared, TrainingInput, prepare_patches
@@ -48,11 +48,12 @@ class MseInit:
     def __init__(self, recipe: Recipe, runtime: Runtime, held_out: HeldOut) -> None:
         self.runtime, self.held_out = runtime, held_out
         generator = build_generator(recipe.generator)
-        if not isinstance(generator, Generator):
+        if isinstance(generator, BilinearGenerator):
             raise ConfigError(f"generator.form: {recipe.generator.form} has no weights that stage mse-init could train")
         self.generator = generator
         runtime.place(self.generator)
-        self.optimiser = torch.optim.Adam(self.generator.parameters(), betas=(0.9, 0.999))
+        self.loss = log_pixel_loss if recipe.losses.pixel_form == "log" else pixel_loss
+        self.optimiser = torch.optim.Adam(self.generator.parameters(), betas=(0.9, 0.999))  # beta 2: not in the paper
 
     def step(self, batch: Batch) -> Mapping[str, Tensor]:
         """Update the generator once on the pixel losses of G1 and G2 (Eq. 4)."""
@@ -60,9 +61,9 @@ class MseInit:
         self.generator.train()
         with self.runtime.autocast():
             generated = self.generator(batch.lr)  # [B, 3, s, s] -> G1's and G2's pictures, [B, 3, S, S] each
-        terms = {"pixel_g1": pixel_loss(generated.sr, batch.hr)}
+        terms = {"pixel_g1": self.loss(generated.sr, batch.hr)}
         if generated.has_g2:
-            terms["pixel_g2"] = pixel_loss(generated.refined, batch.hr)
+            terms["pixel_g2"] = self.loss(generated.refined, batch.hr)
         self.optimiser.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         self.runtime.average_gradients(self.generator)
@@ -106,6 +107,23 @@ def train_mse_init(data: TrainingInput, recipe: Recipe, folder: RunFolder, runti
         One line per image that could not be read.
     """
     prepared = prepare_patches(data, recipe, folder.patches, runtime, streams=(PAIRED,))
+    fit_mse_init(prepared, recipe, folder, runtime)
+    if runtime.is_main:
+        finish(folder, prepared)
+    return prepared.unreadable
+
+
+def fit_mse_init(
+    prepared: Prepared[Mapping[str, Patches]], recipe: Recipe, folder: RunFolder, runtime: Runtime
+) -> None:
+    """Train on patches that have been cut already, and write the weights.
+
+    Args:
+        prepared: the patches.
+        recipe: the settings.
+        folder: the run folder.
+        runtime: the device and the precision.
+    """
     seed_everything(recipe.seed)
     stage = MseInit(recipe, runtime, HeldOut(prepared.holdout, recipe))
     run_loop(stage, _batches(prepared, recipe, runtime).draw, recipe.mse_init, folder, runtime)
@@ -113,8 +131,6 @@ def train_mse_init(data: TrainingInput, recipe: Recipe, folder: RunFolder, runti
     if runtime.is_main:
         checkpoint = Checkpoint("generator", to_tree(recipe), tensors, trained_on(prepared))
         save_checkpoint(folder.file(WEIGHTS_FILE), checkpoint)
-        finish(folder, prepared)
-    return prepared.unreadable
 
 
 def _batches(prepared: Prepared[Mapping[str, Patches]], recipe: Recipe, runtime: Runtime) -> BatchSource:

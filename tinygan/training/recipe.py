@@ -22,8 +22,8 @@ class GanConfig:
 
     Attributes:
         ema_decay: decay of the exponential moving average of the generator's and discriminator's weights. The
-            averaged weights are saved. 0: no average; the weights themselves are saved.
-        discriminator_rate: the discriminator's learning rate, as a factor on the schedule's.
+            averaged weights are saved. 0: no average; the weights themselves are saved (the paper).
+        discriminator_rate: the discriminator's learning rate, as a factor on the schedule's (the paper: 1).
         discriminator_steps: k, the number of updates of the discriminator per update of the generator (1 in the
             paper). The discriminator needs many more patches than the generator, whose updates cost the most.
     """
@@ -95,8 +95,36 @@ class JudgeTraining:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PortraitTraining:
+    """Settings of stage ``portrait``, apart from its schedule.
+
+    Attributes:
+        pixel: share of the pixel loss in what pulls at the generated picture; of all three only the ratio counts.
+        features: share of the distance between ImageNet features.
+        adversarial: share of the adversarial loss.
+        discriminator_rate: the discriminator's learning rate, as a factor on the schedule's.
+        discriminator_start: number of steps, at the start, in which the discriminator alone learns.
+        ema_decay: decay of the exponential moving average of the generator's weights. The averaged weights are saved.
+            0: no average; the weights themselves are saved.
+    """
+
+    pixel: float = 0.4
+    features: float = 0.4
+    adversarial: float = 0.2
+    discriminator_rate: float = 1.0
+    discriminator_start: int = 100
+    ema_decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        if min(self.pixel, self.features, self.adversarial) < 0 or self.pixel + self.features + self.adversarial == 0:
+            raise ValueError("pixel, features and adversarial must not be negative, and not all 0")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The whole configuration of training; the defaults are preset ``paper``.
+    """The whole configuration of training; the defaults are preset ``paper_wild``.
 
     Attributes:
         seed: seed of the weights, the jitter and the batches.
@@ -110,6 +138,8 @@ class Recipe:
         mse_init: schedule of stage ``mse-init``.
         gan: schedule of stage ``gan``.
         adversarial_game: further settings of stage ``gan``.
+        portrait: schedule of stage ``portrait``.
+        portrait_training: further settings of stage ``portrait``.
         judge: schedule of stage ``judge``.
         judge_training: further settings of stage ``judge``.
         fusion_search: how fusion is fitted.
@@ -127,6 +157,8 @@ class Recipe:
     mse_init: LoopConfig = field(default_factory=LoopConfig)
     gan: LoopConfig = field(default_factory=LoopConfig)
     adversarial_game: GanConfig = field(default_factory=GanConfig)
+    portrait: LoopConfig = field(default_factory=LoopConfig)
+    portrait_training: PortraitTraining = field(default_factory=PortraitTraining)
     judge: LoopConfig = field(default_factory=LoopConfig)
     judge_training: JudgeTraining = field(default_factory=JudgeTraining)
     fusion_search: FusionConfig = field(default_factory=FusionConfig)

@@ -10,11 +10,12 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from tinygan.data.cutting import make_lr, upscale
+from tinygan.data.cutting import make_lr, resize_patches, upscale
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, Patches
 from tinygan.data.rois import FACE
 from tinygan.detections import ByteArray, FloatArray, IntArray
 from tinygan.models.generator import AnyGenerator, Generated
+from tinygan.models.perceptual import ImageNetFeatures, feature_distance
 from tinygan.models.pixels import to_bytes, to_float
 from tinygan.pictures import save_png, sr_sheet
 from tinygan.runtime import Runtime
@@ -37,7 +38,7 @@ class HeldOut:
         self._recipe = recipe
         paired = streams[PAIRED]
         faces = _spread(np.flatnonzero(paired.labels == FACE), PSNR_PATCHES)
-        self._hr = np.array(paired.pixels[faces])
+        self._hr = resize_patches(np.array(paired.pixels[faces]), recipe.crops.hr_size)
         rng = np.random.default_rng(recipe.seed)
         lr = [make_lr(patch, recipe.degradation, rng) for patch in self._hr]
         size = recipe.crops.lr_size
@@ -52,6 +53,21 @@ class HeldOut:
         names = ("psnr_bicubic", "psnr_g1", "psnr_g2")
         pictures = (to_float(_upscale_all(self._lr)), generated.sr.cpu(), generated.refined.cpu())
         return {name: _mean_psnr(picture, hr) for name, picture in zip(names, pictures, strict=True)}
+
+    @torch.no_grad()
+    def distances(self, generator: AnyGenerator, features: ImageNetFeatures, runtime: Runtime) -> dict[str, float]:
+        """Mean feature distance of bicubic and of the refined picture to the truth; empty without held-out faces."""
+        if not len(self._hr):
+            return {}
+        truth = features(to_float(self._hr).to(runtime.device))
+        pictures = {
+            "distance_bicubic": to_float(_upscale_all(self._lr)),
+            "distance": generate(generator, self._lr, runtime).refined,
+        }
+        return {
+            name: float(feature_distance(features(picture.to(runtime.device)), truth).mean())
+            for name, picture in pictures.items()
+        }
 
     def separation(self, judge: Judge) -> dict[str, float]:
         """Area under the ROC curve of the face logit, for each stream."""

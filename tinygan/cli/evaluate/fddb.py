@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinygan.cli.common import add_example
+from tinygan.cli.common import add_example, positive_int
 from tinygan.cli.evaluate.files import (
     add_input_options,
     add_report_options,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tinygan.evaluate.plots import RocLine
     from tinygan.formats.fddb import RocPoints
 
-_SHOWN_AT = 1000  # false positives at which the legend's rates are read, as in RefineFace's Figure 11
+_SHOWN_AT = 1000  # false positives at which the legend's rates are read, as in RefineFace's Figure 11; Bai et al.: 500
 
 EXAMPLE = "tinygan-evaluate fddb --detections D --ground-truth FDDB-folds --images DIR"
 
@@ -55,6 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of published curves (*DiscROC.txt, *ContROC.txt) to add to --plot",
     )
     add_report_options(parser, plot="draw the ROC curves")
+    add(
+        "--at",
+        type=positive_int,
+        default=_SHOWN_AT,
+        metavar="N",
+        help=f"--plot: false positives at which the legend's rates are read (default: {_SHOWN_AT})",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -81,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
             report[role] = {**inputs.sources[role].described(), **roc_report(result)}
         write_json(arguments.json, report)
     if arguments.plot is not None:
-        _write_plot(arguments.plot, results, published)
+        _write_plot(arguments.plot, results, published, arguments.at)
     return warn(inputs)
 
 
@@ -116,18 +123,18 @@ def _tabulate(role: str, result: FddbResult, arguments: argparse.Namespace) -> T
 
 
 def _write_plot(
-    path: Path, results: Mapping[str, FddbResult], published: Mapping[str, Mapping[str, RocPoints]]
+    path: Path, results: Mapping[str, FddbResult], published: Mapping[str, Mapping[str, RocPoints]], at: int
 ) -> None:
     from tinygan.evaluate.plots import draw_rocs
     from tinygan.files import write_atomically
 
     images = results["detections"].merged.images
-    panels = {kind: _lines(kind, results, published.get(kind, {})) for kind in ("discrete", "continuous")}
-    title = f"FDDB protocol, {images:,} images; rates at {_SHOWN_AT:,} false positives"
+    panels = {kind: _lines(kind, results, published.get(kind, {}), at) for kind in ("discrete", "continuous")}
+    title = f"FDDB protocol, {images:,} images; rates at {at:,} false positives"
     write_atomically(path, draw_rocs(panels, title))
 
 
-def _lines(kind: str, results: Mapping[str, FddbResult], published: Mapping[str, RocPoints]) -> list[RocLine]:
+def _lines(kind: str, results: Mapping[str, FddbResult], published: Mapping[str, RocPoints], at: int) -> list[RocLine]:
     from tinygan.evaluate.plots import RocLine
 
     labels = {"detections": "after", "baseline": "before"} if len(results) > 1 else {"detections": "detections"}
@@ -136,9 +143,9 @@ def _lines(kind: str, results: Mapping[str, FddbResult], published: Mapping[str,
         merged = results[role].merged
         curve = merged.discrete if kind == "discrete" else merged.continuous
         false_positives = curve.false_positives.astype(float)
-        lines.append(RocLine(label, false_positives, curve.tpr, curve.at(_SHOWN_AT).tpr))
+        lines.append(RocLine(label, false_positives, curve.tpr, curve.at(at).tpr))
     for method, points in published.items():
-        within = points.tpr[points.false_positives <= _SHOWN_AT]
+        within = points.tpr[points.false_positives <= at]
         value = float(within.max(initial=0.0))
         lines.append(RocLine(method, points.false_positives, points.tpr, value, published=True))
     return lines

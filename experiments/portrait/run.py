@@ -1,0 +1,49 @@
+"""The recipe of the generator ``portrait``, in one command that continues where it was cut off.
+
+    python -m experiments.portrait.run --data ROOT --extra-images LFW --out runs/portrait
+
+Two stages of ``tinygan-train``, then ``portrait.safetensors`` in half precision. How good it is says
+``experiments.sr_quality.pictures``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.lite.run import halved
+from tinygan.checkpoint import load_checkpoint, save_checkpoint
+from tinygan.cli.train import main as train
+from tinygan.training.run import FINISHED_FILE
+
+SHIPPED = "portrait.safetensors"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run both stages and write the checkpoint; returns the exit code of the first stage that fails."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True, help="WIDER FACE root")
+    parser.add_argument("--extra-images", type=Path, help="further pictures of one centred face each, such as LFW")
+    parser.add_argument("--config", default="portrait")
+    parser.add_argument("--precision", default="bf16", choices=("bf16", "32"))
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
+    parser.add_argument("--out", type=Path, default=Path("runs/portrait"))
+    arguments = parser.parse_args(argv)
+    common = ["--config", arguments.config, "--data", str(arguments.data), "--precision", arguments.precision]
+    common += [] if arguments.extra_images is None else ["--extra-images", str(arguments.extra_images)]
+    common += [word for override in arguments.overrides for word in ("--set", override)]
+    first, second = arguments.out / "mse", arguments.out / "portrait"
+    for stage, run, more in (("mse-init", first, []), ("portrait", second, ["--init", str(first)])):
+        code = train(["--stage", stage, *common, *more, "--out", str(run), "--resume"])
+        if not (run / FINISHED_FILE).is_file():
+            return code
+    weights = load_checkpoint(second, ("generator",))
+    save_checkpoint(arguments.out / SHIPPED, replace(weights, tensors=halved(weights.tensors)))
+    print(f"{arguments.out / SHIPPED}: {(arguments.out / SHIPPED).stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -179,7 +179,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     overrides = list(arguments.overrides)
     if arguments.seed is not None:
         overrides.append(f"seed={arguments.seed}")
-    section = None if arguments.stage == "fusion" else arguments.stage.replace("-", "_")
+    section = None if arguments.stage in (None, "fusion") else arguments.stage.replace("-", "_")
     if arguments.batch_size is not None and section is not None:
         overrides.append(f"{section}.batch_size={arguments.batch_size}")
     if arguments.config is not None or arguments.init is None:

@@ -213,7 +213,7 @@ class YuNetNetwork(DetectorNetwork[YuNetOutput]):
         self.backbone = _Backbone(config.norm)
         self.neck = _Neck(config.fine, config.norm)
         self.bbox_head = _Heads(config.fine, config.norm)
-        self._folded = False
+        self._folded = self._absorbed = False
 
     def forward(self, pictures: Tensor) -> YuNetOutput:
         """Judge every cell.
@@ -223,7 +223,8 @@ class YuNetNetwork(DetectorNetwork[YuNetOutput]):
                 black at the right and at the bottom.
         """
         below, right = (-side % STRIDES[-1] for side in pictures.shape[-2:])
-        levels = self.neck(self.backbone(F.pad(pictures.flip(1).float() / WHITE, (0, right, 0, below))))
+        colours = pictures.float() if self._absorbed else pictures.flip(1).float() / WHITE
+        levels = self.neck(self.backbone(F.pad(colours, (0, right, 0, below))))
         faces, boxes, objects, landmarks = self.bbox_head(levels)
         sizes = [(level.shape[-2], level.shape[-1]) for level in levels]  # no int(): an export keeps them free
         return YuNetOutput(faces[..., 0], objects[..., 0], boxes, landmarks, sizes)
@@ -238,6 +239,13 @@ class YuNetNetwork(DetectorNetwork[YuNetOutput]):
         where = cells(output.sizes, self.config.strides).to(places.device)[places]
         boxes = place_boxes(output.boxes[:, places].float(), where)
         return boxes, place_landmarks(output.landmarks[:, places].float(), where)
+
+    @torch.no_grad()
+    def deploy(self) -> None:
+        """See :class:`proposals.detector.DetectorNetwork`: filters of the first layer are turned to RGB in [0, 255]."""
+        weight = self.backbone.model0.conv1.weight
+        weight.copy_(weight.flip(1) / WHITE)
+        self._absorbed = True
 
     def load_weights(self, path: Path) -> None:
         """See :class:`proposals.detector.DetectorNetwork`; also the public ONNX files.

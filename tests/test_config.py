@@ -105,7 +105,7 @@ def test_round_trips(tmp_path):
     assert load_config(Outer, None, ["seed=5"], base=to_tree(config)).inner == config.inner
 
 
-@pytest.mark.parametrize("preset", ["lite", "paper"])
+@pytest.mark.parametrize("preset", ["lite", "paper", "paper_wild"])
 def test_presets_load(preset):
     from tinygan.training.recipe import Recipe
 
@@ -174,8 +174,8 @@ def test_presets_fit_by_their_keys():
         mse_init: int = 0
         gan: int = 0
 
-    assert list(presets_for(Paper)) == ["paper"] and not presets_for(Outer)
+    assert list(presets_for(Paper)) == ["paper_wild"] and not presets_for(Outer)
     with pytest.raises(
-        ConfigError, match="--config lite: this preset is of another command; presets that fit are paper;"
+        ConfigError, match="--config lite: this preset is of another command; presets that fit are paper_wild;"
     ):
         load_config(Paper, "lite")

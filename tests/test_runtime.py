@@ -151,3 +151,16 @@ def test_a_backend_is_part_of_the_settings(monkeypatch, tmp_path):
     assert str(runtime) == "cpu, 1 thread, precision 32, onnxruntime"
     assert Runtime(RuntimeOptions(backend="openvino", threads=1)).settings()["precision"] == "bf16"
     assert Runtime(RuntimeOptions(backend="openvino").exact()).settings() == {"precision": "32", "backend": "openvino"}
+
+
+def test_placing_a_network_leaves_its_answers_and_the_layout_of_its_maps():
+    torch.manual_seed(0)
+    layers = (torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 1), torch.nn.Conv2d(4, 4, 1, stride=2))
+    network = torch.nn.Sequential(*layers)
+    pictures = torch.rand(1, 3, 40, 30)
+    with one_thread(), torch.inference_mode():
+        before = network(pictures)
+        Runtime(RuntimeOptions(device="cpu", precision="32")).place(network)
+        after = network(pictures)
+        assert torch.allclose(before, after, atol=1e-6) and after.shape == before.shape
+        assert after.is_contiguous(memory_format=torch.channels_last)

@@ -50,6 +50,13 @@ class Checkpoint:
         cut = len(prefix) + 1
         return {name[cut:]: tensor for name, tensor in self.tensors.items() if name.startswith(f"{prefix}.")}
 
+    def digest(self) -> str:
+        """SHA-256 of all tensors: what tells networks of these weights from those of others."""
+        digest = hashlib.sha256()
+        for name in sorted(self.tensors):
+            digest.update(self.tensors[name].contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def was_trained_on(self, name: str) -> bool:
         """Whether any of the networks was trained on the image of this name."""
         return name_hash(name) in self.trained_on

@@ -25,7 +25,8 @@ class LossConfig:
         gamma: weight of the box loss in the generator's loss (SOD-MTGAN, Bai et al. 2018b); with one above 0, stage
             ``gan`` trains the discriminator's head ``fc_box`` too, which needs ``discriminator.box``. Not stated in the
             paper.
-        adversarial_form: ``nonsaturating``, or ``saturating``, as Eq. 5 is printed.
+        adversarial_form: ``saturating``: Eq. 5 as it is printed, or ``nonsaturating``, whose gradient does not vanish
+            where the discriminator is sure.
         wild_alpha: weight of the adversarial loss of wild patches, as a factor on ``alpha``. There are no true
             high-resolution pictures of wild patches, so D never learns to tell their generated pictures from real
             ones; hence 0.
@@ -41,7 +42,7 @@ class LossConfig:
     alpha: float = 0.001
     beta: float = 0.01
     gamma: float = 0.0
-    adversarial_form: Literal["nonsaturating", "saturating"] = "nonsaturating"
+    adversarial_form: Literal["nonsaturating", "saturating"] = "nonsaturating"  # Differs from the paper: saturating
     wild_alpha: float = 0.0
     pixel: bool = True
     adversarial: bool = True

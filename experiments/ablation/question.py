@@ -20,7 +20,12 @@ from tinygan.training.holdout import ByImage
 from tinygan.training.samples import roc_area
 
 BINS_PX = (0.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0, np.inf)
-PAIRS = (("full", "no SR"), ("full", "no SR, wider D"), ("pairs + wild, no routing", "no SR, no routing"))
+PAIRS = (
+    ("full", "no SR"),
+    ("full", "no SR, wider D"),
+    ("pairs + wild, no routing", "no SR, no routing"),
+    ("pretrained D", "pretrained D, no SR"),
+)
 RESAMPLES, LEVEL = 500, 0.95
 LABELS = RoiConfig(negative_iou=0.5)
 

@@ -38,6 +38,11 @@ class Row:
 
 NO_SR = ("generator.form=bilinear", "losses.adversarial=false")
 SQUEEZED = (f"crops.route_px={EVERYTHING}",)
+PRETRAINED = (  # the paper's "pretrained D" where VGG19's weights cannot be had; at a third of the rate of a new D
+    "discriminator.backbone=efficientnet_lite0",
+    "discriminator.weights=imagenet",
+    "adversarial_game.discriminator_rate=3",
+)
 ROWS = (
     Row("full", (), "pairs and wild stream, routing: the recipe of `lite`, narrower"),
     Row("without refinement", ("generator.refinement=false",), "no G2"),
@@ -53,6 +58,12 @@ ROWS = (
     Row("pairs, no routing", (*SQUEEZED, "batches.wild=0"), "the paper: every crop shrunk to 16 px and super-resolved"),
     Row("pairs + wild, no routing", SQUEEZED, "+ wild stream; + routing is `full`"),
     Row("no SR, no routing", (*NO_SR, *SQUEEZED), "every crop shrunk to 16 px, bilinear 4x"),
+    Row(
+        "pretrained D",
+        PRETRAINED,
+        "D is EfficientNet-Lite0 from ImageNet weights, fine-tuned on super-resolved pictures",
+    ),
+    Row("pretrained D, no SR", (*NO_SR, *PRETRAINED), "the same D, fine-tuned on bilinear pictures"),
     Row("full + box head", (), "stage judge after `full`: boxes move, merge, and are looked at twice", box=True),
     Row(
         "full + box head + surroundings",

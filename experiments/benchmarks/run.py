@@ -81,14 +81,21 @@ def draw_crowd(folder: Path, images: int = IMAGES) -> tuple[Path, Path, Path]:
     return paths
 
 
-def measure(name: str, arguments: Sequence[str], limit_s: float | None = None, repeats: int = 3) -> Timing:
-    """Run ``tinygan-evaluate`` several times and keep the fastest.
+def measure(
+    name: str,
+    arguments: Sequence[str],
+    limit_s: float | None = None,
+    repeats: int = 3,
+    command: Sequence[str] = COMMAND,
+) -> Timing:
+    """Run a command several times and keep the fastest.
 
     Args:
         name: what is done, for the table.
         arguments: of the command.
         limit_s: what it may take.
         repeats: number of runs.
+        command: default: ``tinygan-evaluate``.
 
     Raises:
         RuntimeError: if the command fails.
@@ -96,11 +103,11 @@ def measure(name: str, arguments: Sequence[str], limit_s: float | None = None, r
     seconds, cpu_seconds, peak_mb = [], [], []
     for _ in range(repeats):
         start = time.perf_counter()
-        process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode not in (0, 1):
-            raise RuntimeError(f"tinygan-evaluate {' '.join(arguments)} failed with {process.returncode}")
+            raise RuntimeError(f"{name}: {' '.join(arguments)} failed with {process.returncode}")
         seconds.append(time.perf_counter() - start)
         cpu_seconds.append(usage.ru_utime + usage.ru_stime)
         peak_mb.append(usage.ru_maxrss / 1024)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,14 +16,14 @@ from torchvision.ops import nms
 
 from proposals.adapters.callable import CallableProposer
 from proposals.views import View, sliced_views, whole_views
-from tinygan.checkpoint import is_ours, load_checkpoint
-from tinygan.detect.detector import LITE, FaceDetector, fitted_fusion
+from tinygan.checkpoint import load_checkpoint
+from tinygan.detect.detector import LITE, FaceDetector
 from tinygan.detections import Detections
 from tinygan.proposers import Choice, Proposer, best_inside, choose_proposer
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.stage import SecondStage
 
-PLAIN, TWICE, SLICED, BOTH = "1x", "1x + 2x", "sliced", "1x and lite"
+PLAIN, TWICE, SLICED, BOTH = "alone", "1x + 2x", "sliced", "with lite"
 SLICE_PX, OVERLAP, NMS_IOU, KEEP = 640, 0.2, 0.4, 750
 SETTINGS = {PLAIN: [], TWICE: ["scales=[1,2]"], SLICED: [f"slice_px={SLICE_PX}", f"slice_overlap={OVERLAP}"]}
 
@@ -36,7 +36,7 @@ class Contender:
 
     Attributes:
         stage: name of its first stage.
-        way: one of ``1x``, ``1x + 2x``, ``sliced`` and ``1x and lite``.
+        way: one of ``alone``, ``1x + 2x``, ``sliced`` and ``with lite``.
         find: the faces of a picture.
     """
 
@@ -83,24 +83,24 @@ class Viewed:
         return best_inside(Detections(every[chosen], sure[chosen]), width, height, KEEP)
 
 
-def contenders(weights: Sequence[Path], yunet: Path | None, threads: int) -> Iterator[Contender]:
+def contenders(weights: Sequence[Path], threads: int) -> Iterator[Contender]:
     """All ways of all first stages that run here.
 
     Args:
-        weights: runs or files of ``tinygan-train-proposer`` beside the first stage that ships.
-        yunet: the public ``.onnx`` of YuNet, if it is at hand.
+        weights: runs or files of ``tinygan-train-proposer`` beside the first stages that ship.
         threads: of torch.
     """
     options = RuntimeOptions(precision="32", threads=threads)
-    for name, choice in _choices(weights, yunet):
+    for name, choice in _choices(weights):
         firsts = {
             way: replace(choice, config=_choose(choice, overrides).config).build(Runtime(options))
             for way, overrides in SETTINGS.items()
         }
-        yield from _ways(name, firsts, choice.weights, options)
+        yield from _ways(name, firsts, FaceDetector.open(choice, options=options))
     if find_spec("facenet_pytorch") is not None:
         mtcnn = CallableProposer(mtcnn_function(), KEEP, "MTCNN")
-        yield from _ways("MTCNN", in_views(mtcnn), None, options)
+        second = SecondStage(LITE, runtime=Runtime(options))
+        yield from _ways("MTCNN", in_views(mtcnn), FaceDetector(mtcnn, second))
 
 
 def in_views(first: Proposer) -> dict[str, Proposer]:
@@ -120,10 +120,9 @@ def mtcnn_function() -> Callable[[object], object]:
     return lambda pixels: network.detect(pixels)
 
 
-def _choices(weights: Sequence[Path], yunet: Path | None) -> Iterator[tuple[str, Choice]]:
+def _choices(weights: Sequence[Path]) -> Iterator[tuple[str, Choice]]:
+    yield "YuNet", choose_proposer("yunet")
     yield "RetinaFace", choose_proposer("retinaface")
-    if yunet is not None:
-        yield "YuNet", choose_proposer("yunet", yunet)
     for path in weights:
         proposer = load_checkpoint(path, ("proposer",)).proposer
         yield path.stem, choose_proposer(proposer, path)
@@ -134,14 +133,10 @@ def _choose(choice: Choice, overrides: Sequence[str]) -> Choice:
     return choose_proposer(choice.name, choice.weights, overrides=overrides)
 
 
-def _ways(
-    stage: str, firsts: dict[str, Proposer], weights: Path | None, options: RuntimeOptions
-) -> Iterator[Contender]:
+def _ways(stage: str, firsts: Mapping[str, Proposer], both: FaceDetector) -> Iterator[Contender]:
     for way, first in firsts.items():
         yield Contender(stage, way, _finder(first))
-    fusion = fitted_fusion(weights) if weights is not None and is_ours(weights) else None
-    detector = FaceDetector(firsts[PLAIN], SecondStage(LITE, fusion=fusion, runtime=Runtime(options)))
-    yield Contender(stage, BOTH, lambda picture: detector.detect(picture, min_score=0.0))
+    yield Contender(stage, BOTH, lambda picture: both.detect(picture, min_score=0.0))
 
 
 def _finder(first: Proposer) -> Find:

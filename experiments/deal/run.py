@@ -1,6 +1,6 @@
-"""Average precision against milliseconds: every first stage here at 1x, at 1x and 2x, in tiles, and with ``lite``.
+"""Average precision against milliseconds: every first stage here alone, at 1x and 2x, in tiles, and with ``lite``.
 
-    python -m experiments.deal.run --data ROOT --yunet W --zoo DIR --out runs/deal [--weights RUN …]
+    python -m experiments.deal.run --data ROOT --zoo DIR --out runs/deal [--weights RUN …]
 
 Writes ``results.json`` and ``deal.png``. What was found is kept in ``--out`` and not searched again; times are measured
 anew in each run, all contenders in turn.
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     truth = _truth(arguments.data, split, arguments.split)
     names = [name for name in truth.names if name in split.faces]
     names = names[:: max(1, len(names) // arguments.images)][: arguments.images] if arguments.images else names
-    every = list(contenders(arguments.weights, arguments.yunet, arguments.threads))
+    every = list(contenders(arguments.weights, arguments.threads))
     times = measure(every, [read_image(split.images / name) for name in names[:: -(-len(names) // TIMED)]])
     rows = []
     for contender in every:
@@ -89,7 +89,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", required=True, type=Path)
     add("--split", choices=["train", "val"], default="val")
     add("--images", type=int, default=0, help="evenly chosen pictures (default: all)")
-    add("--yunet", type=Path, metavar="W", help="the public yunet_n_dynamic.onnx")
     add("--weights", type=Path, nargs="+", default=[], metavar="RUN", help="further runs of tinygan-train-proposer")
     add("--zoo", type=Path, metavar="DIR", help="folder of other detectors' boxes, NAME.tar.gz")
     add("--threads", type=int, default=1)

@@ -6,8 +6,8 @@
 Every step is the command a user would type; finished steps are reused and a cut-off one goes on, so the
 command can be repeated until it is through. Steps: ``look`` (sheets of patches), ``mse``, ``gan``, ``judge`` (for
 the second look), ``first_look`` and ``fusion`` (the model that ships, ``lite.safetensors``), ``widths`` (short runs of
-three discriminators), ``unseen`` (a copy that never saw the last detector), and at the end, the only steps that read
-WIDER_val, ``report`` (what ships) and ``report_unseen`` (the copy).
+three discriminators), ``unseen`` (a copy that never saw the detectors of ``--also``), and at the end, the only steps
+that read WIDER_val, ``report`` (what ships) and ``report_unseen`` (the copy, behind those detectors).
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ from experiments.lite.flops import giga_flops
 from experiments.lite.holdout import holdout_gains
 from experiments.lite.report import compare, format_table, truth_of
 from experiments.sr_quality import run as sr_quality
+from experiments.steps import do, training_figures
 from tinygan.checkpoint import load_checkpoint, save_checkpoint
 from tinygan.cli import rescore as rescore_command
 from tinygan.cli import train as train_command
-from tinygan.cli.common import SOME_SKIPPED
 from tinygan.files import write_atomically
 from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import load_split
-from tinygan.training.run import FINISHED_FILE, METRICS_FILE
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "tinygan-train": train_command.main,
@@ -42,7 +41,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "experiments.lite.look": look.main,
     "experiments.sr_quality.run": sr_quality.main,
 }
-SHORT, SHORT_JUDGE = "gan.epochs=2", "judge.epochs=4"
+SHORT = "gan.epochs=2"
 JUDGE = (  # as it shipped: pictures resized instead of super-resolved, and no more regions of a crowd than of others
     "crops.route_px=0",
     "rois.regions_per_image=180",
@@ -61,7 +60,7 @@ WIDTHS = {  # discriminators beside the shipped one, whose short run is "gan_sta
     "narrow": "[8,32,64,96,128]",
     "narrowest": "[8,16,32,64,96]",
 }
-RUNS = ("mse", "gan", "judge", "first_look", "gan_standard", "judge_unseen", "gan_narrow", "gan_narrowest")
+RUNS = ("mse", "gan", "judge", "first_look", "unseen", "gan_standard", "gan_narrow", "gan_narrowest")
 STEPS = (
     "look", "mse", "gan", "judge", "first_look", "fusion", "left_out", "unseen", "widths", "report", "report_unseen"
 )  # fmt: skip
@@ -79,6 +78,7 @@ class Inputs:
     surroundings: Path | None = None
     start: Path | None = None
     also: Sequence[Path] = ()
+    unseen_second: Path | None = None
     results: dict[str, Any] = field(default_factory=dict)
 
     def run(self, name: str) -> Path:
@@ -107,13 +107,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--start", type=Path, help="a checkpoint whose networks stage judge starts from, instead of stage gan's"
     )
+    parser.add_argument(
+        "--unseen-second",
+        type=Path,
+        help="a judge that never saw the detectors of --also, for step unseen's second look",
+    )
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     arguments = parser.parse_args(argv)
     if len(arguments.proposals) < 2:
-        parser.error("--proposals: give two detectors or more; the last one is the unseen one")
+        parser.error("--proposals: give two detectors or more")
     inputs = Inputs(
         arguments.data, arguments.proposals, arguments.extra_images, arguments.out, arguments.config,
-        arguments.surroundings, arguments.start, arguments.also,
+        arguments.surroundings, arguments.start, arguments.also, arguments.unseen_second,
     )  # fmt: skip
     results = arguments.out / "results.json"
     if results.is_file():
@@ -131,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in STEPS:
         if name in arguments.steps:
             steps[name](inputs)
-            trained = {run: found for run in RUNS if (found := _training(inputs.run(run)))}
+            trained = {run: found for run in RUNS if (found := training_figures(inputs.run(run)))}
             inputs.results["training"] = {**inputs.results.get("training", {}), **trained}
             write_atomically(results, json.dumps(inputs.results, indent=1).encode())
     return 0
@@ -182,15 +187,15 @@ def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _unseen(inputs: Inputs) -> None:
-    """A shorter run of the same networks that never sees the last detector."""
-    known = [*inputs.proposals[:-1], *inputs.also]
-    _train(inputs, "gan_standard", inputs.proposals[:-1], [SHORT])
-    _train(inputs, "judge_unseen", known, [SHORT_JUDGE], init="gan_standard", stage="judge")
-    _fuse(inputs, "judge_unseen", known)
+    """The judge that looks first, and fusion, without the detectors of ``--also``."""
+    _train(inputs, "unseen", inputs.proposals, FIRST_LOOK, stage="judge", init="gan")
+    second = [] if inputs.unseen_second is None else ["--second", inputs.unseen_second]
+    _fuse(inputs, "unseen", inputs.proposals, *second, out="fused_unseen")
 
 
 def _widths(inputs: Inputs) -> None:
-    """As short, with other discriminators; every figure on the hold-out."""
+    """Short runs with other discriminators; every figure on the hold-out."""
+    _train(inputs, "gan_standard", inputs.proposals[:-1], [SHORT])
     for name, widths in WIDTHS.items():
         _train(inputs, f"gan_{name}", inputs.proposals[:-1], [SHORT, f"discriminator.lite_widths={widths}"])
     runs = {
@@ -221,8 +226,8 @@ def _report(inputs: Inputs) -> None:
 
 
 def _report_unseen(inputs: Inputs) -> None:
-    """WIDER_val: the copy on the detector it never saw."""
-    _compare_on_val(inputs, "val_unseen", "fused_unseen", inputs.proposals[-1:])
+    """WIDER_val: the copy behind the detectors that it never saw."""
+    _compare_on_val(inputs, "val_unseen", "fused_unseen", inputs.also)
 
 
 def _compare_on_val(inputs: Inputs, key: str, run: str, paths: Sequence[Path], *options: str) -> None:
@@ -250,15 +255,6 @@ def _compare_on_val(inputs: Inputs, key: str, run: str, paths: Sequence[Path], *
         inputs.results[key if iou_threshold == 0.5 else f"{key}_iou_{iou_threshold}"] = compared
 
 
-def _training(run: Path) -> dict[str, float] | None:
-    """Length of a finished run and its last figures on the hold-out: PSNR in dB, area under the ROC curve."""
-    if not (run / FINISHED_FILE).is_file():
-        return None
-    rows = [json.loads(line) for line in (run / METRICS_FILE).read_text().splitlines()]
-    figures = {name: round(value, 4) for name, value in rows[-1].items() if name.startswith(("psnr", "auc"))}
-    return {"steps": rows[-1]["step"] + 1, "minutes": round(rows[-1]["seconds"] / 60, 1), **figures}
-
-
 def _train(
     inputs: Inputs,
     run: str,
@@ -281,12 +277,7 @@ def _fuse(inputs: Inputs, run: str, proposals: Sequence[Path], *options: object,
 
 
 def _do(name: str, *arguments: object) -> None:
-    """Run a command as a user would and show what was typed."""
-    words = [str(argument) for argument in arguments]
-    print(f"\n$ {name} {' '.join(words)}", flush=True)
-    code = COMMANDS[name](words)
-    if code > SOME_SKIPPED:
-        raise SystemExit(code)
+    do(COMMANDS[name], name, *arguments)
 
 
 if __name__ == "__main__":

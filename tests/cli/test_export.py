@@ -1,4 +1,5 @@
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 from skimage import data
 
 from tinygan.checkpoint import packaged_weights
+from tinygan.formats.registry import open_detections
 from tinygan.proposers import choose_proposer
 from tinygan.runtime import Runtime, RuntimeOptions
 
@@ -54,6 +56,46 @@ def test_openvino_is_two_files_per_network(export, tmp_path):
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"yunet.xml", "yunet.bin"}
 
 
+def test_judges_in_int8_rescore_and_are_recorded(
+    export, run, finding_checkpoint, checkpoint, tiny_wider, tmp_path, capsys
+):
+    pytest.importorskip("openvino"), pytest.importorskip("nncf")
+    images, proposals = tiny_wider.root / "WIDER_train/images", tiny_wider.proposals / "train"
+    calibration = ("--int8", "--images", images, "--proposals", proposals)
+    assert export("--format", "openvino", "--checkpoint", finding_checkpoint, *calibration) == 0
+    exported = tmp_path / "out"
+    assert capsys.readouterr().out.startswith(f"{exported}: judge.xml (")
+    assert '<precision value="int8" />' in (exported / "judge.xml").read_text()
+    assert "<precision " not in (exported / "discriminator.xml").read_text()
+    out, val = tmp_path / "rescored", tiny_wider.root / "WIDER_val/images"
+    words = ["tinygan-rescore", "--images", str(val), "--proposals", str(tiny_wider.proposals / "val")]
+    words += ["--out", str(out), "--device", "cpu", "--backend", "openvino"]
+    ours = [*words, "--checkpoint", str(finding_checkpoint)]
+    assert run([*ours, "--exported", str(exported)]) == 0
+    recorded = json.loads((out / "rescore.json").read_text())
+    assert recorded["backend"].startswith("openvino with networks in int8, SHA-256 ")
+    found = open_detections(out)["0--Parade/val_0"]
+    assert run([*ours, "--resume"]) == 2
+    assert "(backend was openvino with networks in int8, SHA-256 " in capsys.readouterr().err
+    assert run([*ours, "--overwrite"]) == 0
+    expected = open_detections(out)["0--Parade/val_0"]
+    assert found.scores[:5] == pytest.approx(expected.scores[:5], abs=0.1) and not np.allclose(
+        found.scores[:5], expected.scores[:5], atol=1e-5
+    )
+    assert run([*words, "--checkpoint", str(checkpoint), "--exported", str(exported), "--overwrite"]) == 2
+    assert "was exported from other weights than the checkpoint's" in capsys.readouterr().err
+
+
+def test_too_few_regions_are_refused(export, checkpoint, tiny_wider, tmp_path, capsys):
+    name = "0--Parade/val_0.txt"
+    (tmp_path / "few/0--Parade").mkdir(parents=True)
+    (tmp_path / "few" / name).write_bytes((tiny_wider.proposals / "val" / name).read_bytes())
+    images = tiny_wider.root / "WIDER_val/images"
+    words = ("--format", "openvino", "--checkpoint", checkpoint, "--int8")
+    assert export(*words, "--images", images, "--proposals", tmp_path / "few") == 2
+    assert "int8 is calibrated on 32 proposals or more, got 8" in capsys.readouterr().err
+
+
 def yunet_run(folder: Path) -> Path:
     """Weights of a YuNet that learnt nothing."""
     from proposals.yunet import YuNetConfig, YuNetNetwork
@@ -77,6 +119,9 @@ def yunet_run(folder: Path) -> Path:
         (("--format", "onnx", "--set", "keep=3"), "are for a first stage; name it with --proposer NAME"),
         (("--format", "onnx", "--proposer", "callable", "--set", "function=math:sin"), "has no network that tinygan"),
         (("--format", "onnx", "--proposer", "retinaface", "--checkpoint", "lite"), "not allowed with"),
+        (("--format", "onnx", "--int8"), "--int8 is for the second stage with --format openvino"),
+        (("--format", "openvino", "--int8", "--images", "i"), "--int8 needs regions to calibrate by: --images DIR and"),
+        (("--format", "openvino", "--proposals", "p"), "are what --int8 is calibrated by; give --int8 too"),
     ],
 )
 def test_misuse_is_one_line(export, words, problem, tmp_path, capsys):

@@ -129,7 +129,7 @@ def wait_for(file: Path, process: subprocess.Popen[bytes]) -> None:
         (["--data", "nowhere"], "nowhere: no such file or folder"),
         (["--set", "generator.widht=3"], "unknown key 'generator.widht'; did you mean 'generator.width'?"),
         (["--set", "gan.epochs=few"], "'gan.epochs' is of type int, got 'few'"),
-        (["--config", "light"], "no such file or preset; presets that fit are lite, paper"),
+        (["--config", "light"], "no such file or preset; presets that fit are lite, paper, paper_wild"),
         (["--device", "tpu"], "expected auto, cpu, cuda or cuda:N"),
         (["--init", "RUNS/fusion"], "kind 'fused', expected generator"),
         (["--set", "generator.width=7"], "was trained with generator.width = 6, but the config says 7"),

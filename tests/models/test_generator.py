@@ -3,6 +3,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tinygan.config import load_config
+from tinygan.models.blocks import ResidualBlock
 from tinygan.models.generator import Generator, GeneratorConfig, ShuffleGenerator, bicubic
 from tinygan.training.recipe import Recipe
 
@@ -38,8 +39,10 @@ def test_paper_layer_counts_and_initialisation():
     generator = Generator(load_config(Recipe, "paper").generator)
     convs = [m for m in generator.upsample.modules() if isinstance(m, torch.nn.Conv2d)]
     deconvs = [m for m in generator.upsample.modules() if isinstance(m, torch.nn.ConvTranspose2d)]
-    assert len(convs) == 1 + 16 + 1 + 1 and len(deconvs) == 2  # Table 1: conv, 8 blocks of 2, conv, 1x1 out
-    assert len([m for m in generator.refine.modules() if isinstance(m, torch.nn.Conv2d)]) == 1 + 16 + 1 + 2 + 1
+    assert len(convs) == 1 + 8 + 1 + 1 and len(deconvs) == 2  # Table 1: conv, one block of 8, conv, 1x1 out
+    assert len([m for m in generator.refine.modules() if isinstance(m, torch.nn.Conv2d)]) == 1 + 8 + 1 + 2 + 1
+    blocks = [m for m in generator.modules() if isinstance(m, ResidualBlock)]
+    assert len(blocks) == 2 and all(isinstance(block.body[-1], torch.nn.BatchNorm2d) for block in blocks)
     assert float(convs[5].weight.detach().std()) == pytest.approx(0.02, rel=0.05)
     assert float(convs[-1].bias.detach().abs().max()) == 0
 

@@ -68,6 +68,18 @@ def test_any_size_is_padded_to_whole_cells(fine, count, sizes):
     assert len(cells(output.sizes, network.config.strides)) == count
 
 
+def test_a_deployed_network_answers_as_before():
+    torch.manual_seed(0)
+    network = YuNetNetwork(YuNetConfig()).eval()
+    picture = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
+    with torch.inference_mode():
+        before = network(picture)
+        network.deploy()
+        after = network(picture)
+    for old, new in zip(before[:4], after[:4], strict=True):
+        assert torch.allclose(old, new, atol=1e-4)
+
+
 def test_as_many_parameters_as_the_public_one():
     assert sum(parameter.numel() for parameter in YuNetNetwork(YuNetConfig()).parameters()) == 73_840
 

@@ -12,6 +12,7 @@ from tinygan.checkpoint import load_checkpoint
 from tinygan.data.cutting import CropConfig
 from tinygan.detections import Detections
 from tinygan.errors import CheckpointError
+from tinygan.formats.images import read_image
 from tinygan.models.discriminator import Discriminator, DiscriminatorConfig
 from tinygan.models.folding import fold_batch_norm
 from tinygan.models.generator import Generator, GeneratorConfig
@@ -184,6 +185,42 @@ def test_a_second_look_at_an_unreadable_image_keeps_its_error(finding_checkpoint
     requests[2].image.write_bytes(requests[2].image.read_bytes()[:200])
     answers = list(judge_images(judge, requests, 8, looks=2))
     assert [a.error is not None for a in answers] == [False, False, True, False, False]
+
+
+def test_large_files_are_decoded_again_for_the_second_look(finding_checkpoint, requests, monkeypatch):
+    judge = Judge.from_weights(load_checkpoint(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
+    expected = list(judge_images(judge, requests, 64, looks=2))
+    decoded: list[object] = []
+    monkeypatch.setattr(
+        "tinygan.second_stage.judging.read_image", lambda file: decoded.append(file) or read_image(file)
+    )
+    monkeypatch.setattr("tinygan.second_stage.judging.KEPT_PIXELS", 100)
+    again = list(judge_images(judge, requests, 64, looks=2))
+    for one, other in zip(again, expected, strict=True):
+        assert one.error is None and one.face_logits == pytest.approx(other.face_logits, abs=1e-4)
+    assert decoded.count(requests[4].image) == 2
+    decoded.clear()
+    in_memory = [replace(one, image=read_image(one.image)) for one in requests]
+    for one, other in zip(judge_images(judge, in_memory, 64, looks=2), expected, strict=True):
+        assert one.face_logits == pytest.approx(other.face_logits, abs=1e-4)
+    assert not decoded
+
+
+def test_a_file_that_is_gone_before_its_second_look_is_an_answer(finding_checkpoint, requests, monkeypatch):
+    judge = Judge.from_weights(load_checkpoint(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
+    monkeypatch.setattr("tinygan.second_stage.judging.KEPT_PIXELS", 100)
+    gone = requests[4].image
+
+    def read_once(file):
+        picture = read_image(file)
+        if file == gone:
+            gone.unlink()
+        return picture
+
+    monkeypatch.setattr("tinygan.second_stage.judging.read_image", read_once)
+    answers = list(judge_images(judge, requests, 64, looks=2))
+    assert [one.error is not None for one in answers] == [False, False, False, False, True]
+    assert "no such image" in answers[4].error and len(answers[4].face_logits) == 0
 
 
 def test_surroundings_of_both_routes_reach_their_own_boxes(finding_checkpoint, requests):

@@ -158,11 +158,12 @@ def add_runtime_options(
     return group
 
 
-def add_backend_option(group: argparse._ArgumentGroup) -> None:
+def add_backend_option(group: argparse._ArgumentGroup, exported: bool = False) -> None:
     """``--backend``: what runs trained networks.
 
     Args:
         group: the options that :func:`add_runtime_options` added.
+        exported: whether there is ``--exported`` too.
     """
     group.add_argument(
         "--backend",
@@ -171,6 +172,14 @@ def add_backend_option(group: argparse._ArgumentGroup) -> None:
         help="what runs the networks, on CPUs: onnxruntime (pip install 'tinygan[onnx]') or openvino (pip install "
         "'tinygan[openvino]'), which are faster (default: torch)",
     )
+    if exported:
+        group.add_argument(
+            "--exported",
+            type=Path,
+            metavar="DIR",
+            help="networks of the second stage that tinygan-export --format openvino wrote, such as int8 ones, in "
+            "place of the checkpoint's own; for --backend openvino",
+        )
 
 
 def runtime_options(arguments: argparse.Namespace) -> RuntimeOptions:
@@ -180,11 +189,17 @@ def runtime_options(arguments: argparse.Namespace) -> RuntimeOptions:
     """
     from tinygan.runtime import RuntimeOptions, command_threads
 
+    exported = None
+    if getattr(arguments, "exported", None) is not None:
+        from tinygan.models.exported import open_exported
+
+        exported = open_exported(arguments.exported)
     return RuntimeOptions(
         device=arguments.device,
         precision=arguments.precision,
         threads=command_threads(arguments.threads),
         backend=getattr(arguments, "backend", "torch"),
+        exported=exported,
     )
 
 

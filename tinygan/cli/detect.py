@@ -86,7 +86,9 @@ def _parser() -> Parser:
     add_output_options(parser, "a run")
     add_image_options(parser)
     add_config_options(parser, "the first stage")
-    add_backend_option(add_runtime_options(parser, "patches per forward pass of the second stage (default: 128)"))
+    add_backend_option(
+        add_runtime_options(parser, "patches per forward pass of the second stage (default: 64)"), exported=True
+    )
     return parser
 
 
@@ -112,7 +114,7 @@ def _detect(arguments: argparse.Namespace) -> int:
         arguments.checkpoint,
         move_boxes=not arguments.no_boxes,
         max_rois=arguments.max_rois,
-        batch_size=arguments.batch_size or 128,
+        batch_size=arguments.batch_size or 64,
         options=options,
     )
     settings = _settings(arguments, chosen, first, second)

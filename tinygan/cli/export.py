@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinygan import __version__
-from tinygan.cli.common import DONE, Parser, add_config_options, make_parser, run_command, show_config
+from tinygan.cli.common import DETECTIONS, DONE, Parser, add_config_options, make_parser, run_command, show_config
 from tinygan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from tinygan.checkpoint import Checkpoint
     from tinygan.models.graphs import Graph
     from tinygan.proposers import Choice
 
-EXAMPLE = "tinygan-export --format onnx --out exported"
+EXAMPLE = """tinygan-export --format onnx --out exported
+tinygan-export --format openvino --int8 --images DIR --proposals P --out exported"""
 OF_WEIGHTS = "of the weights that it was made from"
 
 
@@ -45,6 +47,16 @@ def _parser() -> Parser:
     parser.add_argument(
         "--weights", type=Path, metavar="W", help="weights of the first stage, as tinygan-propose takes them"
     )
+    int8 = parser.add_argument_group("judges in 8-bit integers, for OpenVINO")
+    int8.add_argument(
+        "--int8",
+        action="store_true",
+        help="convolutions of the judges compute in int8 (pip install 'tinygan[int8]'); the other networks do not",
+    )
+    int8.add_argument(
+        "--images", type=Path, metavar="DIR", help="pictures to calibrate by: training images, not those of a test"
+    )
+    int8.add_argument("--proposals", type=Path, metavar="P", help=f"a detector's boxes in them, in {DETECTIONS}")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     add_config_options(parser, "the first stage")
     return parser
@@ -58,14 +70,16 @@ def _export(arguments: argparse.Namespace) -> int:
     from tinygan.files import write_atomically
     from tinygan.models.graphs import SUFFIXES, encode_graph
 
-    graphs, weights = _second_stage(arguments) if arguments.proposer is None else _first_stage(arguments)
+    _check_int8(arguments)
+    graphs, weights, facts = _second_stage(arguments) if arguments.proposer is None else _first_stage(arguments)
     _check_output(
         arguments.out, [graph.name + end for graph in graphs for end in SUFFIXES[arguments.format]], arguments.overwrite
     )
-    facts = _facts(weights)
+    facts |= _facts(weights)
+    judges = _judges_in_int8(arguments, graphs, facts) if arguments.int8 else {}
     written = []
     for graph in graphs:
-        files = encode_graph(graph, arguments.format, {"name": graph.name, **facts})
+        files = judges.get(graph.name) or encode_graph(graph, arguments.format, {"name": graph.name, **facts})
         arguments.out.mkdir(parents=True, exist_ok=True)
         for suffix, content in files.items():
             write_atomically(arguments.out / (graph.name + suffix), content)
@@ -76,16 +90,59 @@ def _export(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _second_stage(arguments: argparse.Namespace) -> tuple[list[Graph], Path]:
-    from tinygan.checkpoint import find_weights, load_checkpoint, packaged_weights
+def _second_stage(arguments: argparse.Namespace) -> tuple[list[Graph], Path | None, dict[str, str]]:
+    from tinygan.models.exported import WEIGHTS
     from tinygan.second_stage.graphs import second_stage_graphs
+
+    path, weights = _weights(arguments)
+    return second_stage_graphs(weights), path, {WEIGHTS: weights.digest()}
+
+
+def _weights(arguments: argparse.Namespace) -> tuple[Path, Checkpoint]:
+    from tinygan.checkpoint import find_weights, load_checkpoint, packaged_weights
 
     named = arguments.checkpoint or "lite"
     path = find_weights(Path(named)) if Path(named).exists() else packaged_weights(named)
-    return second_stage_graphs(load_checkpoint(path, ("fused", "gan"))), path
+    return path, load_checkpoint(path, ("fused", "gan"))
 
 
-def _first_stage(arguments: argparse.Namespace) -> tuple[list[Graph], Path | None]:
+def _check_int8(arguments: argparse.Namespace) -> None:
+    given = arguments.images is not None, arguments.proposals is not None
+    if not arguments.int8:
+        if any(given):
+            raise ConfigError("--images and --proposals are what --int8 is calibrated by; give --int8 too")
+    elif arguments.format != "openvino" or arguments.proposer is not None:
+        raise ConfigError("--int8 is for the second stage with --format openvino")
+    elif not all(given):
+        raise ConfigError(
+            "--int8 needs regions to calibrate by: --images DIR and --proposals P, as for tinygan-rescore"
+        )
+
+
+def _judges_in_int8(
+    arguments: argparse.Namespace, graphs: Sequence[Graph], facts: Mapping[str, str]
+) -> dict[str, dict[str, bytes]]:
+    """The files of the judges, ``{name: {suffix: content}}``; the second one sees mirror images."""
+    from tinygan.models.exported import PRECISION
+    from tinygan.models.graphs import encode_openvino
+    from tinygan.models.quantise import to_int8
+    from tinygan.second_stage.engine import plan_rescoring
+    from tinygan.second_stage.int8 import calibration_regions
+    from tinygan.second_stage.rescoring import RescoreConfig
+
+    plan = plan_rescoring(arguments.proposals, arguments.images, RescoreConfig())
+    seen = calibration_regions(_weights(arguments)[1], plan)
+    files = {}
+    for graph in graphs:
+        if graph.name in ("judge", "second_judge"):
+            inputs = seen[: len(graph.inputs)]
+            samples = [pictures.flip(3) for pictures in inputs] if graph.name == "second_judge" else inputs
+            model = to_int8(graph, samples, {"name": graph.name, **facts, PRECISION: "int8"})
+            files[graph.name] = encode_openvino(model)
+    return files
+
+
+def _first_stage(arguments: argparse.Namespace) -> tuple[list[Graph], Path | None, dict[str, str]]:
     from tinygan.models.graphs import Exportable
     from tinygan.runtime import Runtime, RuntimeOptions
 
@@ -93,7 +150,7 @@ def _first_stage(arguments: argparse.Namespace) -> tuple[list[Graph], Path | Non
     proposer = chosen.build(Runtime(RuntimeOptions(device="cpu", precision="32")))
     if not isinstance(proposer, Exportable):
         raise ConfigError(f"--proposer {chosen.name}: it has no network that tinygan could export")
-    return [replace(proposer.graph(), name=chosen.name)], chosen.weights
+    return [replace(proposer.graph(), name=chosen.name)], chosen.weights, {}
 
 
 def _choice(arguments: argparse.Namespace) -> Choice:

@@ -81,7 +81,7 @@ def _parser() -> Parser:
     add_output_options(parser, "a run")
     add_image_options(parser)
     add_config_options(parser, "rescoring")
-    add_backend_option(add_runtime_options(parser, "patches per forward pass (default: 128)"))
+    add_backend_option(add_runtime_options(parser, "patches per forward pass (default: 64)"), exported=True)
     return parser
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 STAGES = ("mse-init", "gan", "judge", "fusion", "portrait")
 OF_PICTURES = ("mse-init", "portrait")  # which need no proposals
-PRESETS = ("lite", "paper", "portrait")
+PRESETS = ("lite", "paper", "paper_wild", "portrait")
 EXAMPLE = """\
 tinygan-train --stage mse-init --config lite --data ROOT --out runs/mse
 tinygan-train --stage gan --config lite --data ROOT --proposals P --init runs/mse --out runs/gan
@@ -66,7 +66,8 @@ def _parser() -> Parser:
         default=[],
         type=Path,
         metavar="P",
-        help=f"gan, judge, fusion: boxes in the training images, one path per detector, in {DETECTIONS}",
+        help="boxes in the training images, one path per detector (mse-init does without them, unless by --config "
+        f"paper), in {DETECTIONS}",
     )
     add("--init", type=Path, metavar="RUN", help="gan, judge, fusion, portrait: run folder of the stage before")
     add(

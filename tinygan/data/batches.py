@@ -21,15 +21,19 @@ from tinygan.models.pixels import to_float
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """What a batch is made of. None of these is stated in the paper.
+    """What a batch is made of.
+
+    The paper has pairs alone, and mentions no augmentation. That half of each batch are faces, and that faces and
+    non-faces are balanced by size, is not stated in the paper.
 
     Attributes:
         wild: share of wild patches in a batch of stage ``gan``: small and medium crops of proposals, of which there is
             no true high-resolution picture. The rest of the batch are pairs. The more wild patches, the more the
             discriminator learns about such proposals, which it is to judge in use; but the pixel loss and the
-            real/generated loss see pairs alone, and above 0.5 these become few.
+            real/generated loss see pairs alone, and above 0.5 these become few. 0: pairs alone (the paper).
         medium: share of the medium crops, which go straight to the discriminator, among the wild patches; default: as
             in the data.
+        mirror: share of patches that are mirrored. Not stated in the paper.
         brightness: largest relative change of brightness.
         contrast: largest relative change of contrast.
         colour: largest relative change of each colour channel.
@@ -40,10 +44,11 @@ class BatchConfig:
             ``crops.lr_size`` alone.
     """
 
-    wild: float = 0.5
+    wild: float = 0.5  # Differs from the paper: 0
     medium: float | None = None
-    brightness: float = 0.2
-    contrast: float = 0.2
+    mirror: float = 0.5
+    brightness: float = 0.2  # Differs from the paper: 0
+    contrast: float = 0.2  # Differs from the paper: 0
     colour: float = 0.0
     grey: float = 0.0
     lr_sizes: tuple[int, ...] = ()
@@ -53,7 +58,8 @@ class BatchConfig:
             raise ValueError(f"lr_sizes must be at least 4 px, got {self.lr_sizes}")
         if not 0 <= self.wild <= 0.9:
             raise ValueError(f"wild must lie in [0, 0.9], as super-resolution learns from pairs; got {self.wild}")
-        for name, share in (("grey", self.grey), ("medium", self.medium), ("colour", self.colour)):
+        shares = {"grey": self.grey, "medium": self.medium, "colour": self.colour, "mirror": self.mirror}
+        for name, share in shares.items():
             if share is not None and not 0 <= share <= 1:
                 raise ValueError(f"{name} is a share in [0, 1], got {share}")
         if not (0 <= self.brightness <= 2 and 0 <= self.contrast <= 1):
@@ -247,7 +253,7 @@ class BatchSource:
         else:
             chosen = self._samplers[stream].draw(self._counts[stream], rng)
         pixels = resize_patches(np.stack([patches.pixels[index] for index in chosen]), size)
-        mirrored = rng.random(len(chosen)) < 0.5
+        mirrored = rng.random(len(chosen)) < self._config.mirror
         pixels[mirrored] = pixels[mirrored, :, ::-1]
         straight = patches.targets[chosen]
         targets = np.where(mirrored[:, None], mirror_boxes(straight), straight)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -24,10 +23,11 @@ class CropConfig:
 
     Attributes:
         lr_size: side of the generator's input in pixels; its output has 4x that. Not stated in the paper.
-        context: side of the square crop, as a factor on the box's longer side. Not stated in the paper.
+        context: side of the square crop, as a factor on the box's longer side. Not stated in the paper, which leaves
+            "adding the context" to future work (section 4.5); hence 1 in preset ``paper``.
         route_px: largest side, in source pixels, of the crops that are super-resolved before the discriminator sees
             them; larger crops are resized to ``hr_size`` (bicubic). Default: 1.5 x ``lr_size``; 0: none is
-            super-resolved.
+            super-resolved; ``.inf``: all are (the paper), shrunk to ``lr_size`` first.
         wide_context: side of a second crop around the same box, as a factor on the box's longer side. It is the input
             of the discriminator's second tower, the ``surroundings`` of
             :class:`~tinygan.models.discriminator.DiscriminatorConfig`. Not in the paper.
@@ -37,8 +37,8 @@ class CropConfig:
     """
 
     lr_size: int = 16
-    context: float = 2.0
-    route_px: float | None = None
+    context: float = 2.0  # Differs from the paper: 1
+    route_px: float | None = None  # Differs from the paper: inf
     wide_context: float = 4.0
     wide_size: int = 96
     paired_size: int | None = None
@@ -122,11 +122,6 @@ class _Source:
         self.image, self.width, self.height = image, image.width, image.height
         self._halved = [image]  # each half as wide and high as the one before
 
-    @cached_property
-    def _pixels(self) -> ByteArray:
-        """uint8 [H, W, 3], copied when a region first reaches beyond the border."""
-        return np.asarray(self.image)
-
     def resize(self, box: tuple[float, float, float, float], width_px: int, height_px: int) -> Image.Image:
         """A part inside the image, resized; one that shrinks to a quarter or less is taken from a halved copy.
 
@@ -145,7 +140,7 @@ class _Source:
         """A part of the image, reflected beyond the border."""
         x1, y1, x2, y2 = max(left, 0), max(top, 0), min(right, self.width), min(bottom, self.height)
         beyond = ((y1 - top, bottom - y2), (x1 - left, right - x2), (0, 0))
-        return Image.fromarray(np.pad(self._pixels[y1:y2, x1:x2], beyond, mode="symmetric"))
+        return Image.fromarray(np.pad(np.asarray(self.image.crop((x1, y1, x2, y2))), beyond, mode="symmetric"))
 
 
 def cut_patch(image: Image.Image, square: FloatArray, size_px: int) -> ByteArray:

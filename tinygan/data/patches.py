@@ -9,6 +9,8 @@ paired    >= hr_size            hr_size      HR truth, and its own 4x smaller LR
 small     <= ``route_px``       lr_size      wild: goes through the generator
 medium    between               hr_size      wild: goes straight to the discriminator
 ========  ====================  ===========  ==============================================
+
+How large a crop must be for its picture to be the truth is not stated in the paper. There are no wild patches in it.
 """
 
 from __future__ import annotations

@@ -16,7 +16,9 @@ FACE, NON_FACE, IGNORED = 1, 0, -1
 
 @dataclass(frozen=True, kw_only=True)
 class RoiConfig:
-    """How regions of interest are chosen. None of these is stated in the paper.
+    """How regions of interest are chosen.
+
+    In the paper they are what its detector proposes in all training images; all else is not stated in the paper.
 
     Attributes:
         positive_iou: least IoU of a proposal with a face at which the proposal is labelled as a face.
@@ -26,14 +28,15 @@ class RoiConfig:
         negatives_per_image: largest number of non-faces per image and detector; those with the highest scores are
             taken (hard negatives).
         positives_per_image: largest number of faces per image and detector.
-        jitters_per_face: number of further boxes drawn around each valid face.
-        backgrounds_per_image: number of boxes per image that are drawn at random, away from faces.
+        jitters_per_face: number of further boxes drawn around each valid face (the paper: 0).
+        backgrounds_per_image: number of boxes per image that are drawn at random, away from faces (the paper: 0).
         unlabelled_score: least score of a detector at which its non-faces are left out, as most of them are faces that
             the annotators missed, or pictures of faces. ``None``: all are taken.
         regions_per_image: largest number of regions per image, of all detectors together; if there are more, they are
             drawn at random. ``None``: all are taken.
         min_face_px: least longer side of a face in pixels; smaller faces are ignored.
-        holdout: share of the training images kept out of training, chosen by a hash of the name.
+        holdout: share of the training images kept out of training, chosen by a hash of the name (the paper: 0). Stage
+            ``fusion`` is fitted on these images.
     """
 
     positive_iou: float = 0.5
@@ -41,12 +44,12 @@ class RoiConfig:
     invalid_iou: float = 0.3
     negatives_per_image: int = 60
     positives_per_image: int = 120
-    jitters_per_face: int = 1
-    backgrounds_per_image: int = 4
+    jitters_per_face: int = 1  # Differs from the paper: 0
+    backgrounds_per_image: int = 4  # Differs from the paper: 0
     unlabelled_score: float | None = None
     regions_per_image: int | None = None
     min_face_px: float = 6.0
-    holdout: float = 0.15
+    holdout: float = 0.15  # Differs from the paper: 0
 
     def __post_init__(self) -> None:
         if not 0 < self.negative_iou <= self.positive_iou <= 1:

@@ -75,7 +75,7 @@ class FaceDetector:
         *,
         move_boxes: bool = True,
         max_rois: int = 600,
-        batch_size: int = 128,
+        batch_size: int = 64,
         options: RuntimeOptions | None = None,
     ) -> FaceDetector:
         """Build both stages.

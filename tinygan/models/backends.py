@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from tinygan.models.exported import exported_file
 from tinygan.models.graphs import Graph, import_extra, to_onnx, to_openvino
 from tinygan.runtime import Runtime
 
@@ -19,12 +20,13 @@ def deploy(graph: Graph, runtime: Runtime) -> Run:
 
     Args:
         graph: the network; PyTorch moves it to the device.
-        runtime: the backend, device, precision and threads.
+        runtime: the backend, device, precision, threads, and the folder of exported networks, if any.
 
     Returns:
         A function of the graph's inputs, tensors on the device, that returns its outputs.
 
     Raises:
+        CheckpointError: if the network is not among the exported ones.
         MissingDependency: if the backend is not installed.
     """
     if runtime.backend == "onnxruntime":
@@ -58,7 +60,12 @@ def _openvino(graph: Graph, runtime: Runtime) -> Run:
         "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "32": "f32"}[runtime.precision],  # or it would choose itself
         "ENABLE_CPU_PINNING": False,  # or two processes might share a core while another is idle
     }
-    request = openvino.Core().compile_model(to_openvino(graph), "CPU", settings).create_infer_request()
+    core = openvino.Core()
+    if runtime.exported is None:
+        model = to_openvino(graph)
+    else:
+        model = core.read_model(exported_file(runtime.exported, graph.name))
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
 
     def run(*inputs: Tensor) -> list[Tensor]:
         request.infer([tensor.float().contiguous().numpy() for tensor in inputs], share_inputs=True)

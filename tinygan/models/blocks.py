@@ -49,12 +49,17 @@ def deconv_bn_relu(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 class ResidualBlock(nn.Module):
-    """x + BN(conv(ReLU(BN(conv(x))))), as in SRGAN, then ReLU. Not stated in the paper."""
+    """x + BN(conv(ReLU(BN(conv(x))))), as in SRGAN, then ReLU. Not stated in the paper.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: number of filters of each convolution.
+        layers: number of convolutions.
+    """
+
+    def __init__(self, channels: int, layers: int = 2) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            conv_bn_relu(channels, channels),
+            *(conv_bn_relu(channels, channels) for _ in range(layers - 1)),
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels),
         )

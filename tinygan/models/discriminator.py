@@ -77,7 +77,8 @@ class Judgement(NamedTuple):
 class Discriminator(nn.Module):
     """Tells real from generated pictures and faces from non-faces, with shared features.
 
-    Its initial weights are random, whatever ``config.weights`` says.
+    Its initial weights are random, whatever ``config.weights`` says. That pictures are normalised as for ImageNet is
+    not stated in the paper.
 
     Args:
         config: the backbone and the heads.

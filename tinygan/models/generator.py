@@ -21,10 +21,12 @@ class GeneratorConfig:
     Attributes:
         width: number of filters of G1's convolutions. Not stated in the paper.
         up_width: number of filters of the two deconvolutions. Not stated in the paper.
-        residual_blocks: number of residual blocks of G1.
+        residual_blocks: number of residual blocks of G1, "x8" in Table 1. Its caption says that this is one residual
+            block of 8 convolutions; Figure 2 can be read as 8 blocks.
         refine_width: number of filters of G2's first convolutions. Not stated in the paper.
         refine_up_width: number of filters of the two convolutions before G2's output. Not stated in the paper.
-        refine_blocks: number of residual blocks of G2.
+        refine_blocks: number of residual blocks of G2; see ``residual_blocks``.
+        block_layers: number of convolutions of each residual block.
         refinement: whether there is G2 (without it: Table 2, "w/o refinement network").
         skip: ``bicubic``: G1 learns what to add to a bicubic upscaling, G2 what to add to G1's output;
             ``none``: both learn the whole picture. Not stated in the paper.
@@ -36,17 +38,19 @@ class GeneratorConfig:
 
     width: int = 64
     up_width: int = 256
-    residual_blocks: int = 8
+    residual_blocks: int = 8  # Differs from the paper: 1
     refine_width: int = 64
     refine_up_width: int = 256
-    refine_blocks: int = 8
+    refine_blocks: int = 8  # Differs from the paper: 1
+    block_layers: int = 2  # Differs from the paper: 8
     refinement: bool = True
     skip: Literal["none", "bicubic"] = "none"
     form: Literal["learned", "shuffle", "bilinear"] = "learned"
     output: Literal["linear", "sigmoid"] = "linear"
 
     def __post_init__(self) -> None:
-        for name in ("width", "up_width", "residual_blocks", "refine_width", "refine_up_width", "refine_blocks"):
+        widths = ("width", "up_width", "refine_width", "refine_up_width")
+        for name in (*widths, "residual_blocks", "refine_blocks", "block_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.skip == "bicubic" and self.output == "sigmoid":
@@ -72,6 +76,8 @@ class Generated(NamedTuple):
 
 class Generator(nn.Module):
     """Super-resolves patches 4x and refines them.
+
+    The input of each sub-network is normalised with ImageNet statistics; not stated in the paper.
 
     Args:
         config: the sizes and the form.
@@ -197,7 +203,7 @@ def bicubic(lr: Tensor) -> Tensor:
 def _upsampling(config: GeneratorConfig) -> nn.Sequential:
     return nn.Sequential(
         conv_bn_relu(3, config.width),
-        *(ResidualBlock(config.width) for _ in range(config.residual_blocks)),
+        *(ResidualBlock(config.width, config.block_layers) for _ in range(config.residual_blocks)),
         conv_bn_relu(config.width, config.width),
         deconv_bn_relu(config.width, config.up_width),
         deconv_bn_relu(config.up_width, config.up_width),
@@ -208,7 +214,7 @@ def _upsampling(config: GeneratorConfig) -> nn.Sequential:
 def _refinement(config: GeneratorConfig) -> nn.Sequential:
     return nn.Sequential(
         conv_bn_relu(3, config.refine_width),
-        *(ResidualBlock(config.refine_width) for _ in range(config.refine_blocks)),
+        *(ResidualBlock(config.refine_width, config.block_layers) for _ in range(config.refine_blocks)),
         conv_bn_relu(config.refine_width, config.refine_width),
         conv_bn_relu(config.refine_width, config.refine_up_width),
         conv_bn_relu(config.refine_up_width, config.refine_up_width),

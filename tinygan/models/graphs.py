@@ -158,11 +158,16 @@ def encode_graph(graph: Graph, format: str, facts: Mapping[str, str]) -> dict[st
         return {".onnx": to_onnx(graph, facts)}
     if format == "torchscript":
         return {".pt": to_torchscript(graph, facts)}
-    openvino, model = import_extra("openvino", "openvino", "OpenVINO"), to_openvino(graph, facts)
+    return encode_openvino(to_openvino(graph, facts))
+
+
+def encode_openvino(model: Any) -> dict[str, bytes]:
+    """The files of an ``openvino.Model``: ``{suffix: content}``."""
+    openvino = import_extra("openvino", "openvino", "OpenVINO")
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"{graph.name}.xml"
+        file = Path(folder) / "model.xml"
         openvino.save_model(model, file, compress_to_fp16=False)
-        return {suffix: file.with_suffix(suffix).read_bytes() for suffix in SUFFIXES[format]}
+        return {suffix: file.with_suffix(suffix).read_bytes() for suffix in SUFFIXES["openvino"]}
 
 
 def import_extra(module: str, extra: str, what: str) -> Any:

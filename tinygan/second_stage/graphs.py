@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor, nn
 
 from tinygan.checkpoint import Checkpoint
@@ -55,19 +53,20 @@ def second_stage_graphs(weights: Checkpoint) -> list[Graph]:
     graphs = [judge_graph(discriminator, crops), discriminator_graph(discriminator, crops), generator]
     second = load_second(weights, crops.hr_size, crops.wide_size)
     if second is not None:
-        graphs.append(replace(judge_graph(second, crops), name="second_judge"))
+        graphs.append(judge_graph(second, crops, "second_judge"))
     return graphs
 
 
-def judge_graph(discriminator: Discriminator, crops: CropConfig) -> Graph:
+def judge_graph(discriminator: Discriminator, crops: CropConfig, name: str = "judge") -> Graph:
     """What the second stage computes when it looks at a region.
 
     Args:
         discriminator: D; its batch normalisation is folded.
         crops: sizes of its inputs.
+        name: ``judge``, or ``second_judge`` for another D that takes the second look.
     """
     outputs = (FACE_LOGIT,) if discriminator.fc_box is None else (FACE_LOGIT, BOX)
-    return Graph("judge", _Answers(_folded(discriminator), all_heads=False), _inputs(discriminator, crops), outputs)
+    return Graph(name, _Answers(_folded(discriminator), all_heads=False), _inputs(discriminator, crops), outputs)
 
 
 def discriminator_graph(discriminator: Discriminator, crops: CropConfig) -> Graph:

@@ -14,6 +14,7 @@ from tinygan.checkpoint import Checkpoint
 from tinygan.config import build_config
 from tinygan.data.cutting import CropConfig
 from tinygan.detections import ByteArray, FloatArray
+from tinygan.errors import CheckpointError
 from tinygan.models.backends import Run, deploy
 from tinygan.models.build import load_discriminator, load_generator, load_second
 from tinygan.models.discriminator import Discriminator
@@ -63,7 +64,7 @@ class Judge:
         self._generator = generator
         self._deployed_generator: Run | None = None
         self._look = deploy(judge_graph(discriminator, crops), runtime)
-        self._look_again = self._look if second is None else deploy(judge_graph(second, crops), runtime)
+        self._look_again = self._look if second is None else deploy(judge_graph(second, crops, "second_judge"), runtime)
 
     @classmethod
     @one_thread()  # threads of torch started here would keep a process forked later from computing
@@ -76,8 +77,13 @@ class Judge:
             generator: makes the pictures instead of the checkpoint's own.
 
         Raises:
-            CheckpointError: if config and tensors do not fit.
+            CheckpointError: if config and tensors do not fit, or exported networks are of other weights.
         """
+        if runtime.exported is not None and runtime.exported.weights != weights.digest():
+            raise CheckpointError(
+                f"{runtime.exported.folder}: was exported from other weights than the checkpoint's; export this "
+                "checkpoint, or name the one that it was made from"
+            )
         crops = build_config(CropConfig, weights.recipe["crops"])
         generator = load_generator(weights) if generator is None else generator
         discriminator = load_discriminator(weights, crops.hr_size, crops.wide_size)

@@ -15,6 +15,7 @@ from tinygan.boxes import longer_side
 from tinygan.detections import Detections, FloatArray, IntArray
 from tinygan.second_stage.calibration import PLAIN, Calibration, fit_calibration, size_feature
 from tinygan.second_stage.fusion import (
+    LEAST_LOG_ODDS,
     Fusion,
     Method,
     best_of_face,
@@ -34,7 +35,7 @@ class RescoreConfig:
 
     Attributes:
         method: how the final score is made: ``logit`` (fitted weights), ``product`` (of both probabilities) or
-            ``replace`` (the judge's alone).
+            ``replace`` (the judge's alone). Not stated in the paper.
         fusion: weights of method ``logit``; those fitted in the checkpoint unless overridden.
         calibration: ``judge``: what the judge says of the proposals tells how to read this detector's scores (see
             :mod:`tinygan.second_stage.calibration`); ``none``: scores and face logits are added as they are.
@@ -44,7 +45,7 @@ class RescoreConfig:
         max_rois: number of proposals judged per image, the best ones (the paper: 600).
         min_score: proposals of a lower score are not judged: they keep their place among the others.
         least_log_odds: proposals that are faces with lower log-odds, by the detector's calibration, are not judged
-            either, once it is found; ``None``: all are.
+            either, once it is found; ``None``: all are (the paper).
         batch_size: patches per forward pass.
         workers: threads that decode images and cut patches.
     """
@@ -56,8 +57,8 @@ class RescoreConfig:
     move_boxes: bool = True
     max_rois: int = 600
     min_score: float = 0.0
-    least_log_odds: float | None = -5.0
-    batch_size: int = 128
+    least_log_odds: float | None = LEAST_LOG_ODDS  # Differs from the paper: None
+    batch_size: int = 64
     workers: int = 2
 
     @property

@@ -20,6 +20,7 @@ from tinygan.errors import DataError
 from tinygan.formats.images import Orientation, Picture, to_picture
 from tinygan.formats.plausible import Sample, refuse_boxes
 from tinygan.formats.sizes import read_size
+from tinygan.models.exported import open_exported
 from tinygan.runtime import Backend, Device, Runtime, RuntimeOptions, device_name
 from tinygan.second_stage.calibration import Calibration
 from tinygan.second_stage.fusion import Fusion, stored_fusion
@@ -58,12 +59,14 @@ class SecondStage:
         fusion: weights fitted for one detector, in place of the checkpoint's own.
         backend: what runs the networks: ``torch``, ``onnxruntime`` (with the extra ``tinygan[onnx]``) or ``openvino``
             (``tinygan[openvino]``), which are faster on CPUs.
-        runtime: where the networks run, in place of ``device`` at its own precision and ``backend``.
+        exported: folder of networks that ``tinygan-export --format openvino`` wrote, such as int8 ones, in place of
+            the checkpoint's own; for backend ``openvino``.
+        runtime: where the networks run, in place of ``device`` at its own precision, ``backend`` and ``exported``.
         orientation: of image files: ``upright`` applies EXIF orientation, and boxes refer to what viewers show;
             ``stored`` is for boxes of a detector that ignores it.
 
     Raises:
-        CheckpointError: if there is no such checkpoint, or it is damaged.
+        CheckpointError: if there is no such checkpoint, it is damaged, or exported networks are of another one.
         ConfigError: if there is no such device or backend.
         MissingDependency: if the backend is not installed.
     """
@@ -75,9 +78,10 @@ class SecondStage:
         device: Device = "auto",
         move_boxes: bool = True,
         max_rois: int = 600,
-        batch_size: int = 128,
+        batch_size: int = 64,
         fusion: Fusion | None = None,
         backend: Backend = "torch",
+        exported: str | Path | None = None,
         runtime: Runtime | None = None,
         orientation: Orientation = "upright",
     ) -> None:
@@ -87,8 +91,15 @@ class SecondStage:
         self._calibration: Calibration | None = None if fusion is None else fusion.usual_calibration
         if fusion is None:
             fusion = stored_fusion(weights) or Fusion()
-        self._config = RescoreConfig(fusion=fusion, move_boxes=move_boxes, max_rois=max_rois, batch_size=batch_size)
-        runtime = runtime or Runtime(RuntimeOptions(device=device_name(device), backend=backend))
+        self._config = RescoreConfig(
+            fusion=fusion,
+            move_boxes=move_boxes,
+            max_rois=max_rois,
+            least_log_odds=fusion.least_log_odds,
+            batch_size=batch_size,
+        )
+        networks = None if exported is None else open_exported(Path(exported))
+        runtime = runtime or Runtime(RuntimeOptions(device=device_name(device), backend=backend, exported=networks))
         self._judge = Judge.from_weights(weights, runtime)
         self._orientation = orientation
 

@@ -32,9 +32,10 @@ class LoopConfig:
     """Length and learning rate of a stage.
 
     Attributes:
-        epochs: number of epochs, of ``patches_per_epoch`` patches each.
-        patches_per_epoch: number of patches drawn per epoch.
-        batch_size: number of patches per step, all devices together.
+        epochs: number of epochs, of ``patches_per_epoch`` patches each (the paper: 6 in stage ``gan``; of stage
+            ``mse-init`` no schedule is stated in the paper).
+        patches_per_epoch: number of patches drawn per epoch. Not stated in the paper.
+        batch_size: number of patches per step, all devices together. Not stated in the paper.
         learning_rate: learning rate at the start (the paper: 1e-4).
         decay: ``step``: x0.1 after half the epochs (the paper: 3 epochs at 1e-4, 3 at 1e-5); ``cosine``: to 0.
         milestones: epochs after each of which ``step`` multiplies the learning rate by 0.1; empty: half the epochs.

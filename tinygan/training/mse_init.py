@@ -53,7 +53,7 @@ class MseInit:
         self.generator = generator
         runtime.place(self.generator)
         self.loss = log_pixel_loss if recipe.losses.pixel_form == "log" else pixel_loss
-        self.optimiser = torch.optim.Adam(self.generator.parameters(), betas=(0.9, 0.999))
+        self.optimiser = torch.optim.Adam(self.generator.parameters(), betas=(0.9, 0.999))  # beta 2: not in the paper
 
     def step(self, batch: Batch) -> Mapping[str, Tensor]:
         """Update the generator once on the pixel losses of G1 and G2 (Eq. 4)."""
@@ -107,6 +107,23 @@ def train_mse_init(data: TrainingInput, recipe: Recipe, folder: RunFolder, runti
         One line per image that could not be read.
     """
     prepared = prepare_patches(data, recipe, folder.patches, runtime, streams=(PAIRED,))
+    fit_mse_init(prepared, recipe, folder, runtime)
+    if runtime.is_main:
+        finish(folder, prepared)
+    return prepared.unreadable
+
+
+def fit_mse_init(
+    prepared: Prepared[Mapping[str, Patches]], recipe: Recipe, folder: RunFolder, runtime: Runtime
+) -> None:
+    """Train on patches that have been cut already, and write the weights.
+
+    Args:
+        prepared: the patches.
+        recipe: the settings.
+        folder: the run folder.
+        runtime: the device and the precision.
+    """
     seed_everything(recipe.seed)
     stage = MseInit(recipe, runtime, HeldOut(prepared.holdout, recipe))
     run_loop(stage, _batches(prepared, recipe, runtime).draw, recipe.mse_init, folder, runtime)
@@ -114,8 +131,6 @@ def train_mse_init(data: TrainingInput, recipe: Recipe, folder: RunFolder, runti
     if runtime.is_main:
         checkpoint = Checkpoint("generator", to_tree(recipe), tensors, trained_on(prepared))
         save_checkpoint(folder.file(WEIGHTS_FILE), checkpoint)
-        finish(folder, prepared)
-    return prepared.unreadable
 
 
 def _batches(prepared: Prepared[Mapping[str, Patches]], recipe: Recipe, runtime: Runtime) -> BatchSource:

@@ -28,7 +28,7 @@ from tinygan.data.regions import Regions
 from tinygan.data.rois import Rois, choose_rois, shift_rois, split_holdout
 from tinygan.data.store import Layout, Rows, Unreadable, open_store
 from tinygan.detections import Detections
-from tinygan.errors import DataError
+from tinygan.errors import ConfigError, DataError
 from tinygan.formats.dialect import AS_WRITTEN, Dialect
 from tinygan.formats.folders import DetectionFiles
 from tinygan.formats.images import read_image
@@ -116,8 +116,14 @@ def prepare_patches(
         streams: names of the streams to cut; stage ``mse-init`` needs ``paired`` alone.
 
     Raises:
+        ConfigError: if there is nothing to cut: neither proposals nor regions drawn around faces, nor extra images.
         DataError: if the layout of the root is wrong, or no proposals belong to its images.
     """
+    if not (data.proposals or recipe.rois.jitters_per_face or data.extra_images):
+        raise ConfigError(
+            "rois.jitters_per_face is 0: all regions are a first stage's, as in the paper; give --proposals P, its "
+            "detections on the training images"
+        )
 
     def make(part: Part) -> tuple[dict[str, Patches], list[str]]:
         fingerprint = _fingerprint(data, recipe, part, [*streams, "targets"])

@@ -22,8 +22,8 @@ class GanConfig:
 
     Attributes:
         ema_decay: decay of the exponential moving average of the generator's and discriminator's weights. The
-            averaged weights are saved. 0: no average; the weights themselves are saved.
-        discriminator_rate: the discriminator's learning rate, as a factor on the schedule's.
+            averaged weights are saved. 0: no average; the weights themselves are saved (the paper).
+        discriminator_rate: the discriminator's learning rate, as a factor on the schedule's (the paper: 1).
         discriminator_steps: k, the number of updates of the discriminator per update of the generator (1 in the
             paper). The discriminator needs many more patches than the generator, whose updates cost the most.
     """
@@ -124,7 +124,7 @@ class PortraitTraining:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The whole configuration of training; the defaults are preset ``paper``.
+    """The whole configuration of training; the defaults are preset ``paper_wild``.
 
     Attributes:
         seed: seed of the weights, the jitter and the batches.

@@ -1,0 +1,1 @@
+"""The paper's chain, first stage and second."""

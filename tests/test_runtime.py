@@ -155,7 +155,8 @@ def test_a_backend_is_part_of_the_settings(monkeypatch, tmp_path):
 
 def test_placing_a_network_leaves_its_answers_and_the_layout_of_its_maps():
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 1), torch.nn.Conv2d(4, 4, 1, stride=2))
+    layers = (torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 1), torch.nn.Conv2d(4, 4, 1, stride=2))
+    network = torch.nn.Sequential(*layers)
     pictures = torch.rand(1, 3, 40, 30)
     with one_thread(), torch.inference_mode():
         before = network(pictures)

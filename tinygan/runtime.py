@@ -35,7 +35,7 @@ class Exported:
 
     Attributes:
         folder: where they are, one ``<name>.xml`` and ``.bin`` per network.
-        precision: ``int8``, or ``32`` for single precision.
+        precision: ``int8`` if one of them computes in it, or ``32`` for single precision.
         weights: :meth:`tinygan.checkpoint.Checkpoint.digest` of the weights that they were made from.
         digest: SHA-256 of the files.
     """

@@ -2,9 +2,10 @@
 
     python -m experiments.benchmarks.second_stage --out runs/benchmarks [--exported exported] [--large]
 
-First the judges by every backend, side by side (:mod:`experiments.benchmarks.networks`). Then ``tinygan-rescore`` as a
-user runs it, on pictures tiled from a photograph, with more and more images, boxes and megapixels: CPU time and peak
-memory. Takes 2 minutes of CPU time; with ``--large``, up to 1,000 images, 100,000 boxes and 100 megapixels, 6.
+First ``tinygan-rescore`` as a user runs it, on pictures tiled from a photograph, with more and more images, boxes and
+megapixels: CPU time and peak memory. Then the judges by every backend, side by side
+(:mod:`experiments.benchmarks.networks`). Takes 2 minutes of CPU time; with ``--large``, up to 1,000 images, 100,000
+boxes and 100 megapixels, 6.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from experiments.benchmarks.networks import gemm_gflop_s, print_rows, time_judges
+from experiments.benchmarks.networks import print_rows, time_judges
 from experiments.benchmarks.run import measure
 from tinygan.detections import Detections
 from tinygan.files import write_atomically
@@ -154,23 +155,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
     exported = None if arguments.exported is None else open_exported(arguments.exported)
-    peak = gemm_gflop_s(arguments.repeats)
+    report: dict[str, object] = {"machine": platform.machine()}
+    points = grow(arguments.large)  # first: a command's peak memory is at least that of the process that starts it
+    report["growth"] = [asdict(point) for point in points]
     rows = time_judges(arguments.batch_size, arguments.repeats, 1, exported)
-    print(f"product of matrices, single precision: {peak:.0f} GFLOP/s")
+    report["networks"] = [asdict(row) for row in rows]
     print_rows(rows)
-    report = {"machine": platform.machine(), "gemm_gflop_s": peak, "networks": [asdict(row) for row in rows]}
+    write_atomically(arguments.out / "second_stage.json", (json.dumps(report, indent=1) + "\n").encode())
+    plot(points, arguments.out / "second_stage.png")
+    return 0
+
+
+def grow(large: bool) -> list[Point]:
+    """Run and print all points of :data:`GROWTH`, and of :data:`LARGE` if asked."""
     points: list[Point] = []
     with tempfile.TemporaryDirectory() as folder:
         for grows, values in GROWTH.items():
-            for value in (*values, LARGE[grows]) if arguments.large else values:
+            for value in (*values, LARGE[grows]) if large else values:
                 points.append(run_point(Path(folder) / f"{grows}_{value:g}", grows, value))
                 print(format_point(points[-1]), flush=True)
-                report["growth"] = [asdict(point) for point in points]
-                write_atomically(arguments.out / "second_stage.json", (json.dumps(report, indent=1) + "\n").encode())
-        for grows in ("images", "megapixels"):
-            print(format_fit([point for point in points if point.grows == grows]))
-    plot(points, arguments.out / "second_stage.png")
-    return 0
+    for grows in ("images", "megapixels"):
+        print(format_fit([point for point in points if point.grows == grows]))
+    return points
 
 
 def format_fit(points: Sequence[Point]) -> str:

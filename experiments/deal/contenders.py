@@ -23,7 +23,7 @@ from tinygan.proposers import Choice, Proposer, best_inside, choose_proposer
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.stage import SecondStage
 
-PLAIN, TWICE, SLICED, BOTH = "1x", "1x + 2x", "sliced", "1x and lite"
+PLAIN, TWICE, SLICED, BOTH = "alone", "1x + 2x", "sliced", "with lite"
 SLICE_PX, OVERLAP, NMS_IOU, KEEP = 640, 0.2, 0.4, 750
 SETTINGS = {PLAIN: [], TWICE: ["scales=[1,2]"], SLICED: [f"slice_px={SLICE_PX}", f"slice_overlap={OVERLAP}"]}
 
@@ -36,7 +36,7 @@ class Contender:
 
     Attributes:
         stage: name of its first stage.
-        way: one of ``1x``, ``1x + 2x``, ``sliced`` and ``1x and lite``.
+        way: one of ``alone``, ``1x + 2x``, ``sliced`` and ``with lite``.
         find: the faces of a picture.
     """
 

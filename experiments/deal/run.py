@@ -1,4 +1,4 @@
-"""Average precision against milliseconds: every first stage here at 1x, at 1x and 2x, in tiles, and with ``lite``.
+"""Average precision against milliseconds: every first stage here alone, at 1x and 2x, in tiles, and with ``lite``.
 
     python -m experiments.deal.run --data ROOT --zoo DIR --out runs/deal [--weights RUN …]
 

@@ -26,7 +26,6 @@ from proposals.yunet import YuNetConfig, YuNetNetwork
 from tinygan.checkpoint import Checkpoint, is_ours, load_checkpoint, packaged_weights, save_checkpoint
 from tinygan.cli.common import SOME_SKIPPED
 from tinygan.config import load_config, to_tree
-from tinygan.detect.detector import FITTED_LOG_ODDS
 from tinygan.detections import Detections
 from tinygan.files import write_atomically
 from tinygan.formats.registry import open_detections
@@ -43,6 +42,7 @@ from tinygan.training.recipe import Recipe
 
 STEPS = ("ship", "report")
 SETTINGS = ("scales=[1.25]",)  # see the README beside
+LEAST_LOG_ODDS = -3.0  # a third of the looks, for 0.06 points
 NAME = "yunet"
 
 
@@ -78,7 +78,7 @@ def ship(data: Path, weights: Path, out: Path, threads: int | None) -> None:
     judge, unreadable = Judge.from_weights(lite, Runtime(RuntimeOptions(threads=threads))), list[str]()
     looks = recipe.fusion_search.looks
     judged = judge_proposals(judge, proposals, split, names, 128, 600, unreadable, looks)
-    fusion = replace(usual, usual_calibration=calibration_of(judged, usual))
+    fusion = replace(usual, usual_calibration=calibration_of(judged, usual), least_log_odds=LEAST_LOG_ODDS)
     file = out / f"{NAME}.safetensors"
     save_checkpoint(file, replace(trained, fusion=fusion.to_facts()))
     note(out, "fusion", {"images": len(judged), "proposals": count_proposals(judged), **fusion.to_facts()})
@@ -91,7 +91,7 @@ def report(data: Path, out: Path, threads: int | None) -> None:
     before = match_proposals(open_detections(propose(data, file, out, "val", threads)), split)
     fusion = stored_fusion(load_checkpoint(file, ("proposer",)))
     runtime = Runtime(RuntimeOptions(threads=threads))
-    stage = SecondStage("lite", fusion=fusion, least_log_odds=FITTED_LOG_ODDS, runtime=runtime)
+    stage = SecondStage("lite", fusion=fusion, runtime=runtime)
     started = time.monotonic()
     progress = tqdm(before.items(), desc="second stage", unit="image", disable=None)
     after: Mapping[str, Detections] = {name: stage.rescore(split.images / name, one) for name, one in progress}

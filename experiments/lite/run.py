@@ -264,7 +264,8 @@ def _train(
     stage: str = "gan",
 ) -> None:
     options: list[object] = [word for setting in settings for word in ("--set", setting)]
-    if init != "judge" and stage == "judge" and inputs.surroundings is not None and inputs.run(init) != inputs.start:
+    knows = init == "judge" or (inputs.run(init) == inputs.start and run != "unseen")  # the start may have seen them
+    if stage == "judge" and inputs.surroundings is not None and not knows:
         options += ["--surroundings", inputs.surroundings]
     _do("tinygan-train", "--stage", stage, "--config", inputs.config, *options, "--data", inputs.data,
         "--proposals", *proposals, "--init", inputs.run(init), "--out", inputs.run(run), "--resume")  # fmt: skip

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "minutes": given.minutes,
         "plan": json.loads((given.out / "plan.json").read_text()),
         "speed": speed(recipe, given.out, runtime, given.peak_tflops),
-        "psnr": {name: value for name, value in _last_row(given.out / "gan").items() if name.startswith("psnr")},
+        "psnr": {name: value for name, value in _rows(given.out / "gan")[-1].items() if name.startswith("psnr")},
         "proposals_per_image": max(len(one) for one in pack.val.proposals.values()),
         "table": {OURS: table},
     }
@@ -128,8 +129,7 @@ def judge_packed(judge: Judge, proposed: Proposed) -> dict[str, Judged]:
 
 def speed(recipe: Recipe, out: Path, runtime: Runtime, peak_tflops: float | None) -> dict[str, float]:
     """Steps of stage ``gan`` as they ran: seconds, operations, and the share of what the device could do (MFU)."""
-    last = _last_row(out / "gan")
-    seconds = last["seconds"] / (last["step"] + 1)
+    seconds = seconds_per_step(_rows(out / "gan"), recipe.gan.steps_per_epoch)
     tera = clock.flops_of_gan(recipe, runtime) / 1e12
     found = {
         "seconds_per_step": seconds,
@@ -139,9 +139,22 @@ def speed(recipe: Recipe, out: Path, runtime: Runtime, peak_tflops: float | None
     return found if peak_tflops is None else {**found, "mfu": tera / seconds / peak_tflops}
 
 
-def _last_row(run: Path) -> dict[str, float]:
-    row: dict[str, float] = json.loads((run / METRICS_FILE).read_text().splitlines()[-1])
-    return row
+def seconds_per_step(rows: Sequence[Mapping[str, float]], steps_per_epoch: int) -> float:
+    """Mean time of a step without the figures and pictures that are made after each epoch.
+
+    Args:
+        rows: of ``metrics.jsonl``, one at least.
+        steps_per_epoch: number of steps after which these are made.
+    """
+    pairs = [(old, new) for old, new in pairwise(rows) if (old["step"] + 1) % steps_per_epoch]
+    steps = sum(new["step"] - old["step"] for old, new in pairs)
+    if not steps:
+        return rows[-1]["seconds"] / (rows[-1]["step"] + 1)
+    return sum(new["seconds"] - old["seconds"] for old, new in pairs) / steps
+
+
+def _rows(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / METRICS_FILE).read_text().splitlines()]
 
 
 if __name__ == "__main__":

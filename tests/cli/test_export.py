@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 from skimage import data
 
-from tinygan.checkpoint import packaged_weights
+from tinygan.checkpoint import load_checkpoint, packaged_weights, save_checkpoint
 from tinygan.formats.registry import open_detections
 from tinygan.proposers import choose_proposer
 from tinygan.runtime import Runtime, RuntimeOptions
+from tinygan.training.fusion import with_second
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -56,34 +57,45 @@ def test_openvino_is_two_files_per_network(export, tmp_path):
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"yunet.xml", "yunet.bin"}
 
 
-def test_judges_in_int8_rescore_and_are_recorded(
-    export, run, finding_checkpoint, checkpoint, tiny_wider, tmp_path, capsys
+@pytest.fixture
+def export_int8(export, tiny_wider):
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    seen = ("--images", tiny_wider.root / "WIDER_train/images", "--proposals", tiny_wider.proposals / "train")
+    return lambda path: export("--format", "openvino", "--checkpoint", path, "--int8", *seen)
+
+
+def test_the_second_judge_in_int8_rescores_and_is_recorded(
+    export_int8, run, finding_checkpoint, checkpoint, tiny_wider, tmp_path, capsys
 ):
-    pytest.importorskip("openvino"), pytest.importorskip("nncf")
-    images, proposals = tiny_wider.root / "WIDER_train/images", tiny_wider.proposals / "train"
-    calibration = ("--int8", "--images", images, "--proposals", proposals)
-    assert export("--format", "openvino", "--checkpoint", finding_checkpoint, *calibration) == 0
+    one, other = (load_checkpoint(finding_checkpoint, ("fused",)) for _ in range(2))
+    both = tmp_path / "both.safetensors"
+    save_checkpoint(both, with_second(one, other, finding_checkpoint))
+    assert export_int8(both) == 0
     exported = tmp_path / "out"
     assert capsys.readouterr().out.startswith(f"{exported}: judge.xml (")
-    assert '<precision value="int8" />' in (exported / "judge.xml").read_text()
-    assert "<precision " not in (exported / "discriminator.xml").read_text()
+    in_int8 = {file.stem for file in exported.glob("*.xml") if '<precision value="int8" />' in file.read_text()}
+    assert in_int8 == {"second_judge"}
     out, val = tmp_path / "rescored", tiny_wider.root / "WIDER_val/images"
     words = ["tinygan-rescore", "--images", str(val), "--proposals", str(tiny_wider.proposals / "val")]
     words += ["--out", str(out), "--device", "cpu", "--backend", "openvino"]
-    ours = [*words, "--checkpoint", str(finding_checkpoint)]
+    ours = [*words, "--checkpoint", str(both)]
     assert run([*ours, "--exported", str(exported)]) == 0
     recorded = json.loads((out / "rescore.json").read_text())
     assert recorded["backend"].startswith("openvino with networks in int8, SHA-256 ")
-    found = open_detections(out)["0--Parade/val_0"]
+    found = open_detections(out)["0--Parade/val_0"].scores
     assert run([*ours, "--resume"]) == 2
     assert "(backend was openvino with networks in int8, SHA-256 " in capsys.readouterr().err
     assert run([*ours, "--overwrite"]) == 0
-    expected = open_detections(out)["0--Parade/val_0"]
-    assert found.scores[:5] == pytest.approx(expected.scores[:5], abs=0.1) and not np.allclose(
-        found.scores[:5], expected.scores[:5], atol=1e-5
-    )
+    expected = open_detections(out)["0--Parade/val_0"].scores
+    assert found[:5] == pytest.approx(expected[:5], abs=0.1) and not np.array_equal(found, expected)
     assert run([*words, "--checkpoint", str(checkpoint), "--exported", str(exported), "--overwrite"]) == 2
     assert "was exported from other weights than the checkpoint's" in capsys.readouterr().err
+
+
+def test_a_judge_alone_is_put_into_int8_with_super_resolved_crops(export_int8, checkpoint, tmp_path):
+    assert export_int8(checkpoint) == 0
+    assert '<precision value="int8" />' in (tmp_path / "out/judge.xml").read_text()
 
 
 def test_too_few_regions_are_refused(export, checkpoint, tiny_wider, tmp_path, capsys):

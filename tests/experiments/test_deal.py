@@ -45,12 +45,12 @@ def test_one_command_makes_table_and_plot(two_pictures, tmp_path, capsys):
     assert main(words) == 0
     printed = capsys.readouterr().out
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
-    ways = ["1x", "1x + 2x", "sliced", "1x and lite"]
+    ways = ["alone", "1x + 2x", "sliced", "with lite"]
     of_stage = {row["stage"]: [other["way"] for other in rows if other["stage"] == row["stage"]] for row in rows}
     assert of_stage["RetinaFace"] == of_stage["retinaface_mobilenet025"] == ways
     figures = {(row["stage"], row["way"]): row for row in rows}
-    assert figures["RetinaFace", "1x"]["ap"] == figures["retinaface_mobilenet025", "1x"]["ap"] == {"all": 1.0}
-    assert figures["RetinaFace", "1x and lite"]["ms"] > figures["RetinaFace", "1x"]["ms"] > 0
+    assert figures["RetinaFace", "alone"]["ap"] == figures["retinaface_mobilenet025", "alone"]["ap"] == {"all": 1.0}
+    assert figures["RetinaFace", "with lite"]["ms"] > figures["RetinaFace", "alone"]["ms"] > 0
     assert figures["centerface", "as given"]["ms"] == GIVEN_MS["centerface"]
     assert figures["unheard_of", "as given"]["ms"] is None and "| unheard_of | as given | 1.0000 | - |" in printed
     with Image.open(tmp_path / "deal.png") as plot:
@@ -65,12 +65,12 @@ def test_contenders_take_turns():
     seen = []
 
     def contender(stage):
-        return Contender(stage, "1x", lambda picture: seen.append((stage, picture.width)) or Detections.empty())
+        return Contender(stage, "alone", lambda picture: seen.append((stage, picture.width)) or Detections.empty())
 
     every = [contender("a"), contender("b")]
     times = measure(every, [Image.new("RGB", (3, 4)), Image.new("RGB", (5, 4))], rounds=2)
     turn = [("a", 3), ("a", 5), ("b", 3), ("b", 5)]
-    assert seen == [("a", 3), ("b", 3), *turn, *turn] and set(times) == {"a_1x", "b_1x"}
+    assert seen == [("a", 3), ("b", 3), *turn, *turn] and set(times) == {"a_alone", "b_alone"}
 
 
 class Bright:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.paper import clock, pack
+from experiments.paper import clock, pack, travel
 from experiments.paper.run import SHARES, fit_steps, main
 from experiments.paper.table import format_table
 from tinygan.checkpoint import load_checkpoint
@@ -128,6 +128,12 @@ def test_a_packed_file_trains_and_evaluates_without_pictures(quick, tiny_wider, 
     results = json.loads((out / "results.json").read_text())
     assert "MB-FCN alone (baseline)" in done.stdout and set(results["table"]["ours"]) == {"logit", "replace"}
     assert 0 < results["speed"]["mfu"] < 1 and results["proposals_per_image"] < 15
+
+
+def test_what_is_made_after_an_epoch_is_no_part_of_a_step():
+    rows = [{"step": step, "seconds": seconds} for step, seconds in ((0, 1), (3, 7), (4, 107), (7, 113))]
+    assert travel.seconds_per_step(rows, steps_per_epoch=4) == 2  # 6 seconds for 3 steps, twice
+    assert travel.seconds_per_step(rows[:1], steps_per_epoch=1) == 1
 
 
 def test_a_file_that_is_no_pack(tmp_path):

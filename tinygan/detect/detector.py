@@ -22,7 +22,6 @@ from tinygan.formats.images import Orientation, Picture, to_picture
 from tinygan.proposers import DEFAULT, best_inside, choose_proposer
 from tinygan.runtime import Backend, Device, Runtime, RuntimeOptions, device_name
 from tinygan.second_stage.fusion import Fusion, stored_fusion
-from tinygan.second_stage.rescoring import LEAST_LOG_ODDS
 from tinygan.second_stage.stage import Enlarged, SecondStage
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 LITE = "lite"
 MIN_SCORE = 0.3
-FITTED_LOG_ODDS = -3.0  # in place of -5 where the fusion knows the first stage: half the arithmetic, 0.06 points
 OUTCOMES = ("kept", "raised", "lowered", "moved")
 CHANGED_BY, MOVED_IOU = 0.1, 0.8
 
@@ -65,9 +63,7 @@ class FaceDetector:
             first_stage, fusion = choice.build(Runtime(options.exact())), fitted_fusion(choice.weights)
         self._first = first_stage
         if second_stage is None:
-            second_stage = SecondStage(
-                LITE, fusion=fusion, least_log_odds=_least(fusion), device=device, backend=backend
-            )
+            second_stage = SecondStage(LITE, fusion=fusion, device=device, backend=backend)
         self._second = second_stage
         self._orientation = orientation
 
@@ -98,14 +94,12 @@ class FaceDetector:
             CheckpointError: if weights are absent, damaged or of another network.
         """
         options = options or RuntimeOptions()
-        fusion = fitted_fusion(first_stage.weights) if _is_lite(checkpoint) else None
         second = SecondStage(
             checkpoint,
             move_boxes=move_boxes,
             max_rois=max_rois,
             batch_size=batch_size,
-            fusion=fusion,
-            least_log_odds=_least(fusion),
+            fusion=fitted_fusion(first_stage.weights) if _is_lite(checkpoint) else None,
             runtime=Runtime(options),
         )
         return cls(first_stage.build(Runtime(options.exact())), second)
@@ -205,11 +199,6 @@ def fitted_fusion(weights: Path | None) -> Fusion | None:
     if weights is None or not is_ours(weights):
         return None
     return stored_fusion(load_checkpoint(weights, ("proposer",)))
-
-
-def _least(fusion: Fusion | None) -> float:
-    """The log-odds of a face from which boxes are judged, by whose fusion it is."""
-    return LEAST_LOG_ODDS if fusion is None else FITTED_LOG_ODDS
 
 
 def _is_lite(checkpoint: str | Path) -> bool:

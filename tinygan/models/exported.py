@@ -27,13 +27,14 @@ def open_exported(folder: Path) -> Exported:
             f"{folder}: expected the second stage as tinygan-export --format openvino writes it, found no "
             f"{FIRST}.xml of this version of tinygan; export it again"
         )
-    for file in files:
-        if file.suffix == ".xml" and _facts(file).get(WEIGHTS) not in (None, first[WEIGHTS]):
+    facts = {file: _facts(file) for file in files if file.suffix == ".xml"}
+    for file, own in facts.items():
+        if own.get(WEIGHTS) not in (None, first[WEIGHTS]):
             raise CheckpointError(
                 f"{file}: of other weights than {FIRST}.xml beside it; export again, with --overwrite"
             )
     digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))
-    is_int8 = first.get(PRECISION) == "int8"
+    is_int8 = any(own.get(PRECISION) == "int8" for own in facts.values())
     return Exported(folder, "int8" if is_int8 else "32", first[WEIGHTS], digest.hexdigest())
 
 

@@ -38,7 +38,7 @@ def to_int8(graph: Graph, samples: Sequence[Tensor], facts: Mapping[str, str] | 
     import_extra("openvino", "int8", "int8")
     nncf = import_extra("nncf", "int8", "int8")
     nncf.set_log_level(logging.ERROR)
-    # The largest values count: to cut them off, as is usual, cost three times as much hard AP.
+    # Ranges reach to the largest value seen. Those that NNCF takes by itself left 1.4 times the error of face logits.
     ranges = import_module("nncf.quantization.range_estimator").RangeEstimatorParametersSet.MINMAX
     model = to_openvino(graph, facts)
     rows = [[np.ascontiguousarray(tensor[row : row + 1]) for tensor in samples] for row in range(len(samples[0]))]

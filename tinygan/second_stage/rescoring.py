@@ -15,6 +15,7 @@ from tinygan.boxes import longer_side
 from tinygan.detections import Detections, FloatArray, IntArray
 from tinygan.second_stage.calibration import PLAIN, Calibration, fit_calibration, size_feature
 from tinygan.second_stage.fusion import (
+    LEAST_LOG_ODDS,
     Fusion,
     Method,
     best_of_face,
@@ -25,7 +26,6 @@ from tinygan.second_stage.fusion import (
 )
 from tinygan.second_stage.judging import Judged
 
-LEAST_LOG_ODDS = -5.0  # costs 0.01 points of AP at most; -4 costs RetinaFace-MobileNet0.25 0.3
 SAME_FACE_IOU = 0.55  # of the faces that the judge sees in two proposals, for a calibration
 
 

@@ -26,7 +26,7 @@ from tinygan.second_stage.calibration import Calibration
 from tinygan.second_stage.fusion import Fusion, stored_fusion
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
-from tinygan.second_stage.rescoring import LEAST_LOG_ODDS, RescoreConfig, calibrate_detector, rescore_judged
+from tinygan.second_stage.rescoring import RescoreConfig, calibrate_detector, rescore_judged
 
 
 class Enlarged(NamedTuple):
@@ -57,8 +57,6 @@ class SecondStage:
         max_rois: proposals of an image that are judged, the best ones; the others keep their place.
         batch_size: patches in one forward pass.
         fusion: weights fitted for one detector, in place of the checkpoint's own.
-        least_log_odds: proposals that are faces with lower log-odds are not judged, once it is known how to read the
-            detector's scores; they keep their place. ``None``: all are judged.
         backend: what runs the networks: ``torch``, ``onnxruntime`` (with the extra ``tinygan[onnx]``) or ``openvino``
             (``tinygan[openvino]``), which are faster on CPUs.
         exported: folder of networks that ``tinygan-export --format openvino`` wrote, such as int8 ones, in place of
@@ -82,7 +80,6 @@ class SecondStage:
         max_rois: int = 600,
         batch_size: int = 64,
         fusion: Fusion | None = None,
-        least_log_odds: float | None = LEAST_LOG_ODDS,
         backend: Backend = "torch",
         exported: str | Path | None = None,
         runtime: Runtime | None = None,
@@ -98,7 +95,7 @@ class SecondStage:
             fusion=fusion,
             move_boxes=move_boxes,
             max_rois=max_rois,
-            least_log_odds=least_log_odds,
+            least_log_odds=fusion.least_log_odds,
             batch_size=batch_size,
         )
         networks = None if exported is None else open_exported(Path(exported))

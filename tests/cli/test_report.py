@@ -13,6 +13,7 @@ from tinygan.cli.report import main
 from tinygan.detections import Detections
 from tinygan.formats.dialect import AS_WRITTEN
 from tinygan.formats.registry import find_format, open_detections
+from tinygan.formats.wider import load_ground_truth
 from tinygan.formats.writing import write_wider
 
 VOID = ("meta", "img", "input")
@@ -138,6 +139,23 @@ def test_figures_are_those_of_tinygan_evaluate(typed, tmp_path, capsys):
     cells = Page(out).texts("td")
     assert cells[:3] == ["20", f"{before:.4f}", f"{after:.4f}"]
     assert cells[3] == f"{change['points']:+.2f} [{change['low']:+.2f},\N{NO-BREAK SPACE}{change['high']:+.2f}]"
+
+
+def test_faces_without_attributes_are_broken_down_by_height_alone(typed, tmp_path):
+    faces = load_ground_truth(Path(typed["truth"][1]))
+    truth, out = tmp_path / "faces.json", tmp_path / "report.html"
+    boxes = [(number, box) for number, one in enumerate(faces.values()) for box in one.boxes.tolist()]
+    annotations = [
+        {"id": row, "image_id": number, "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": 0, "area": 1.0}
+        for row, (number, (x1, y1, x2, y2)) in enumerate(boxes)
+    ]
+    images = [{"id": number, "file_name": name} for number, name in enumerate(faces)]
+    categories = [{"id": 1, "name": "face"}]
+    truth.write_text(json.dumps({"images": images, "categories": categories, "annotations": annotations}))
+    typed["truth"] = ["--ground-truth", str(truth)]
+    assert main([*words(typed), "--out", str(out)]) == 0
+    titles = Page(out).texts("h3")
+    assert "Gain by height in pixels" in titles and not {"Gain by blur", "Gain by occlusion"} & set(titles)
 
 
 def test_without_annotated_faces_boxes_are_compared(typed, tmp_path):

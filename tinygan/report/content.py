@@ -37,6 +37,7 @@ from tinygan.report.page import (
     paragraph,
     table,
 )
+from tinygan.second_stage.figures import SMALL_PX
 
 TITLE = "What the second stage changed"
 _MOST = 8  # faces of a kind
@@ -184,7 +185,8 @@ def _changes(subject: Subject, pictures: Pictures) -> Section:
     before, after = Scale(subject.before), Scale(subject.after)
     rose, fell = most_changed(changes, before, after)
     said = "Drag the slider, or move it with the arrow keys: bicubic interpolation lies to its left, super-resolution "
-    said += "to its right. What super-resolution adds is a guess at what such faces look like, not what was there."
+    said += "to its right. What super-resolution adds is a guess at what such faces look like, not what was there. "
+    said += f"Crops wider than {SMALL_PX} px are shrunk to that first."
     parts = [paragraph(said)]
     if before.is_mapped or after.is_mapped:
         said = "Scores beyond 0 to 1 are mapped to that range where they are compared, and shown as they are."

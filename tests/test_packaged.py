@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import tinygan
 from experiments.lite.flops import giga_flops
 from tinygan.checkpoint import load_checkpoint, packaged_weights, save_checkpoint
 from tinygan.cli.rescore import main
@@ -44,6 +45,15 @@ def test_the_first_stage_fits_its_limits_and_brings_its_fusion():
     assert fusion is not None and fusion.fitted and fusion.judge > 0 and weights.proposer == "retinaface"
     # It learned from images that lite learned from too, so the others are honest for both.
     assert weights.trained_on <= load_checkpoint(packaged_weights("lite"), ("fused",)).trained_on
+
+
+def test_the_generator_for_pictures_fits_its_limits():
+    file = packaged_weights("portrait", ("generator",))
+    assert file.stat().st_size <= 4_000_000
+    assert len(load_checkpoint(file, ("generator",)).trained_on) > 100  # so that it is measured on other images
+    small = np.full((20, 24, 3), 99, np.uint8)
+    large = np.asarray(tinygan.SuperResolver(device="cpu").upscale(small))
+    assert large.shape == (80, 96, 3) and np.abs(large[20:-20, 20:-20].astype(int) - 99).max() < 12
 
 
 def test_saved_anew_a_checkpoint_has_the_same_bytes(tmp_path):

@@ -45,9 +45,10 @@ def _parser() -> Parser:
     add("--scale", type=int, choices=(4, 2), default=4, help="how many times as wide and high (default: 4)")
     add(
         "--checkpoint",
-        default="lite",
+        default="portrait",
         metavar="PATH|NAME",
-        help="run folder or .safetensors file of tinygan-train, or the name of a checkpoint that ships (default: lite)",
+        help="run folder or .safetensors file of tinygan-train, or the name of a checkpoint that ships: portrait "
+        "(default) or lite",
     )
     add_output_options(parser, "pictures of an earlier run")
     add_image_options(parser)

@@ -1,6 +1,6 @@
 """The generator from Python: pictures of faces, 4 times as large.
 
-    tinygan.SuperResolver("lite").upscale("face.png").save("large.png")
+    tinygan.SuperResolver().upscale("face.png").save("large.png")
 
 What it adds is a guess at what a face of that kind looks like, not evidence of what was there.
 """
@@ -26,6 +26,7 @@ from tinygan.models.pixels import to_bytes, to_float
 from tinygan.runtime import Device, Runtime, RuntimeOptions, device_name
 
 KINDS: tuple[Kind, ...] = ("generator", "gan", "fused")  # of checkpoints that have a generator
+PORTRAIT = "portrait"
 SCALES = (4, 2)
 TILE_PX = 128  # side of the parts in which a picture goes through the generator, without their margins
 MOST_PIXELS = 500_000_000  # of the result, which takes 3 bytes per pixel
@@ -38,7 +39,8 @@ class SuperResolver:
     memory does not grow with the picture, apart from the result.
 
     Args:
-        checkpoint: ``lite``, which ships, or a run folder or file of ``tinygan-train``.
+        checkpoint: ``portrait``, which ships and is made to be looked at, ``lite``, which ships with the second stage, or a
+            run folder or file of ``tinygan-train``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, the number N, or a ``torch.device``.
         runtime: where the generator runs, in place of ``device`` at its own precision.
 
@@ -48,7 +50,7 @@ class SuperResolver:
     """
 
     def __init__(
-        self, checkpoint: str | Path = "lite", *, device: Device = "auto", runtime: Runtime | None = None
+        self, checkpoint: str | Path = PORTRAIT, *, device: Device = "auto", runtime: Runtime | None = None
     ) -> None:
         path = Path(checkpoint)
         weights = load_checkpoint(path if path.exists() else packaged_weights(str(checkpoint), KINDS), KINDS)

@@ -39,8 +39,8 @@ class SuperResolver:
     memory does not grow with the picture, apart from the result.
 
     Args:
-        checkpoint: ``portrait``, which ships and is made to be looked at, ``lite``, which ships with the second stage, or a
-            run folder or file of ``tinygan-train``.
+        checkpoint: ``portrait``, which ships and is made to be looked at; ``lite``, that of the second stage; or a run
+            folder or file of ``tinygan-train``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, the number N, or a ``torch.device``.
         runtime: where the generator runs, in place of ``device`` at its own precision.
 

@@ -128,3 +128,4 @@ def test_without_proposals_there_is_nothing_to_cut(tiny_wider, tmp_path, capsys)
     words = ["--stage", "mse-init", "--config", "paper", "--data", str(tiny_wider.root), "--out", str(tmp_path / "run")]
     assert main(words) == 2
     assert "all regions are a first stage's, as in the paper; give --proposals P" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -30,6 +30,7 @@ from tinygan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from tinygan.runtime import Runtime
+    from tinygan.training.prepare import TrainingInput
     from tinygan.training.recipe import Recipe
     from tinygan.training.run import RunFolder
 
@@ -112,15 +113,18 @@ def _train(arguments: argparse.Namespace) -> int:
     _check_usage(arguments)
     from tinygan.config import to_yaml
     from tinygan.runtime import Runtime
+    from tinygan.training.prepare import check_source
 
-    recipe = _recipe(arguments)
+    recipe, data = _recipe(arguments), _input(arguments)
+    if arguments.stage in OF_PICTURES:
+        check_source(data, recipe)
     runtime = Runtime(runtime_options(arguments))
     settings = to_yaml(recipe) + _origin(arguments, runtime)
     folder = open_run(arguments, settings, runtime)
     if folder.finished:
         print(f"{folder.path}: this stage is finished already")
         return DONE
-    skipped = _run_stage(arguments, recipe, folder, runtime)
+    skipped = _run_stage(arguments, data, recipe, folder, runtime)
     return end_run(f"{folder.path}: stage {arguments.stage} is finished", skipped, runtime)
 
 
@@ -195,10 +199,15 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     return recipe
 
 
-def _run_stage(arguments: argparse.Namespace, recipe: Recipe, folder: RunFolder, runtime: Runtime) -> list[str]:
+def _input(arguments: argparse.Namespace) -> TrainingInput:
     from tinygan.training.prepare import TrainingInput
 
-    data = TrainingInput(arguments.data, tuple(arguments.proposals), arguments.extra_images, read_dialect(arguments))
+    return TrainingInput(arguments.data, tuple(arguments.proposals), arguments.extra_images, read_dialect(arguments))
+
+
+def _run_stage(
+    arguments: argparse.Namespace, data: TrainingInput, recipe: Recipe, folder: RunFolder, runtime: Runtime
+) -> list[str]:
     if arguments.stage == "mse-init":
         from tinygan.training.mse_init import train_mse_init
 

@@ -103,6 +103,19 @@ class Part(NamedTuple):
     rois: Callable[[str, float], Rois]
 
 
+def check_source(data: TrainingInput, recipe: Recipe) -> None:
+    """Refuse input that has nothing to learn from.
+
+    Raises:
+        ConfigError: if there are neither proposals nor regions drawn around faces, nor extra images.
+    """
+    if not (data.proposals or recipe.rois.jitters_per_face or data.extra_images):
+        raise ConfigError(
+            "rois.jitters_per_face is 0: all regions are a first stage's, as in the paper; give --proposals P, its "
+            "detections on the training images"
+        )
+
+
 def prepare_patches(
     data: TrainingInput, recipe: Recipe, folder: Path, runtime: Runtime, streams: Sequence[str] = STREAMS
 ) -> Prepared[Mapping[str, Patches]]:
@@ -119,11 +132,7 @@ def prepare_patches(
         ConfigError: if there is nothing to cut: neither proposals nor regions drawn around faces, nor extra images.
         DataError: if the layout of the root is wrong, or no proposals belong to its images.
     """
-    if not (data.proposals or recipe.rois.jitters_per_face or data.extra_images):
-        raise ConfigError(
-            "rois.jitters_per_face is 0: all regions are a first stage's, as in the paper; give --proposals P, its "
-            "detections on the training images"
-        )
+    check_source(data, recipe)
 
     def make(part: Part) -> tuple[dict[str, Patches], list[str]]:
         fingerprint = _fingerprint(data, recipe, part, [*streams, "targets"])

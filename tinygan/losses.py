@@ -6,6 +6,7 @@ dtype of the networks' output, but at least float32: under autocast the output i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,6 +85,9 @@ def log_pixel_loss(picture: Tensor, hr: Tensor) -> Tensor:
     made = _precise(picture)
     squares = (made - hr.to(made.dtype)).square().mean(dim=(1, 2, 3))
     return (squares + 1e-6).log().mean()
+
+
+PIXEL_LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": pixel_loss, "log": log_pixel_loss}
 
 
 def adversarial_loss(fake_logit: Tensor, form: Literal["nonsaturating", "saturating"]) -> Tensor:

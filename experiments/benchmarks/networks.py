@@ -79,7 +79,8 @@ def time_judges(batch: int, repeats: int, threads: int, exported: Exported | Non
     for name, meaning in LOOKS.items():
         runs = {}
         for way, (backend, precision) in WAYS.items():
-            if (networks := exported if way.endswith("int8") else None) is None and way.endswith("int8"):
+            networks = exported if way.endswith("int8") else None
+            if way.endswith("int8") and networks is None:
                 continue
             runtime = Runtime(
                 RuntimeOptions(device="cpu", precision=precision, backend=backend, threads=threads, exported=networks)

@@ -20,6 +20,7 @@ from tinygan.evaluate.wider import evaluate_wider
 from tinygan.formats.images import read_image
 from tinygan.pictures import before_after, save_png
 from tinygan.runtime import Runtime
+from tinygan.training.loop import set_rate
 from tinygan.training.run import moving_average
 
 log = logging.getLogger(__name__)
@@ -79,8 +80,7 @@ class DetectorStage:
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the optimiser's rate."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimiser, rate)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the networks and the optimiser."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tinygan.checkpoint import WEIGHTS_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from tinygan.config import build_config, to_tree
@@ -31,7 +31,7 @@ from tinygan.models.discriminator import Discriminator, Judgement
 from tinygan.models.generator import AnyGenerator, BilinearGenerator, Generated, Generator, GeneratorConfig
 from tinygan.runtime import Runtime, seed_everything
 from tinygan.second_stage.judge import Judge
-from tinygan.training.loop import run_loop, stage_batch_size
+from tinygan.training.loop import descend, restore, run_loop, set_rate, stage_batch_size, states_of
 from tinygan.training.prepare import Prepared, TrainingInput, prepare_patches
 from tinygan.training.recipe import Recipe, check_trainable
 from tinygan.training.run import RunFolder, finish, moving_average, trained_on
@@ -108,7 +108,7 @@ class Gan:
             terms["d_adversarial"] = real_generated_loss(real, fake)
         if self.recipe.losses.gamma:
             terms |= _box_terms(verdict, batch)
-        self._update(self.discriminator, self.discriminator_optimiser, torch.stack(list(terms.values())).sum())
+        descend(torch.stack(list(terms.values())).sum(), self.discriminator, self.discriminator_optimiser, self.runtime)
         with torch.no_grad():
             terms["accuracy_real"] = torch.cat([real > 0, fake < 0]).float().mean()
             terms["accuracy_face_hr"] = _accuracy(face_hr, batch.labels)
@@ -148,32 +148,25 @@ class Gan:
             targets = torch.cat([batch.targets, batch.small_targets])  # [P + N, 4]
             terms["box"] = box_offset_loss(verdict.box, targets, labels)
             total = total + losses.gamma * terms["box"]
-        self._update(self.generator, optimiser, total)
+        descend(total, self.generator, optimiser, self.runtime)
         return terms
-
-    def _update(self, network: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.runtime.average_gradients(network)
-        optimiser.step()
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rates of both optimisers."""
         factor = self.recipe.adversarial_game.discriminator_rate
         for optimiser, own in ((self.generator_optimiser, rate), (self.discriminator_optimiser, rate * factor)):
-            for group in [] if optimiser is None else optimiser.param_groups:
-                group["lr"] = own
+            if optimiser is not None:
+                set_rate(optimiser, own)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of networks, optimisers and averages, and the number of steps done."""
         self.runtime.average_buffers(self.generator)
         self.runtime.average_buffers(self.discriminator)
-        return {"steps_done": self.steps_done, **{name: part.state_dict() for name, part in self._parts().items()}}
+        return {"steps_done": self.steps_done, **states_of(self._parts())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore all of them."""
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+        restore(self._parts(), state)
         self.steps_done = int(state["steps_done"])
 
     def evaluate(self) -> dict[str, float]:

@@ -43,7 +43,7 @@ from tinygan.models.surroundings import Surroundings
 from tinygan.pictures import HIT, MISSED, UNJUDGED, draw_boxes, save_png, sr_sheet
 from tinygan.runtime import Runtime, seed_everything
 from tinygan.training.gan import check_fits
-from tinygan.training.loop import run_loop, stage_batch_size
+from tinygan.training.loop import descend, restore, run_loop, stage_batch_size, states_of
 from tinygan.training.prepare import TrainingInput, prepare_regions
 from tinygan.training.recipe import Recipe
 from tinygan.training.run import RunFolder, finish, moving_average, trained_on
@@ -98,10 +98,7 @@ class JudgeStage:
             labels = (torch.maximum(before, after) >= self.recipe.rois.positive_iou).float()
         terms["classification"] = classification_loss(verdict.face_logit, labels)
         loss = terms["classification"] + settings.box_weight * terms.get("box", torch.zeros(()))
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.runtime.average_gradients(self.discriminator)
-        self.optimiser.step()
+        descend(loss, self.discriminator, self.optimiser, self.runtime)
         if self.average is not None:
             self.average.update_parameters(self.discriminator)
         with torch.no_grad():
@@ -117,12 +114,11 @@ class JudgeStage:
     def state_dict(self) -> dict[str, Any]:
         """The state of the discriminator, its optimiser and its average."""
         self.runtime.average_buffers(self.discriminator)
-        return {name: part.state_dict() for name, part in self._parts().items()}
+        return states_of(self._parts())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore all of them."""
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+        restore(self._parts(), state)
 
     def evaluate(self) -> dict[str, float]:
         """Area under the ROC curve of held-out proposals by size; mean IoU with the face before and after moving."""

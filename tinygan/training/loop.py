@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from tinygan.checkpoint import load_state, save_state
@@ -115,6 +115,31 @@ class Stage(Protocol[BatchT_contra]):
 
     def draw_samples(self, path: Path) -> None:
         """Write a picture that shows what the networks can do by now."""
+
+
+def descend(loss: Tensor, network: nn.Module, optimiser: torch.optim.Optimizer, runtime: Runtime) -> None:
+    """Update a network once on a loss, with the gradients of all devices."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    runtime.average_gradients(network)
+    optimiser.step()
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all groups."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def states_of(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The states of a stage's networks, optimisers and averages by name."""
+    return {name: part.state_dict() for name, part in parts.items()}
+
+
+def restore(parts: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Restore what :func:`states_of` returned; ``state`` may hold more."""
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
 
 
 def run_loop(

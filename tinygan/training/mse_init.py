@@ -22,11 +22,11 @@ from tinygan.config import to_tree
 from tinygan.data.batches import Batch, BatchSource
 from tinygan.data.patches import PAIRED, Patches
 from tinygan.errors import ConfigError
-from tinygan.losses import log_pixel_loss, pixel_loss
+from tinygan.losses import PIXEL_LOSSES
 from tinygan.models.build import build_generator
 from tinygan.models.generator import BilinearGenerator
 from tinygan.runtime import Runtime, seed_everything
-from tinygan.training.loop import run_loop, stage_batch_size
+from tinygan.training.loop import descend, run_loop, set_rate, stage_batch_size
 from tinygan.training.prepare import Prepared, TrainingInput, prepare_patches
 from tinygan.training.recipe import Recipe
 from tinygan.training.run import RunFolder, finish, trained_on
@@ -52,7 +52,7 @@ class MseInit:
             raise ConfigError(f"generator.form: {recipe.generator.form} has no weights that stage mse-init could train")
         self.generator = generator
         runtime.place(self.generator)
-        self.loss = log_pixel_loss if recipe.losses.pixel_form == "log" else pixel_loss
+        self.loss = PIXEL_LOSSES[recipe.losses.pixel_form]
         self.optimiser = torch.optim.Adam(self.generator.parameters(), betas=(0.9, 0.999))  # beta 2: not in the paper
 
     def step(self, batch: Batch) -> Mapping[str, Tensor]:
@@ -64,16 +64,12 @@ class MseInit:
         terms = {"pixel_g1": self.loss(generated.sr, batch.hr)}
         if generated.has_g2:
             terms["pixel_g2"] = self.loss(generated.refined, batch.hr)
-        self.optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
-        self.runtime.average_gradients(self.generator)
-        self.optimiser.step()
+        descend(torch.stack(list(terms.values())).sum(), self.generator, self.optimiser, self.runtime)
         return terms
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the optimiser's learning rate."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimiser, rate)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the generator and its optimiser."""

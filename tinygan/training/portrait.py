@@ -23,13 +23,13 @@ from tinygan.config import to_tree
 from tinygan.data.batches import Batch, BatchSource
 from tinygan.data.patches import PAIRED
 from tinygan.errors import ConfigError
-from tinygan.losses import adversarial_loss, log_pixel_loss, pixel_loss, real_generated_loss
+from tinygan.losses import PIXEL_LOSSES, adversarial_loss, real_generated_loss
 from tinygan.models.build import load_efficientnet_lite0, load_generator
 from tinygan.models.generator import AnyGenerator, BilinearGenerator
 from tinygan.models.perceptual import ImageNetFeatures, PerceptualDiscriminator, feature_distance
 from tinygan.runtime import Runtime, seed_everything
 from tinygan.training.gan import check_fits
-from tinygan.training.loop import run_loop, stage_batch_size
+from tinygan.training.loop import descend, restore, run_loop, set_rate, stage_batch_size, states_of
 from tinygan.training.prepare import TrainingInput, prepare_patches
 from tinygan.training.recipe import Recipe
 from tinygan.training.run import RunFolder, finish, moving_average, trained_on
@@ -92,10 +92,7 @@ class Portrait:
         real = self.discriminator(hr, true_features)
         fake = self.discriminator(made.detach(), [layer.detach() for layer in made_features])
         loss = _mean([real_generated_loss(*maps) for maps in zip(real, fake, strict=True)])
-        self.discriminator_optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.runtime.average_gradients(self.discriminator)
-        self.discriminator_optimiser.step()
+        descend(loss, self.discriminator, self.discriminator_optimiser, self.runtime)
         right = torch.stack(
             [((a > 0).float().mean() + (b < 0).float().mean()) / 2 for a, b in zip(real, fake, strict=True)]
         )
@@ -107,10 +104,9 @@ class Portrait:
         """Each loss has a gradient of unit length at the picture, times its share; so no weights need to be found."""
         training, losses = self.recipe.portrait_training, self.recipe.losses
         self.discriminator.requires_grad_(False)
-        pixels = log_pixel_loss if losses.pixel_form == "log" else pixel_loss
         maps = self.discriminator(seen, made_features)
         terms = {
-            "pixel": pixels(seen, hr),
+            "pixel": PIXEL_LOSSES[losses.pixel_form](seen, hr),
             "features": feature_distance(made_features, true_features).mean(),
             "adversarial": _mean([adversarial_loss(logits, losses.adversarial_form) for logits in maps]),
         }
@@ -132,18 +128,16 @@ class Portrait:
         """Set the learning rates of both optimisers."""
         factor = self.recipe.portrait_training.discriminator_rate
         for optimiser, own in ((self.generator_optimiser, rate), (self.discriminator_optimiser, rate * factor)):
-            for group in optimiser.param_groups:
-                group["lr"] = own
+            set_rate(optimiser, own)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of networks, optimisers and the average, and the number of steps done."""
         self.runtime.average_buffers(self.generator)
-        return {"steps_done": self.steps_done, **{name: part.state_dict() for name, part in self._parts().items()}}
+        return {"steps_done": self.steps_done, **states_of(self._parts())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore all of them."""
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+        restore(self._parts(), state)
         self.steps_done = int(state["steps_done"])
 
     def evaluate(self) -> dict[str, float]:

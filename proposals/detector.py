@@ -1,4 +1,4 @@
-"""What detectors on a feature pyramid share: thresholds, scales, the overview of long images, the zoom at crowds, NMS."""
+"""What detectors on a feature pyramid share: thresholds, scales, overviews of long images, the zoom at crowds, NMS."""
 
 from __future__ import annotations
 

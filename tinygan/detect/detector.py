@@ -19,7 +19,7 @@ from tinygan.checkpoint import is_ours, load_checkpoint, packaged_weights
 from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.formats.images import Orientation, Picture, to_picture
-from tinygan.proposers import DEFAULT, best_inside, choose_proposer
+from tinygan.proposers import DEFAULT, DEFAULT_ROIS, best_inside, choose_proposer
 from tinygan.runtime import Backend, Device, Runtime, RuntimeOptions, device_name
 from tinygan.second_stage.fusion import Fusion, stored_fusion
 from tinygan.second_stage.stage import Enlarged, SecondStage
@@ -74,7 +74,7 @@ class FaceDetector:
         checkpoint: str | Path = LITE,
         *,
         move_boxes: bool = True,
-        max_rois: int = 600,
+        max_rois: int = DEFAULT_ROIS,
         batch_size: int = 64,
         options: RuntimeOptions | None = None,
     ) -> FaceDetector:
@@ -84,7 +84,7 @@ class FaceDetector:
             first_stage: from :func:`tinygan.proposers.choose_proposer`.
             checkpoint: the second stage's checkpoint, as for :class:`SecondStage`.
             move_boxes: whether boxes may move and merge, as for :class:`SecondStage`.
-            max_rois: number of proposals judged per image, as for :class:`SecondStage`.
+            max_rois: number of proposals judged per image; more than the 600 of the paper, as crowds have more faces.
             batch_size: patches per forward pass, as for :class:`SecondStage`.
             options: device, precision, threads and backend; at precision ``auto`` the first stage runs in 32 bits, as
                 bf16 moves its boxes.

@@ -190,11 +190,12 @@ class Pages:
     def open(self, address: str, width: int, scheme: str = "light") -> Any:
         """A new page of that width in pixels, in a ``light`` or ``dark`` scheme."""
         context = self._browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        context.set_default_timeout(120_000)  # milliseconds: on a busy machine, too, a page comes in the end
         self._contexts.append(context)
         page = context.new_page()
         page.on("request", lambda request: self._note(request.url))
         page.on("websocket", lambda socket: self._note(socket.url))
-        page.on("console", lambda line: self._hear(line.text) if line.type in ("error", "warning") else None)
+        page.on("console", lambda line: self._hear(line.text) if line.type == "error" else None)
         page.on("pageerror", lambda error: self._hear(str(error)))
         page.goto(address)
         return page

@@ -18,7 +18,7 @@ COLOURS: Mapping[str, Colour] = {  # of different brightness, so that most diffe
     "kept": (0, 130, 255),
     "raised": (90, 240, 110),
     "lowered": (255, 110, 0),
-    "moved": (255, 130, 255),
+    "moved": (130, 30, 170),
     "found": (255, 245, 0),
 }
 DROPPED: Colour = (255, 70, 70)

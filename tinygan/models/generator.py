@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
@@ -151,6 +151,11 @@ class ShuffleGenerator(nn.Module):
         self.last = nn.Conv2d(up, 3, 3, padding=1)
         nn.init.zeros_(self.last.weight)  # it starts as bicubic upscaling
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    def deepen(self, blocks: int) -> None:
+        """Add residual blocks. They change nothing at first, so what was learnt stays (Chen et al. 2016, Net2Net)."""
+        self.body.extend(_PlainBlock(self.config.width) for _ in range(blocks))
+        self.config = replace(self.config, residual_blocks=self.config.residual_blocks + blocks)
 
     @property
     def reach_px(self) -> int:

@@ -148,7 +148,7 @@ def test_further_blocks_change_nothing_at_first_and_learn(runtime):
     lr = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(plain.generator(lr).sr, deep.generator(lr).sr)
-    assert len(deep.generator.body) == 3 == deep.recipe.generator.residual_blocks and deep.generator.reach_px == 10
+    assert len(deep.generator.body) == 3 == deep.recipe.generator.residual_blocks and deep.generator.reach_px == 12
     train(deep, 4, 1e-3)
     assert all(block.second.weight.abs().sum() > 0 for block in deep.generator.body)
     with pytest.raises(ConfigError, match="expected 0 for generator.form learned, got 1"):

@@ -20,8 +20,9 @@ from tinygan.training.run import FINISHED_FILE
 
 SHIPPED = "portrait.safetensors"
 DEEPER = (  # where the second run of stage ``portrait`` differs from the preset
-    "portrait.epochs=3", "portrait.patches_per_epoch=12800", "portrait_training.features=0.92",
-    "portrait_training.adversarial=0.06", "portrait_training.ema_decay=0.99", "portrait_training.further_blocks=12",
+    "portrait.epochs=3", "portrait.patches_per_epoch=19200", "portrait.learning_rate=4e-4",
+    "portrait_training.features=0.92", "portrait_training.adversarial=0.06", "portrait_training.ema_decay=0.99",
+    "portrait_training.further_blocks=12",
 )  # fmt: skip
 STAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (  # stage, folder, settings
     ("mse-init", "mse", ()), ("portrait", "portrait", ()), ("portrait", "deeper", DEEPER),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from tinygan import __version__
+from tinygan.concurrency import share_heap
 from tinygan.errors import ConfigError, TinyGanError
 from tinygan.formats.dialect import NOTATIONS, RELATIVE, Dialect, Notation, parse_notation
 
@@ -146,7 +147,7 @@ def add_runtime_options(
         "--precision",
         default="auto",
         choices=["auto", "bf16", "32"],
-        help="default: auto, bf16 on GPUs that multiply it natively and CPUs with AMX, else 32",
+        help="default: auto, bf16 on GPUs that multiply it natively, CPUs with AMX and AMD's with AVX512-BF16, else 32",
     )
     group.add_argument("--batch-size", type=positive_int, metavar="N", help=batch)
     group.add_argument(
@@ -400,6 +401,8 @@ def run_command(parser: Parser, body: Callable[[argparse.Namespace], int], argv:
         The exit code.
     """
     words = sys.argv[1:] if argv is None else argv
+    if argv is None:  # a process of its own
+        share_heap()
     if SHOW_CONFIG in words:
         parser.waive_required()
     with redirect_stdout(Printed(sys.stdout)), redirect_stderr(Printed(sys.stderr)):

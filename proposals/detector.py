@@ -149,7 +149,14 @@ def positive(values: Sequence[float]) -> bool:
 
 
 class DetectorNetwork(ABC, nn.Module, Generic[OutputT]):
-    """A network that says of A places in a picture how likely a face is there, and where exactly."""
+    """A network that says of A places in a picture how likely a face is there, and where exactly.
+
+    Attributes:
+        side_step: sides of the pictures that it detects in are filled up with black, at the right and at the bottom, to
+            a multiple of this. CPU backends prepare a network anew for every size of picture, a fifth of the time.
+    """
+
+    side_step = 1
 
     @abstractmethod
     def forward(self, pictures: Tensor) -> OutputT:
@@ -296,7 +303,8 @@ class PyramidDetector(Generic[OutputT]):
         """The best boxes of a picture at one scale, before NMS."""
         config, (height, width) = self._config, picture.shape[-2:]
         resized = self._resize(picture, scale)
-        scores, decode = self._answer(resized)
+        below, right = (-side % self._network.side_step for side in resized.shape[-2:])
+        scores, decode = self._answer(F.pad(resized, (0, right, 0, below)))
         likely = (scores > config.score_threshold).nonzero()[:, 0]
         scores, order = torch.sort(scores[likely], descending=True, stable=True)
         scores, best = scores[: config.top_k], likely[order[: config.top_k]]

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from tinygan import __version__
-from tinygan.concurrency import share_heap
 from tinygan.errors import ConfigError, TinyGanError
 from tinygan.formats.dialect import NOTATIONS, RELATIVE, Dialect, Notation, parse_notation
 
@@ -401,8 +400,6 @@ def run_command(parser: Parser, body: Callable[[argparse.Namespace], int], argv:
         The exit code.
     """
     words = sys.argv[1:] if argv is None else argv
-    if argv is None:  # a process of its own
-        share_heap()
     if SHOW_CONFIG in words:
         parser.waive_required()
     with redirect_stdout(Printed(sys.stdout)), redirect_stderr(Printed(sys.stderr)):

@@ -7,7 +7,11 @@ from pathlib import Path
 import tinygan
 
 ROOT = Path(__file__).resolve().parents[1]
-PRESETS = {"tinygan.configs": "configs", "tinygan.configs.proposers": "configs/proposers"}
+PRESETS = {
+    "tinygan.configs": "configs",
+    "tinygan.configs.onnx": "configs/onnx",
+    "tinygan.configs.proposers": "configs/proposers",
+}
 
 
 def setup() -> configparser.ConfigParser:

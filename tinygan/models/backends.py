@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -37,12 +37,26 @@ def deploy(graph: Graph, runtime: Runtime) -> Run:
     return graph.network
 
 
-def _onnxruntime(graph: Graph, runtime: Runtime) -> Run:
-    onnxruntime = import_extra("onnxruntime", "onnx", "backend onnxruntime")
+def onnx_session(content: bytes, runtime: Runtime, what: str) -> Any:
+    """An ``onnxruntime.InferenceSession`` on the CPU.
+
+    Args:
+        content: an ONNX file.
+        runtime: how many threads.
+        what: what needs it, for the error message.
+
+    Raises:
+        MissingDependency: if onnxruntime is not installed.
+    """
+    onnxruntime = import_extra("onnxruntime", "onnx", what)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = runtime.threads
     options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(to_onnx(graph), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _onnxruntime(graph: Graph, runtime: Runtime) -> Run:
+    session = onnx_session(to_onnx(graph), runtime, "backend onnxruntime")
     names = [port.name for port in graph.inputs]
 
     def run(*inputs: Tensor) -> list[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ class OpenCvProposer:
     """
 
     def __init__(self, detector: Any, keep: int) -> None:
-        self._detector, self._keep = detector, keep
+        self._detector, self._keep, self._turn = detector, keep, Lock()
 
     def propose(self, images: Sequence[Tensor]) -> list[Detections]:
         """Find faces; see :class:`tinygan.proposers.Proposer`."""
@@ -58,8 +59,10 @@ class OpenCvProposer:
         height, width = image.shape[1:]
         if min(height, width) < LEAST_SIDE_PX:
             return Detections.empty().with_fields(landmarks=np.zeros((0, 10)))
-        self._detector.setInputSize((width, height))
-        _, faces = self._detector.detect(np.ascontiguousarray(image.flip(0).permute(1, 2, 0).cpu().numpy()))
+        pixels = np.ascontiguousarray(image.flip(0).permute(1, 2, 0).cpu().numpy())
+        with self._turn:  # the size belongs to the detector
+            self._detector.setInputSize((width, height))
+            _, faces = self._detector.detect(pixels)
         rows = np.zeros((0, 15)) if faces is None else faces.astype(np.float64)
         scores = rows[:, 14].clip(0, 1)
         return best_inside(

@@ -1,4 +1,4 @@
-"""Ultralytics: rescores the ``Results`` of a YOLO. Its licence is AGPL-3.0; it is used only through the object given."""
+"""Ultralytics (under AGPL-3.0): rescores the ``Results`` of a YOLO, without importing anything of it."""
 
 from __future__ import annotations
 

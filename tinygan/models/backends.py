@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Any, TypeAlias
 
 import torch
@@ -79,10 +80,11 @@ def _openvino(graph: Graph, runtime: Runtime) -> Run:
         model = to_openvino(graph)
     else:
         model = core.read_model(exported_file(runtime.exported, graph.name))
-    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    request, turn = core.compile_model(model, "CPU", settings).create_infer_request(), Lock()
 
     def run(*inputs: Tensor) -> list[Tensor]:
-        request.infer([tensor.float().contiguous().numpy() for tensor in inputs], share_inputs=True)
-        return [torch.from_numpy(output.data.copy()) for output in request.output_tensors]
+        with turn:  # a request answers one thread at a time
+            request.infer([tensor.float().contiguous().numpy() for tensor in inputs], share_inputs=True)
+            return [torch.from_numpy(output.data.copy()) for output in request.output_tensors]
 
     return run

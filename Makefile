@@ -2,14 +2,16 @@
 PYTHON ?= python3
 STAMP := .venv/.installed
 
-.PHONY: help install demo demo-train test clean
+.PHONY: help install demo demo-train test test-integrations docs clean
 
 help:
 	@echo "make demo        install, then find tiny faces with the two stages that ship, before and after"
 	@echo "make demo-train  install, then train all stages on the embedded sample (DATA=… PROPOSALS=… for your own)"
 	@echo "make test        install, then checks and tests"
+	@echo "make test-integrations  the tests that need other people's packages, and installs these"
+	@echo "make docs        the documentation, into build/docs"
 	@echo "make install     a virtual environment in .venv with tinygan and its tools"
-	@echo "make clean       remove .venv and runs/demo"
+	@echo "make clean       remove .venv, runs/demo and build"
 
 install: $(STAMP)
 
@@ -31,5 +33,18 @@ test: install
 	scripts/check
 	scripts/test
 
+# Without the packages that these would bring along and no test needs; mtcnn's asks for an old PyTorch. Ultralytics is under
+# the AGPL and only here.
+test-integrations: install
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check sahi supervision transformers requests
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		facenet-pytorch insightface ultralytics ultralytics-thop
+	scripts/test tests/integrations tests/proposals/adapters -m integration
+
+docs: install
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	.venv/bin/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
+
 clean:
-	rm -rf .venv runs/demo
+	rm -rf .venv runs/demo build docs/generated

@@ -79,7 +79,12 @@ def test_both_licences_are_named_and_packed():
 
 def test_dev_has_every_extra_that_tests_need():
     extras = {name: set(lines(packages)) for name, packages in setup()["options.extras_require"].items()}
-    assert extras["dev"] >= extras["parquet"] | extras["coco"] | extras["video"] | extras["onnx"]
+    assert extras["dev"] >= extras["parquet"] | extras["coco"] | extras["video"] | extras["onnx"] | extras["opencv"]
+
+
+def test_all_is_every_extra_that_users_want():
+    extras = {name: set(lines(packages)) for name, packages in setup()["options.extras_require"].items()}
+    assert extras.pop("all") == set().union(*(extras[name] for name in extras.keys() - {"dev", "docs"}))
 
 
 def test_the_readme_names_every_room_and_what_is_public():

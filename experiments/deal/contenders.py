@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tinygan.checkpoint import load_checkpoint
+from tinygan.config import load_config, to_tree
 from tinygan.detect.detector import FaceDetector
 from tinygan.detections import Detections
-from tinygan.proposers import Choice, Proposer, choose_proposer
+from tinygan.proposers import Choice, Proposer, choose_proposer, name_proposer
 from tinygan.runtime import Runtime, RuntimeOptions
 
 PLAIN, TWICE, SLICED, BOTH = "alone", "1x + 2x", "sliced", "with lite"
@@ -44,30 +44,33 @@ class Contender:
         return "_".join(f"{self.stage} {self.way}".replace("+", "and").replace("/", "_").split())
 
 
-def contenders(weights: Sequence[Path], threads: int) -> Iterator[Contender]:
-    """All ways of all first stages that run here.
+def contenders(stages: Iterable[tuple[str, Choice]], threads: int) -> Iterator[Contender]:
+    """All ways of some first stages.
 
     Args:
-        weights: runs or files of ``tinygan-train-proposer`` beside the first stages that ship.
+        stages: names and first stages.
         threads: of torch.
     """
     options = RuntimeOptions(precision="32", threads=threads)
-    for name, choice in _choices(weights):
-        firsts = {
-            way: choose_proposer(choice.name, choice.weights, overrides=overrides).build(Runtime(options))
-            for way, overrides in SETTINGS.items()
-        }
+    for name, choice in stages:
+        firsts = {way: _with(choice, overrides).build(Runtime(options)) for way, overrides in SETTINGS.items()}
         yield from _ways(name, firsts, FaceDetector.open(choice, options=options))
 
 
-def _choices(weights: Sequence[Path]) -> Iterator[tuple[str, Choice]]:
+def first_stages(weights: Sequence[Path]) -> Iterator[tuple[str, Choice]]:
+    """Those that ship, MTCNN where it is installed, and runs or files of ``tinygan-train-proposer``."""
     yield "YuNet", choose_proposer("yunet")
     yield "RetinaFace", choose_proposer("retinaface")
     if find_spec("facenet_pytorch") is not None:
         yield "MTCNN", choose_proposer("mtcnn")
     for path in weights:
-        proposer = load_checkpoint(path, ("proposer",)).proposer
-        yield path.stem, choose_proposer(proposer, path)
+        yield path.stem, choose_proposer(name_proposer(None, path), path)
+
+
+def _with(choice: Choice, overrides: Sequence[str]) -> Choice:
+    """The same first stage with some settings changed."""
+    schema = type(choice.config)
+    return replace(choice, config=load_config(schema, None, overrides, base=to_tree(choice.config)))
 
 
 def _ways(stage: str, firsts: Mapping[str, Proposer], both: FaceDetector) -> Iterator[Contender]:

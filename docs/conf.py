@@ -16,7 +16,7 @@ exclude_patterns = ["_build"]
 html_theme = "alabaster"
 html_theme_options = {
     "description": "Finds the faces other detectors miss",
-    "page_width": "70em",
+    "page_width": "1000px",
     "fixed_sidebar": True,
 }
 html_show_sourcelink = False

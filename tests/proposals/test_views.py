@@ -193,7 +193,7 @@ folder = Path(sys.argv[1])
 assert main([str(folder / "images/panorama.jpg"), "--out", str(folder / "drawn"), *sys.argv[2:]]) == 0
 print("MB:", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 with Image.open(folder / "drawn/panorama.png") as drawn:
-    print("drawn:", drawn.size[0], drawn.size[1] >= 7_100)
+    print("drawn:", drawn.size[0])
 """
 
 
@@ -204,6 +204,6 @@ def test_a_panorama_is_proposed_rescored_and_drawn_in_less_than_3_gb(tmp_path):
         done = subprocess.run(words, capture_output=True, text=True, check=True)
     megabytes, drawn = done.stdout.splitlines()[-2:]
     assert int(megabytes.removeprefix("MB: ")) < 3000
-    assert drawn == "drawn: 14200 True"
+    assert drawn == "drawn: 4096", "a picture for people is not larger"
     faces = json.loads((tmp_path / "drawn/detections.json").read_text())["images"][0]["faces"]
     assert len(faces) >= 4

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from tinygan import __version__
+from tinygan.cli.ending import INTERRUPTED, TERMINATED, Terminated, explain, hold_output, stoppable
 from tinygan.errors import ConfigError, TinyGanError
 from tinygan.formats.dialect import NOTATIONS, RELATIVE, Dialect, Notation, parse_notation
 
@@ -412,15 +413,17 @@ def _run(parser: Parser, body: Callable[[argparse.Namespace], int], words: Seque
     if arguments.debug:
         logging.getLogger("tinygan").setLevel(logging.DEBUG)
     try:
-        return body(arguments)
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return 130
+        with stoppable(), hold_output(arguments):
+            return body(arguments)
+    except KeyboardInterrupt as error:
+        resumable = getattr(arguments, "resume", None) is not None
+        print(f"{parser.prog}: interrupted{'; continue with --resume' if resumable else ''}", file=sys.stderr)
+        return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     except (TinyGanError, OSError) as error:
         if arguments.debug:
             raise
-        message = " ".join(str(error).split())
-        print(f"{parser.prog}: error: {message}", file=sys.stderr)
+        message = explain(error) if isinstance(error, OSError) else str(error)
+        print(f"{parser.prog}: error: {' '.join(message.split())}", file=sys.stderr)
         return MISUSE
 
 
@@ -437,7 +440,7 @@ def open_run(arguments: argparse.Namespace, settings: str, runtime: Runtime) -> 
     from tinygan.training.run import RunFolder
 
     if runtime.is_main:
-        RunFolder(arguments.out, settings, arguments.resume, arguments.overwrite)
+        RunFolder(arguments.out, settings, arguments.resume, arguments.overwrite).remove_half_written()
         log.info("%s", runtime)
     runtime.barrier()
     return RunFolder(arguments.out, settings, resume=True)

@@ -25,6 +25,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 import tests.conftest as drawn
 from tinygan.files import content_digest
 
@@ -61,6 +64,11 @@ class Work:
     words: Sequence[object]
     resumes: bool = True
     suffix: str = ""
+
+    @property
+    def again(self) -> list[str]:
+        """What is typed after a run that was cut off."""
+        return ["--resume" if self.resumes else "--overwrite"]
 
 
 @dataclass
@@ -121,8 +129,10 @@ def left(out: Path) -> dict[str, object]:
         if name == "metrics.jsonl":
             rows = [json.loads(line) for line in file.read_text().splitlines()]
             found[name] = [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-        elif name in ("done.list", "written.list", "detect.jsonl"):
+        elif name in ("done.list", "detect.jsonl"):
             found[name] = sorted(file.read_bytes().splitlines())  # each image once, in any order
+        elif name == "written.list":  # names of files that are about to be written, some of them again
+            found[name] = set(file.read_bytes().splitlines())
         else:
             found[name] = content_digest(file)
     return found
@@ -181,7 +191,7 @@ class Run:
         out, log = self.fresh(work)
         begun = False
         for number in range(most + 1):
-            more = ["--resume"] if begun and work.resumes else []
+            more = work.again if begun else []
             process = start(work, out, log, *more)
             stop = self.random.choice(SIGNALS) if number < most else None
             code = wait(process, None if stop is None else self.random.uniform(0, 0.9 * seconds))
@@ -234,7 +244,7 @@ class Run:
         if wait(process, 0.6 * seconds) is None:
             os.kill(process, signal.SIGKILL)
             wait(process)
-        code = wait(start(work, out, log, *(["--resume"] if work.resumes else []), prepare=jump))
+        code = wait(start(work, out, log, *work.again, prepare=jump))
         if code not in (0, 1) or left(out) != left(reference):
             self.fail(work, f"clock: {code} or different", log)
         self.totals.counts["clock jumped"] += 1
@@ -252,7 +262,7 @@ class Run:
                     return
                 self.fail(work, f"full disk gave {code}", log)
             grow()
-            code = wait(start(work, out, log, *(["--resume"] if work.resumes and out.exists() else [])))
+            code = wait(start(work, out, log, *work.again))
             if code not in (0, 1):
                 self.fail(work, f"after the disk was full: {code}", log)
             elif left(out) != left(reference) or rubbish(out):
@@ -321,11 +331,21 @@ def works(run: Run) -> Iterator[Work]:
     yield Work("rescore", "tinygan.cli.rescore", rescore)
     yield Work("rescore-archive", "tinygan.cli.rescore", rescore, suffix=".tar.gz")
     yield Work("detect", "tinygan.cli.detect", [images, *cpu])
-    yield Work("upscale", "tinygan.cli.upscale", [images, "--device", "cpu", "--threads", "1"])
+    yield Work("upscale", "tinygan.cli.upscale", [_faces(run.folder), "--device", "cpu", "--threads", "1"])
     truth = run.data.root / "wider_face_split" / "wider_face_val_bbx_gt.txt"
-    report = ["--detections", made / "rescore", "--baseline", run.data.proposals, "--images", images]
+    report = [made / "rescore", "--baseline", run.data.proposals, "--images", images]
     yield Work("report", "tinygan.cli.report", [*report, "--ground-truth", truth, *cpu], False, ".html")
     yield Work("convert", "tinygan.cli.convert", [made / "rescore", "--to", "wider"], False)
+
+
+def _faces(folder: Path) -> Path:
+    """Small pictures, which are quick to enlarge."""
+    faces = folder / "faces"
+    faces.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        Image.fromarray(rng.integers(0, 255, (14, 12, 3), np.uint8)).save(faces / f"{number}.png")
+    return faces
 
 
 def load_networks() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from tinygan import __version__
-from tinygan.cli.ending import INTERRUPTED, TERMINATED, Terminated, explain, hold_output, stoppable
+from tinygan.cli.ending import explain, hold_output, stoppable
 from tinygan.errors import ConfigError, TinyGanError
 from tinygan.formats.dialect import NOTATIONS, RELATIVE, Dialect, Notation, parse_notation
 
@@ -181,6 +181,19 @@ def add_backend_option(group: argparse._ArgumentGroup, exported: bool = False) -
             help="networks of the second stage that tinygan-export --format openvino wrote, such as int8 ones, in "
             "place of the checkpoint's own; for --backend openvino",
         )
+
+
+def add_cluster_options(parser: argparse.ArgumentParser) -> None:
+    """``--engine``, ``--address`` and ``--workers``: one machine or many."""
+    group = parser.add_argument_group("one machine or many")
+    group.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="ray: on a Ray cluster (pip install 'tinygan[ray]'), whose machines see the images under the same path",
+    )
+    group.add_argument("--address", metavar="HOST:PORT", help="the cluster (default: one of this machine alone)")
+    group.add_argument("--workers", type=positive_int, metavar="N", help="processes that judge (default: one per core)")
 
 
 def runtime_options(arguments: argparse.Namespace) -> RuntimeOptions:
@@ -412,19 +425,22 @@ def _run(parser: Parser, body: Callable[[argparse.Namespace], int], words: Seque
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if arguments.debug:
         logging.getLogger("tinygan").setLevel(logging.DEBUG)
-    try:
-        with stoppable(), hold_output(arguments):
-            return body(arguments)
-    except KeyboardInterrupt as error:
-        resumable = getattr(arguments, "resume", None) is not None
-        print(f"{parser.prog}: interrupted{'; continue with --resume' if resumable else ''}", file=sys.stderr)
-        return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
-    except (TinyGanError, OSError) as error:
-        if arguments.debug:
-            raise
-        message = explain(error) if isinstance(error, OSError) else str(error)
-        print(f"{parser.prog}: error: {' '.join(message.split())}", file=sys.stderr)
-        return MISUSE
+    with stoppable() as stop:
+        try:
+            with hold_output(arguments):
+                code = body(arguments)
+            stop.check()
+            return code
+        except (TinyGanError, OSError, KeyboardInterrupt) as error:
+            if isinstance(error, KeyboardInterrupt) or stop.signal is not None:
+                resumable = getattr(arguments, "resume", None) is not None
+                print(f"{parser.prog}: interrupted{'; continue with --resume' if resumable else ''}", file=sys.stderr)
+                return stop.code
+            if arguments.debug:
+                raise
+            message = explain(error) if isinstance(error, OSError) else str(error)
+            print(f"{parser.prog}: error: {' '.join(message.split())}", file=sys.stderr)
+            return MISUSE
 
 
 def open_run(arguments: argparse.Namespace, settings: str, runtime: Runtime) -> RunFolder:

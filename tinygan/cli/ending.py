@@ -9,8 +9,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
-INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # exit codes, as shells have them
 _FULL = "; free some space, then continue with --resume if the command has it"
 _HINTS = {
     errno.ENOSPC: _FULL,
@@ -20,27 +20,46 @@ _HINTS = {
 }
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a command as Ctrl-C does: half-written files are removed."""
+class Stop:
+    """Notes that a run is to end: what a signal raises may be lost on its way through code that is not Python."""
+
+    signal: int | None = None
+
+    def check(self) -> None:
+        """Raise what was lost."""
+        if self.signal is not None:
+            raise KeyboardInterrupt
+
+    @property
+    def code(self) -> int:
+        """The exit code, as shells have it."""
+        return 128 + (self.signal or signal.SIGINT)
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """Let the first SIGTERM raise :class:`Terminated`; a second one kills. Where somebody else listens, they do."""
+def stoppable() -> Iterator[Stop]:
+    """Let Ctrl-C and the first SIGTERM raise ``KeyboardInterrupt``, so that half-written files are removed.
 
-    def stop(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise Terminated
+    A second SIGTERM kills. Where somebody else listens to them, they do.
+    """
+    stop = Stop()
+
+    def end(number: int, _: object) -> None:
+        stop.signal = number
+        if number == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise KeyboardInterrupt
 
     main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, stop)
+    usual: dict[int, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    ours = [number for number, handler in usual.items() if main and signal.getsignal(number) is handler]
+    for number in ours:
+        signal.signal(number, end)
     try:
-        yield
+        yield stop
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, usual[number])
 
 
 def hold_output(arguments: argparse.Namespace) -> AbstractContextManager[None]:

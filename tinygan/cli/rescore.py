@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from tinygan.cli.common import (
     SUBSET,
     Parser,
     add_backend_option,
+    add_cluster_options,
     add_config_options,
     add_dialect_options,
     add_image_options,
@@ -30,11 +32,11 @@ from tinygan.cli.common import (
     share,
     show_config,
 )
-from tinygan.errors import DataError
+from tinygan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from tinygan.checkpoint import Checkpoint
-    from tinygan.second_stage.engine import Report
+    from tinygan.second_stage.engine import Judging, Report
     from tinygan.second_stage.rescoring import RescoreConfig
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--from", dest="format", metavar="FORMAT", help=f"format of --proposals, {FORMATS} (default: found out)"
     )
+    add_cluster_options(parser)
     add_dialect_options(parser, "proposals")
     add_output_options(parser, "a run")
     add_image_options(parser)
@@ -111,7 +114,7 @@ def _rescore(arguments: argparse.Namespace) -> int:
         arguments.format,
     )
     runtime = Runtime(runtime_options(arguments))
-    judge = Judge.from_weights(weights, runtime)
+    judge = _cluster(arguments, weights, config) or Judge.from_weights(weights, runtime)
     settings = run_settings(
         weights, config, arguments.proposals, runtime, arguments.orientation, dialect, arguments.format
     )
@@ -125,6 +128,20 @@ def _rescore(arguments: argparse.Namespace) -> int:
     if arguments.report is not None:
         write_atomically(arguments.report, report.to_json().encode())
     return _print(report, arguments.out)
+
+
+def _cluster(arguments: argparse.Namespace, weights: Checkpoint, config: RescoreConfig) -> Judging | None:
+    """What has images judged by a cluster, if it is to be one."""
+    if arguments.engine == "local":
+        if arguments.address is not None or arguments.workers is not None:
+            raise ConfigError("--address and --workers are for --engine ray")
+        return None
+    from tinygan.second_stage.cluster import ClusterOptions, judging
+
+    options = replace(runtime_options(arguments), threads=arguments.threads or 1)
+    return judging(
+        weights, config, ClusterOptions(address=arguments.address, workers=arguments.workers, options=options)
+    )
 
 
 def _weights(checkpoint: str) -> Checkpoint:

@@ -6,10 +6,12 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from tqdm import tqdm
@@ -35,6 +37,7 @@ from tinygan.second_stage.judging import Judged, Request, judge_images
 from tinygan.second_stage.rescoring import RescoreConfig, calibrate_detector, rescore_judged
 
 log = logging.getLogger(__name__)
+Judging: TypeAlias = "Callable[[Iterable[Request]], Iterator[Judged]]"  # answers come in any order
 CALIBRATION_FILE = "calibration.json"
 KEPT = ("rescore.json", CALIBRATION_FILE)  # beside the detections
 # A resumed run must have the same.
@@ -176,12 +179,12 @@ def plan_rescoring(
     return Plan(files, file_of, image_of, parsed, without, unusable, unread, orientation)
 
 
-def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWriter) -> Report:
+def rescore(plan: Plan, judge: Judge | Judging, config: RescoreConfig, writer: DetectionWriter) -> Report:
     """Rescore every proposal and write one file an image.
 
     Args:
         plan: what belongs together.
-        judge: the networks.
+        judge: the networks; or what has requests judged elsewhere (:func:`tinygan.second_stage.cluster.judging`).
         config: fusion and limits.
         writer: where detections go; images it holds already are left as they are.
 
@@ -192,6 +195,7 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
         DataError: if pictures or proposals of images that are done changed since.
     """
     started = time.monotonic()
+    judging = _here(judge, config) if isinstance(judge, Judge) else judge
     report = Report(
         without_proposals=plan.without_proposals,
         sizeless=[f"{name}: {reason}" for name, reason in plan.files.left_out.items()],
@@ -210,7 +214,7 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
             _keep(plan, name, writer, report)
         else:
             (done if name in finished else todo).append(name)
-    calibration, known = _find_calibration(plan, judge, config, writer, report)
+    calibration, known = _find_calibration(plan, judging, config, writer, report)
     for name in done:
         report.resumed += 1
         proposals = plan.proposals[name]
@@ -220,7 +224,7 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
         if name in known:
             _finish(plan, known[name], calibration, config, writer, report, inputs[name])
     unknown = [name for name in todo if name not in known]
-    for one in _judge(plan, unknown, judge, config, "rescoring", calibration):
+    for one in _judge(plan, unknown, judging, config, "rescoring", calibration):
         _finish(plan, one, calibration, config, writer, report, inputs[one.name])
         judged += len(one.best)
     report.seconds = round(time.monotonic() - started, 3)
@@ -246,7 +250,7 @@ def run_settings(
 
 
 def _find_calibration(
-    plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWriter, report: Report
+    plan: Plan, judging: Judging, config: RescoreConfig, writer: DetectionWriter, report: Report
 ) -> tuple[Calibration | None, dict[str, Judged]]:
     """The calibration, and the judged images it was found from; a resumed run keeps the one it began with."""
     if config.method != "logit" or config.calibration == "none" or config.fusion.curve is None:
@@ -256,7 +260,7 @@ def _find_calibration(
     if file.is_file():
         saved = json.loads(file.read_text())
     else:
-        known = {one.name: one for one in _judge(plan, _sample(plan, config), judge, config, "reading scores")}
+        known = {one.name: one for one in _judge(plan, _sample(plan, config), judging, config, "reading scores")}
         found = calibrate_detector(known.values(), config.fusion)
         count = sum(len(one.best) for one in known.values())
         saved = {"proposals": count, "calibration": None if found is None else to_tree(found)}
@@ -273,10 +277,17 @@ def _sample(plan: Plan, config: RescoreConfig) -> list[str]:
     return names[:: max(1, -(-total // config.calibration_proposals))]
 
 
+def _here(judge: Judge, config: RescoreConfig) -> Judging:
+    """Judging in this process."""
+    return partial(
+        judge_images, judge, batch_size=config.batch_size, workers=config.workers, looks=config.looks
+    )  # fmt: skip
+
+
 def _judge(
     plan: Plan,
     names: list[str],
-    judge: Judge,
+    judging: Judging,
     config: RescoreConfig,
     task: str,
     calibration: Calibration | None = None,
@@ -287,8 +298,7 @@ def _judge(
             image = ImageFile(plan.image_of[name], plan.orientation)
             yield Request(name, image, proposals, config.count_judged(proposals, calibration))
 
-    judged = judge_images(judge, requests(), config.batch_size, config.workers, config.looks)
-    yield from tqdm(judged, total=len(names), desc=task, unit="image", disable=None)
+    yield from tqdm(judging(requests()), total=len(names), desc=task, unit="image", disable=None)
 
 
 def _finish(

@@ -318,6 +318,7 @@ def works(run: Run) -> Iterator[Work]:
     made = run.folder / "made"
     images = run.data.root / "WIDER_val" / "images"
     train = "tinygan.cli.train"
+    yield Work("propose", "proposals.cli.propose", ["--images", images, *cpu])
     yield Work("mse-init", train, ["--stage", "mse-init", *data, *cpu, *tiny])
     yield Work("gan", train, ["--stage", "gan", *data, *proposals, "--init", made / "mse-init", *cpu, *tiny])
     yield Work("judge", train, ["--stage", "judge", *data, *proposals, "--init", made / "gan", *cpu, *tiny])
@@ -326,7 +327,6 @@ def works(run: Run) -> Iterator[Work]:
     yield Work("portrait", train, ["--stage", "portrait", *data, "--init", made / "small", *cpu, *small])
     first = [word for setting in FIRST_STAGE for word in ("--set", setting)]
     yield Work("first-stage", "proposals.cli.train", [*data, "--device", "cpu", "--threads", "1", *first])
-    yield Work("propose", "proposals.cli.propose", ["--images", images, *cpu])
     rescore = ["--proposals", run.data.proposals, "--images", run.data.root, "--checkpoint", made / "fusion", *cpu]
     yield Work("rescore", "tinygan.cli.rescore", rescore)
     yield Work("rescore-archive", "tinygan.cli.rescore", rescore, suffix=".tar.gz")

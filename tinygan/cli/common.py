@@ -183,19 +183,6 @@ def add_backend_option(group: argparse._ArgumentGroup, exported: bool = False) -
         )
 
 
-def add_cluster_options(parser: argparse.ArgumentParser) -> None:
-    """``--engine``, ``--address`` and ``--workers``: one machine or many."""
-    group = parser.add_argument_group("one machine or many")
-    group.add_argument(
-        "--engine",
-        choices=["local", "ray"],
-        default="local",
-        help="ray: on a Ray cluster (pip install 'tinygan[ray]'), whose machines see the images under the same path",
-    )
-    group.add_argument("--address", metavar="HOST:PORT", help="the cluster (default: one of this machine alone)")
-    group.add_argument("--workers", type=positive_int, metavar="N", help="processes that judge (default: one per core)")
-
-
 def runtime_options(arguments: argparse.Namespace) -> RuntimeOptions:
     """Where and how the networks run, of the options that :func:`add_runtime_options` added.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tinygan.cli.cluster import add_cluster_options, open_cluster
 from tinygan.cli.common import (
     DETECTIONS,
     DONE,
@@ -16,7 +16,6 @@ from tinygan.cli.common import (
     SUBSET,
     Parser,
     add_backend_option,
-    add_cluster_options,
     add_config_options,
     add_dialect_options,
     add_image_options,
@@ -32,10 +31,11 @@ from tinygan.cli.common import (
     share,
     show_config,
 )
-from tinygan.errors import ConfigError, DataError
+from tinygan.errors import DataError
 
 if TYPE_CHECKING:
     from tinygan.checkpoint import Checkpoint
+    from tinygan.second_stage.cluster import Cluster
     from tinygan.second_stage.engine import Judging, Report
     from tinygan.second_stage.rescoring import RescoreConfig
 
@@ -114,7 +114,8 @@ def _rescore(arguments: argparse.Namespace) -> int:
         arguments.format,
     )
     runtime = Runtime(runtime_options(arguments))
-    judge = _cluster(arguments, weights, config) or Judge.from_weights(weights, runtime)
+    cluster = open_cluster(arguments)
+    judge = Judge.from_weights(weights, runtime) if cluster is None else _judging(weights, config, cluster)
     settings = run_settings(
         weights, config, arguments.proposals, runtime, arguments.orientation, dialect, arguments.format
     )
@@ -130,18 +131,10 @@ def _rescore(arguments: argparse.Namespace) -> int:
     return _print(report, arguments.out)
 
 
-def _cluster(arguments: argparse.Namespace, weights: Checkpoint, config: RescoreConfig) -> Judging | None:
-    """What has images judged by a cluster, if it is to be one."""
-    if arguments.engine == "local":
-        if arguments.address is not None or arguments.workers is not None:
-            raise ConfigError("--address and --workers are for --engine ray")
-        return None
-    from tinygan.second_stage.cluster import ClusterOptions, judging
+def _judging(weights: Checkpoint, config: RescoreConfig, cluster: Cluster) -> Judging:
+    from tinygan.second_stage.cluster import judging
 
-    options = replace(runtime_options(arguments), threads=arguments.threads or 1)
-    return judging(
-        weights, config, ClusterOptions(address=arguments.address, workers=arguments.workers, options=options)
-    )
+    return judging(weights, config, cluster)
 
 
 def _weights(checkpoint: str) -> Checkpoint:

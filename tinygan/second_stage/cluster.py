@@ -1,7 +1,7 @@
-"""Judging on a Ray cluster: actors hold the networks, Ray Data hands them images, this process alone writes.
+"""Work on a Ray cluster: actors hold the networks, Ray Data hands them images, this process alone writes.
 
-Exactly once: an actor that dies is started again and its images are judged again, which writes nothing; if this process
-dies, its run is continued as any other, from what it has written.
+Exactly once: an actor that dies is started again and its images are worked on again, which writes nothing; if this
+process dies, its run is continued as any other, from what it has written, on a cluster or without one.
 """
 
 from __future__ import annotations
@@ -9,24 +9,27 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from tinygan.checkpoint import Checkpoint
-from tinygan.errors import ConfigError, MissingDependency
-from tinygan.formats.images import ImageFile
+from tinygan.errors import ConfigError, DataError, MissingDependency
+from tinygan.formats.images import ImageFile, allow_pixels
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.engine import Judging
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
 from tinygan.second_stage.rescoring import RescoreConfig
 
-IMAGES_PER_TASK = 16  # what is judged again if an actor dies
-WINDOW = 20_000  # images whose proposals wait in the cluster's memory, 24 kB each at 600 proposals
-Columns = dict[str, Any]
+IMAGES_PER_TASK = 16  # what is worked on again if an actor dies
+WINDOW = 20_000  # images that wait in the cluster's memory, 24 kB each with 600 proposals
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Work: TypeAlias = "Callable[[Sequence[Item]], Iterable[Result]]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,54 +40,81 @@ class ClusterOptions:
         address: as ``ray start --head`` prints it; ``None``: a cluster of this machine alone, for this run.
         workers: number of actors; ``None``: one per core of the cluster.
         options: device, precision and threads of each actor.
+        max_pixels: pixels of the largest picture that is read, see :func:`tinygan.formats.images.allow_pixels`.
     """
 
     address: str | None = None
     workers: int | None = None
     options: RuntimeOptions = field(default_factory=RuntimeOptions)
+    max_pixels: int | None = None
 
 
-class _Worker:
-    """An actor: the networks, and the judging of a few images at a time."""
+class Cluster:
+    """A Ray cluster that this process has joined; work that needs images must find them under the same path everywhere.
 
-    def __init__(self, weights: Checkpoint, options: RuntimeOptions, config: RescoreConfig) -> None:
-        self._judge, self._config = Judge.from_weights(weights, Runtime(options)), config
-
-    def __call__(self, batch: Columns) -> Columns:
-        requests = [pickle.loads(row) for row in batch["request"]]
-        config = self._config
-        judged = judge_images(self._judge, requests, config.batch_size, config.workers, config.looks)
-        return {"judged": [pickle.dumps(one) for one in judged]}
-
-
-def judging(weights: Checkpoint, config: RescoreConfig, cluster: ClusterOptions) -> Judging:
-    """What has requests judged by a cluster's actors; answers come in any order.
-
-    Images are read by the actors, so each machine must see them under the same path.
+    Args:
+        settings: where it is.
 
     Raises:
         MissingDependency: without Ray.
-        ConfigError: if the cluster cannot be reached.
+        ConfigError: if it cannot be reached.
     """
-    ray = _connect(cluster)
-    workers = cluster.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-    arguments = {"weights": weights, "options": cluster.options, "config": config}
 
-    def judge(requests: Iterable[Request]) -> Iterator[Judged]:
-        waiting = iter(requests)
-        while window := [{"request": pickle.dumps(_absolute(request))} for request in islice(waiting, WINDOW)]:
+    def __init__(self, settings: ClusterOptions) -> None:
+        self.settings = settings
+        self._ray = _connect(settings)
+        self._workers = settings.workers or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+
+    def map(self, make: Callable[[], Work[Item, Result]], items: Iterable[Item]) -> Iterator[Result]:
+        """What actors make of items, in order; ``items`` is iterated over lazily.
+
+        Args:
+            make: called once per actor; returns what makes a list of results of a list of items.
+            items: whatever can be pickled.
+        """
+        waiting = iter(items)
+        gpus = 1 if self.settings.options.device.startswith("cuda") else 0
+        while window := [{"item": pickle.dumps(item)} for item in islice(waiting, WINDOW)]:
             tasks = -(-len(window) // IMAGES_PER_TASK)
-            answers = ray.data.from_items(window, override_num_blocks=tasks).map_batches(
+            results = self._ray.data.from_items(window, override_num_blocks=tasks).map_batches(
                 _Worker,
-                fn_constructor_kwargs=arguments,
-                concurrency=min(workers, tasks),
+                fn_constructor_args=(make, self.settings.max_pixels),
+                compute=self._ray.data.ActorPoolStrategy(size=min(self._workers, tasks)),
                 batch_size=IMAGES_PER_TASK,
                 num_cpus=1,
-                num_gpus=1 if cluster.options.device.startswith("cuda") else 0,
+                num_gpus=gpus,
             )
-            yield from (pickle.loads(row["judged"]) for row in answers.iter_rows())
+            try:
+                yield from (pickle.loads(row["result"]) for row in results.iter_rows())
+            except self._ray.exceptions.RayError as error:
+                raise DataError(
+                    f"--engine ray: {' '.join(str(error).split())[-300:]}; continue with --resume"
+                ) from error
 
-    return judge
+
+class _Worker:
+    """An actor."""
+
+    def __init__(self, make: Callable[[], Work[Any, Any]], max_pixels: int | None) -> None:
+        allow_pixels(max_pixels)
+        self._work = make()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        items = [pickle.loads(row) for row in batch["item"]]
+        return {"result": [pickle.dumps(result) for result in self._work(items)]}
+
+
+def judging(weights: Checkpoint, config: RescoreConfig, cluster: Cluster) -> Judging:
+    """What has requests judged by a cluster's actors."""
+    make = partial(_make_judge, weights, config, cluster.settings.options)
+    return lambda requests: cluster.map(make, map(_absolute, requests))
+
+
+def _make_judge(weights: Checkpoint, config: RescoreConfig, options: RuntimeOptions) -> Work[Request, Judged]:
+    judge = Judge.from_weights(weights, Runtime(options))
+    return partial(
+        judge_images, judge, batch_size=config.batch_size, workers=config.workers, looks=config.looks
+    )  # fmt: skip
 
 
 def _absolute(request: Request) -> Request:
@@ -104,9 +134,12 @@ def _connect(cluster: ClusterOptions) -> Any:
     if not ray.is_initialized():
         here = {"num_cpus": cluster.workers, "include_dashboard": False} if cluster.address is None else {}
         try:
-            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.WARNING, **here)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"--address {cluster.address}: no Ray cluster can be reached: {error}") from error
+            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR, **here)
+        except Exception as error:  # Ray raises bare ones, as on a machine too busy to start it
+            raise ConfigError(f"--engine ray: no cluster at {cluster.address or 'this machine'}: {error}") from error
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # each execution announces its plan
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
     return ray

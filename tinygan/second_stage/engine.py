@@ -37,7 +37,7 @@ from tinygan.second_stage.judging import Judged, Request, judge_images
 from tinygan.second_stage.rescoring import RescoreConfig, calibrate_detector, rescore_judged
 
 log = logging.getLogger(__name__)
-Judging: TypeAlias = "Callable[[Iterable[Request]], Iterator[Judged]]"  # answers come in any order
+Judging: TypeAlias = "Callable[[Iterable[Request]], Iterator[Judged]]"  # answers in order
 CALIBRATION_FILE = "calibration.json"
 KEPT = ("rescore.json", CALIBRATION_FILE)  # beside the detections
 # A resumed run must have the same.

@@ -95,6 +95,8 @@ def start(work: Work, out: Path, log: Path, *more: str, prepare: Callable[[], No
         code = importlib.import_module(work.main).main(words)
     except SystemExit as error:
         code = int(error.code or 0)
+    except KeyboardInterrupt:
+        code = 130  # before the command's own guard stood
     except BaseException:
         import traceback
 
@@ -117,6 +119,23 @@ def wait(process: int, seconds: float | None = None) -> int | None:
     os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)
     return -999
+
+
+def descendants(process: int) -> dict[int, bytes]:
+    """Process ids, with their command lines, of all that a process has started, directly or not."""
+    parents, names = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                names[int(entry.name)] = (entry / "cmdline").read_bytes()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+
+    def is_below(one: int) -> bool:
+        return one in parents and (parents[one] == process or is_below(parents[one]))
+
+    return {one: name for one, name in names.items() if is_below(one)}
 
 
 def left(out: Path) -> dict[str, object]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.faults.kills import descendants
 from tinygan.checkpoint import load_checkpoint
 from tinygan.data.batches import Batch, share_of
 
@@ -61,12 +62,13 @@ def test_two_processes_equal_one_and_either_continues_the_other(tiny_wider, tmp_
     for first, then in ((2, 1), (1, 2)):
         out = tmp_path / f"{first}-{then}"
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen(command(first, 29622, tiny_wider, out), env=environment, start_new_session=True,
+        process = subprocess.Popen(command(first, 29622, tiny_wider, out), env=environment,
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
         while not (out / "last.ckpt").exists():
             assert process.poll() is None
             time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGKILL)
+        for one in [process.pid, *descendants(process.pid)]:  # workers outlive torchrun, and hold the folder
+            os.kill(one, signal.SIGKILL)
         process.wait()
         run(then, 29623, tiny_wider, out, "--resume")
     for name in ("two", "2-1", "1-2"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import make_tiny_wider
+from tests.faults.kills import descendants
 from tinygan.cli.rescore import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,23 +25,6 @@ def words(data, checkpoint, out: Path, *more: str) -> list[str]:
 def contents(out: Path) -> dict[str, object]:
     found: dict[str, object] = {file.relative_to(out).as_posix(): file.read_bytes() for file in out.rglob("*.txt")}
     return {**found, "done": sorted((out / "done.list").read_bytes().splitlines())}
-
-
-def actors_of(driver: int) -> list[int]:
-    """Process ids of the actors that a driver's cluster has started."""
-    parents, names = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                names[int(entry.name)] = (entry / "cmdline").read_bytes()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-
-    def below(process: int) -> bool:
-        return process == driver or (process in parents and below(parents[process]))
-
-    return [process for process in names if names[process].startswith(b"ray::MapWorker") and below(process)]
 
 
 def test_options_of_a_cluster_need_the_engine(tiny_wider, checkpoint, tmp_path, capsys):
@@ -63,7 +47,8 @@ def test_killed_actors_and_drivers_lose_and_repeat_nothing(finding_checkpoint, t
 
     def start(out: Path, *more: str) -> "subprocess.Popen[bytes]":
         typed = [sys.executable, "-c", RESCORE, *words(data, finding_checkpoint, out, *more)]
-        return subprocess.Popen(typed, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        with (tmp_path / "log").open("ab") as log:
+            return subprocess.Popen(typed, env=environment, stderr=log, stdout=log)
 
     cluster = ("--engine", "ray", "--workers", "2")
     assert start(tmp_path / "local").wait(900) == 0
@@ -73,11 +58,15 @@ def test_killed_actors_and_drivers_lose_and_repeat_nothing(finding_checkpoint, t
         if kill != "nobody":
             while not (out / "done.list").exists() and process.poll() is None:
                 time.sleep(0.002)
-            victim = process.pid if kill == "the driver" else actors_of(process.pid)[0]
+            victim = (
+                process.pid
+                if kill == "the driver"
+                else next(one for one, name in descendants(process.pid).items() if b"MapWorker" in name)
+            )
             os.kill(victim, signal.SIGKILL)
         code = process.wait(900)
         if kill == "the driver":
             assert code == -signal.SIGKILL
             code = start(out, *cluster, "--resume").wait(900)
-        assert code == 0, kill
+        assert code == 0, f"{kill}: {(tmp_path / 'log').read_text()[-2000:]}"
         assert contents(out) == contents(tmp_path / "local"), kill

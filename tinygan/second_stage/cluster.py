@@ -25,8 +25,8 @@ from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
 from tinygan.second_stage.rescoring import RescoreConfig
 
-IMAGES_PER_TASK = 16  # what is worked on again if an actor dies
-WINDOW = 20_000  # images that wait in the cluster's memory, 24 kB each with 600 proposals
+ITEMS_PER_TASK = 16
+WINDOW = 4_000  # items that wait in the cluster's memory: pictures' names, or 1,024 proposals, 40 kB, each
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Work: TypeAlias = "Callable[[Sequence[Item]], Iterable[Result]]"
@@ -65,22 +65,25 @@ class Cluster:
         self._ray = _connect(settings)
         self._workers = settings.workers or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
 
-    def map(self, make: Callable[[], Work[Item, Result]], items: Iterable[Item]) -> Iterator[Result]:
+    def map(
+        self, make: Callable[[], Work[Item, Result]], items: Iterable[Item], per_task: int = ITEMS_PER_TASK
+    ) -> Iterator[Result]:
         """What actors make of items, in order; ``items`` is iterated over lazily.
 
         Args:
             make: called once per actor; returns what makes a list of results of a list of items.
             items: whatever can be pickled.
+            per_task: items that an actor gets at once, and again if another one dies on them.
         """
         waiting = iter(items)
         gpus = 1 if self.settings.options.device.startswith("cuda") else 0
         while window := [{"item": pickle.dumps(item)} for item in islice(waiting, WINDOW)]:
-            tasks = -(-len(window) // IMAGES_PER_TASK)
+            tasks = -(-len(window) // per_task)
             results = self._ray.data.from_items(window, override_num_blocks=tasks).map_batches(
                 _Worker,
                 fn_constructor_args=(make, self.settings.max_pixels),
                 compute=self._ray.data.ActorPoolStrategy(size=min(self._workers, tasks)),
-                batch_size=IMAGES_PER_TASK,
+                batch_size=per_task,
                 num_cpus=1,
                 num_gpus=gpus,
             )
@@ -105,16 +108,37 @@ class _Worker:
 
 
 def judging(weights: Checkpoint, config: RescoreConfig, cluster: Cluster) -> Judging:
-    """What has requests judged by a cluster's actors."""
+    """What has requests judged by a cluster's actors, those up to one that closes a batch by one actor."""
     make = partial(_make_judge, weights, config, cluster.settings.options)
-    return lambda requests: cluster.map(make, map(_absolute, requests))
+
+    def judge(requests: Iterable[Request]) -> Iterator[Judged]:
+        for judged in cluster.map(make, _closed(requests), per_task=1):
+            yield from judged
+
+    return judge
 
 
-def _make_judge(weights: Checkpoint, config: RescoreConfig, options: RuntimeOptions) -> Work[Request, Judged]:
+def _closed(requests: Iterable[Request]) -> Iterator[list[Request]]:
+    together: list[Request] = []
+    for request in requests:
+        together.append(_absolute(request))
+        if request.closes:
+            yield together
+            together = []
+    if together:
+        yield together
+
+
+def _make_judge(
+    weights: Checkpoint, config: RescoreConfig, options: RuntimeOptions
+) -> Work[Sequence[Request], list[Judged]]:
     judge = Judge.from_weights(weights, Runtime(options))
-    return partial(
-        judge_images, judge, batch_size=config.batch_size, workers=config.workers, looks=config.looks
-    )  # fmt: skip
+
+    def work(groups: Sequence[Sequence[Request]]) -> Iterator[list[Judged]]:
+        for group in groups:
+            yield list(judge_images(judge, group, config.batch_size, config.workers, config.looks))
+
+    return work
 
 
 def _absolute(request: Request) -> Request:

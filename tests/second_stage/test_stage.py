@@ -100,7 +100,8 @@ def answer(stage):
 def send(pipe):
     layer = torch.nn.Conv2d(32, 32, 3)  # the host's own network
     scores, threads = answer(stage), torch.get_num_threads()
-    stage.enlarge(np.zeros((40, 60, 3), np.uint8), np.array([[4.0, 4, 12, 14]]), 1)  # by a network built only now
+    sides = ((1, 16), (0, 64), (1, 96))  # a crop that goes through the generator, a network built only now
+    stage._judge.judge(*(np.zeros((count, side, side, 3), np.uint8) for count, side in sides))
     pipe.send((scores, threads, layer(torch.ones(8, 32, 64, 64)).shape[0] if computes else 8))
 
 def ask():

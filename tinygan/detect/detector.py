@@ -6,6 +6,7 @@ faces = tinygan.FaceDetector().detect("photo.jpg")
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,23 +15,26 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from tinygan.boxes import iou
+from tinygan.boxes import iou, longer_side
 from tinygan.checkpoint import is_ours, load_checkpoint, packaged_weights
+from tinygan.detect.picture import Tile
 from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.formats.images import Orientation, Picture, to_picture
-from tinygan.proposers import DEFAULT, best_inside, choose_proposer
+from tinygan.proposers import DEFAULT, DEFAULT_ROIS, best_inside, choose_proposer
 from tinygan.runtime import Backend, Device, Runtime, RuntimeOptions, device_name
+from tinygan.second_stage.figures import cut_faces
 from tinygan.second_stage.fusion import Fusion, stored_fusion
-from tinygan.second_stage.stage import Enlarged, SecondStage
+from tinygan.second_stage.stage import SecondStage
+from tinygan.second_stage.upscaling import SuperResolver
 
 if TYPE_CHECKING:
     from tinygan.proposers import Choice, Proposer
 
 LITE = "lite"
 MIN_SCORE = 0.3
-OUTCOMES = ("kept", "raised", "lowered", "moved")
 CHANGED_BY, MOVED_IOU = 0.1, 0.8
+ENLARGED_PX = 32  # largest face of which a super-resolved picture is made: a larger one is seen well as it is
 
 
 class FaceDetector:
@@ -39,7 +43,7 @@ class FaceDetector:
     Args:
         first_stage: proposes boxes; default: the YuNet that ships.
         second_stage: default: the checkpoint ``lite``, with the fusion fitted for the first stage that ships.
-        device: of the stages that are not given; see :class:`SecondStage`.
+        device: of the stages that are not given, and of :meth:`enlarge`; see :class:`SecondStage`.
         backend: what runs the networks of the stages that are not given; see :class:`SecondStage`.
         orientation: of image files: ``upright`` applies EXIF orientation, ``stored`` does not.
 
@@ -65,6 +69,7 @@ class FaceDetector:
         if second_stage is None:
             second_stage = SecondStage(LITE, fusion=fusion, device=device, backend=backend)
         self._second = second_stage
+        self._device = device
         self._orientation = orientation
 
     @classmethod
@@ -74,7 +79,7 @@ class FaceDetector:
         checkpoint: str | Path = LITE,
         *,
         move_boxes: bool = True,
-        max_rois: int = 600,
+        max_rois: int = DEFAULT_ROIS,
         batch_size: int = 64,
         options: RuntimeOptions | None = None,
     ) -> FaceDetector:
@@ -84,7 +89,7 @@ class FaceDetector:
             first_stage: from :func:`tinygan.proposers.choose_proposer`.
             checkpoint: the second stage's checkpoint, as for :class:`SecondStage`.
             move_boxes: whether boxes may move and merge, as for :class:`SecondStage`.
-            max_rois: number of proposals judged per image, as for :class:`SecondStage`.
+            max_rois: number of proposals judged per image; more than the 600 of the paper, as crowds have more faces.
             batch_size: patches per forward pass, as for :class:`SecondStage`.
             options: device, precision, threads and backend; at precision ``auto`` the first stage runs in 32 bits, as
                 bf16 moves its boxes.
@@ -102,7 +107,7 @@ class FaceDetector:
             fusion=fitted_fusion(first_stage.weights) if _is_lite(checkpoint) else None,
             runtime=Runtime(options),
         )
-        return cls(first_stage.build(Runtime(options.exact())), second)
+        return cls(first_stage.build(Runtime(options.exact())), second, device=options.device)
 
     def detect(self, image: Picture, min_score: float = MIN_SCORE) -> Detections:
         """Find the faces of one image.
@@ -163,16 +168,43 @@ class FaceDetector:
     def _search(self, pictures: Sequence[Image.Image], min_score: float) -> list[Detections]:
         if not pictures:
             return []
-        proposals = self._first.propose([torch.from_numpy(np.array(one)).permute(2, 0, 1) for one in pictures])
+        proposals = self._first.propose([_to_tensor(picture) for picture in pictures])
         faces = []
         for picture, judged in zip(pictures, self._second.rescore_unchecked(pictures, proposals), strict=True):
             found = best_inside(judged[judged.scores >= min_score], picture.width, picture.height, len(judged))
             faces.append(found.with_fields(outcome=outcomes(found)))
         return faces
 
-    def enlarge(self, image: Picture, faces: Detections, most: int = 12) -> Enlarged:
-        """Super-resolved pictures of the best small faces; see :meth:`SecondStage.enlarge`."""
-        return self._second.enlarge(image, faces.boxes, most)
+    def propose(self, image: Picture) -> Detections:
+        """What the first stage finds by itself: boxes inside the picture, by falling score.
+
+        Args:
+            image: as of :meth:`SecondStage.rescore`.
+
+        Raises:
+            DataError: if the image cannot be read or is unfit.
+        """
+        picture = to_picture(image, self._orientation)
+        (found,) = self._first.propose([_to_tensor(picture)])
+        return best_inside(found, picture.width, picture.height, len(found))
+
+    def enlarge(self, image: Picture, faces: Detections, most: int = 12) -> list[Tile]:
+        """Super-resolve the first faces of up to 32 px by ``portrait``, made to be looked at; it judges nothing.
+
+        Args:
+            image: as of :meth:`detect`.
+            faces: the more important first.
+            most: largest number of pictures.
+        """
+        picture = to_picture(image, self._orientation)
+        rows = np.flatnonzero(longer_side(faces.boxes) <= ENLARGED_PX)[:most]
+        crops = [face.pixels for face in cut_faces("", picture, faces.boxes[rows])]
+        return [Tile(int(row), lr, np.asarray(self._resolver.upscale(lr))) for row, lr in zip(rows, crops, strict=True)]
+
+    @cached_property
+    def _resolver(self) -> SuperResolver:
+        """Loaded by the first face to enlarge."""
+        return SuperResolver(device=self._device)
 
 
 def outcomes(found: Detections) -> npt.NDArray[np.str_]:
@@ -185,7 +217,7 @@ def outcomes(found: Detections) -> npt.NDArray[np.str_]:
         found: with columns ``proposal_score`` and ``proposal_box``.
 
     Returns:
-        [N], each one of :data:`OUTCOMES`.
+        [N], each one of :data:`tinygan.detect.picture.OUTCOMES`.
     """
     change: FloatArray = found.scores - found.fields["proposal_score"]
     pairs = zip(found.boxes, found.fields["proposal_box"], strict=True)
@@ -194,11 +226,30 @@ def outcomes(found: Detections) -> npt.NDArray[np.str_]:
     return np.select(cases, ["raised", "lowered", "moved"], "kept").astype(np.str_)
 
 
+def split_by_score(every: Detections, min_score: float) -> tuple[Detections, FloatArray]:
+    """Boxes of at least a score, and those that the second stage lowered below it.
+
+    Args:
+        every: with column ``proposal_score``.
+        min_score: the least final score.
+
+    Returns:
+        The first as they are, and the others' corners, float64 [M, 4].
+    """
+    stays = every.scores >= min_score
+    return every[stays], every.boxes[~stays & (every.fields["proposal_score"] >= min_score)]
+
+
 def fitted_fusion(weights: Path | None) -> Fusion | None:
     """The fusion with ``lite`` that was fitted for a first stage, if its weights file holds one."""
     if weights is None or not is_ours(weights):
         return None
     return stored_fusion(load_checkpoint(weights, ("proposer",)))
+
+
+def _to_tensor(picture: Image.Image) -> torch.Tensor:
+    """A picture as a first stage takes it: uint8 [3, H, W]."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
 def _is_lite(checkpoint: str | Path) -> bool:

@@ -7,15 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 
-from tinygan.boxes import longer_side
 from tinygan.checkpoint import load_checkpoint, packaged_weights
-from tinygan.data.cutting import cut_stack
-from tinygan.detections import ByteArray, Detections, FloatArray, IntArray, to_numpy
+from tinygan.detections import Detections, to_numpy
 from tinygan.errors import DataError
 from tinygan.formats.images import Orientation, Picture, to_picture
 from tinygan.formats.plausible import Sample, refuse_boxes
@@ -27,20 +23,6 @@ from tinygan.second_stage.fusion import Fusion, stored_fusion
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
 from tinygan.second_stage.rescoring import RescoreConfig, calibrate_detector, rescore_judged
-
-
-class Enlarged(NamedTuple):
-    """What the generator makes of K small faces.
-
-    Attributes:
-        rows: int64 [K], which boxes.
-        lr: uint8 RGB [K, s, s, 3], their crops.
-        refined: uint8 RGB [K, 4s, 4s, 3], G2's pictures of them.
-    """
-
-    rows: IntArray
-    lr: ByteArray
-    refined: ByteArray
 
 
 class SecondStage:
@@ -156,22 +138,6 @@ class SecondStage:
         found = calibrate_detector(self._judged(images, detections), self._config.fusion)
         self._calibration = found or self._calibration
         return found is not None
-
-    def enlarge(self, image: Picture, boxes: FloatArray, most: int) -> Enlarged:
-        """The super-resolved pictures of faces small enough for the generator; larger ones have none.
-
-        Args:
-            image: the image, as for :meth:`rescore`.
-            boxes: float64 [N, 4], the more important first.
-            most: largest number of pictures.
-        """
-        picture, crops = to_picture(image, self._orientation), self._judge.crops
-        squares = crops.squares(boxes, picture.width, picture.height)
-        rows = np.flatnonzero(crops.is_small(longer_side(squares)))[:most]
-        lr = cut_stack(picture, squares[rows], crops.lr_size)
-        if not len(rows):
-            return Enlarged(rows, lr, np.zeros((0, crops.hr_size, crops.hr_size, 3), np.uint8))
-        return Enlarged(rows, lr, self._judge.super_resolve(lr)[1])
 
     def _judged(self, images: Sequence[Picture], detections: Sequence[Detections]) -> list[Judged]:
         _check_count(images, detections)

@@ -40,12 +40,16 @@ class Request:
         image: image file, or an RGB picture in memory.
         proposals: by falling score, in pixels of the image.
         count: how many of them are judged, the best ones; ``None``: all.
+        closes: whether patches up to here fill batches among themselves. The last bits of an answer depend on what else
+            is in its batch, so those of the images between two such requests are always the same, whatever comes
+            before and after.
     """
 
     name: str
     image: Path | ImageFile | Image.Image
     proposals: Detections
     count: int | None = None
+    closes: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,12 @@ class _Look(NamedTuple):
 
 
 class _Glance(NamedTuple):
-    """What to look at: boxes float64 [N, 4] of a picture or file."""
+    """What to look at: boxes float64 [N, 4] of a picture or file; and whether they close a batch."""
 
     name: str
     image: Path | ImageFile | Image.Image
     boxes: FloatArray
+    closes: bool = False
 
 
 def judge_images(
@@ -131,7 +136,7 @@ def judge_images(
     def first() -> Iterator[_Glance]:
         for request in requests:
             asked.append(request)
-            yield _Glance(request.name, request.image, request.proposals.boxes[: request.count])
+            yield _Glance(request.name, request.image, request.proposals.boxes[: request.count], request.closes)
 
     for look in _look(judge, first(), batch_size, workers, looks if judge.finds_boxes else 1):
         request = asked.popleft()
@@ -186,14 +191,14 @@ def _look_once(
     again: bool = False,
 ) -> Iterator[_Look]:
     def cut(glance: _Glance) -> _Group:
-        return _cut(glance, judge.crops, judge.sees_wide, keep_pictures)
+        return _cut(glance, judge.crops, judge.sees_wide, keep_pictures)._replace(closes=glance.closes)
 
     group: list[_Group] = []
     for member in ordered_map(cut, glances, workers, workers + 2):
         group.append(member)
         patches = sum(len(waiting.cut.is_small) for waiting in group)
         pixels = sum(waiting.pixels for waiting in group)
-        if patches >= GROUP_BATCHES * batch_size or pixels >= GROUP_PIXELS:
+        if member.closes or patches >= GROUP_BATCHES * batch_size or pixels >= GROUP_PIXELS:
             yield from _judge_group(judge, group, batch_size, again)
             group = []
     yield from _judge_group(judge, group, batch_size, again)
@@ -206,6 +211,7 @@ class _Group(NamedTuple):
     cut: Cut
     error: str | None
     picture: Image.Image | None
+    closes: bool = False
 
     @property
     def pixels(self) -> int:

@@ -35,7 +35,8 @@ def command(processes: int, port: int, data, out: Path, *more: str) -> list[str]
 
 def run(*given) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(command(*given), check=True, timeout=900, env=environment, capture_output=True)
+    done = subprocess.run(command(*given), timeout=900, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def distance(first: Path, second: Path) -> tuple[float, float]:

@@ -170,9 +170,11 @@ def _detect_video(
             _detect_frame(detector, source, frame, results, config, None)
         return
     results.begin(source)
-    with write_video(results.folder / source.output) as writer:
+    with write_video(results.folder / source.output, sound_of=source.path) as writer:
         for frame in frames:
             _detect_frame(detector, source, frame, results, config, writer)
+    if writer.sound is not None and writer.sound.problem:
+        damage.append(f"{source.path}: its sound breaks off: {writer.sound.problem}; the pictures are whole")
 
 
 def _detect_frame(

@@ -110,9 +110,9 @@ def test_other_settings_are_not_mixed_in(rescore, images, tmp_path, run, capsys,
     assert rescore(*single) == 0
     assert run("propose", "--images", images, "--out", tmp_path / "q", *single) == 0
     assert run("detect", images, "--out", tmp_path / "d", "--no-pictures", *single) == 0
-    assert rescore("--resume", option, value) == 2
-    assert run("propose", "--images", images, "--out", tmp_path / "q", "--resume", option, value) == 2
-    assert run("detect", images, "--out", tmp_path / "d", "--no-pictures", "--resume", option, value) == 2
+    assert rescore("--resume", *single, option, value) == 2
+    assert run("propose", "--images", images, "--out", tmp_path / "q", "--resume", *single, option, value) == 2
+    assert run("detect", images, "--out", tmp_path / "d", "--no-pictures", "--resume", *single, option, value) == 2
     assert capsys.readouterr().err.count(f"is now {value}") == 3
 
 

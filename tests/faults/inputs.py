@@ -36,6 +36,7 @@ from scipy.io import savemat
 from tinygan.checkpoint import load_checkpoint, load_state
 from tinygan.config import build_config, load_config
 from tinygan.detect.results import open_results
+from tinygan.detect.sources import Source
 from tinygan.detections import Detections
 from tinygan.errors import TinyGanError
 from tinygan.formats.dialect import AS_WRITTEN, Dialect
@@ -209,7 +210,7 @@ def pack_header(path: Path) -> None:
 def journal(path: Path) -> None:
     """Continue a run of ``tinygan-detect`` whose journal this file is."""
     with open_results(path.parent, {}, resume=True, overwrite=False) as results:
-        results.missing([])
+        results.missing([Source("a.jpg", Path("/a.jpg"))])
         results.write_tables({})
 
 
@@ -218,7 +219,7 @@ FACE = {"box": [1.0, 2.0, 3.0, 4.5], "score": 0.5, "proposal_score": 0.4, "face_
 JOURNAL = [
     {"settings": {}},
     {"name": "a.jpg", "width": 4, "height": 5, "dropped": 0, "faces": [FACE]},
-    {"done": "a.jpg", "output": None, "path": "/a.jpg", "made_of": "1-2"},
+    {"done": "a.jpg", "output": None, "path": "/a.jpg", "made_of": ""},
 ]
 
 READERS: dict[str, Reader] = {

@@ -80,10 +80,8 @@ def usual_signals():
 @pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_signal_removes_half_written_files_and_says_how_to_go_on(tmp_path, number, code, lost, capsys, request):
+def test_a_signal_removes_half_written_files_and_says_how_to_go_on(tmp_path, number, code, lost, capsys):
     (tmp_path / "out").mkdir()
-    kept = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have their background jobs ignore it
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, kept))
 
     def work():
         from tinygan.files import open_atomically

@@ -4,7 +4,7 @@ STAMP := .venv/.installed
 
 SAMPLE := runs/report
 
-.PHONY: help install demo demo-train report notebooks test test-integrations docs clean
+.PHONY: help install demo demo-train report notebooks test integrations test-integrations docs clean
 
 help:
 	@echo "make demo        install, then find tiny faces with the two stages that ship, before and after"
@@ -50,10 +50,12 @@ test: install
 
 # Without the packages that these would bring along and no test needs; mtcnn's asks for an old PyTorch. Ultralytics is under
 # the AGPL and only here.
-test-integrations: install
+integrations: install
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check sahi supervision transformers requests
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		facenet-pytorch insightface ultralytics ultralytics-thop
+
+test-integrations: integrations
 	scripts/test tests/integrations tests/proposals/adapters -m integration
 
 docs: install

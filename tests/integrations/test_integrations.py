@@ -68,6 +68,7 @@ def bgr_file(folder):
 @pytest.mark.integration
 @pytest.mark.filterwarnings("ignore")
 def test_sahi(stage, expected, tmp_path):
+    pytest.importorskip("sahi")
     from sahi.models.base import DetectionModel
     from sahi.prediction import ObjectPrediction, PredictionResult
 
@@ -121,6 +122,7 @@ def test_sahi(stage, expected, tmp_path):
 @pytest.mark.integration
 @pytest.mark.filterwarnings("ignore")
 def test_supervision(stage, expected, tmp_path):
+    pytest.importorskip("supervision")
     import supervision as sv
 
     def detect(image):
@@ -146,6 +148,7 @@ def test_supervision(stage, expected, tmp_path):
 @pytest.mark.integration
 @pytest.mark.filterwarnings("ignore")
 def test_ultralytics(stage, expected, tmp_path):
+    pytest.importorskip("ultralytics")
     from ultralytics import YOLO
     from ultralytics.engine.results import Results
 
@@ -167,6 +170,7 @@ def test_ultralytics(stage, expected, tmp_path):
 @pytest.mark.integration
 @pytest.mark.filterwarnings("ignore")
 def test_huggingface(stage, expected, tmp_path):
+    pytest.importorskip("transformers")
     from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessor
 
     small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -187,6 +191,7 @@ def test_huggingface(stage, expected, tmp_path):
 @pytest.mark.integration
 @pytest.mark.filterwarnings("ignore")
 def test_insightface(stage, expected, tmp_path):
+    pytest.importorskip("insightface")
     from insightface.app.common import Face
 
     class App:

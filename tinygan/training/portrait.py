@@ -194,7 +194,7 @@ def train_portrait(data: TrainingInput, init: Path, recipe: Recipe, folder: RunF
     stage = Portrait(recipe, runtime, HeldOut(prepared.holdout, recipe), start, features)
     batches = BatchSource(
         prepared.training, recipe.crops, recipe.batches, recipe.degradation,
-        stage_batch_size(recipe.portrait, runtime), recipe.seed + 1, runtime.rank,
+        stage_batch_size(recipe.portrait, runtime), recipe.seed + 1, runtime.rank, runtime.world_size,
     )  # fmt: skip
     run_loop(stage, batches.draw, recipe.portrait, folder, runtime)
     if runtime.is_main:

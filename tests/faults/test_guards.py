@@ -69,6 +69,15 @@ def test_a_held_folder_leaves_nothing_behind(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "b", "mine"]
 
 
+@pytest.fixture
+def usual_signals():
+    """As in a terminal: jobs in the background are started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_signal_removes_half_written_files_and_says_how_to_go_on(tmp_path, number, code, lost, capsys, request):

@@ -85,7 +85,7 @@ def test_dev_has_every_extra_that_tests_need():
 def test_all_is_every_extra_that_users_want():
     extras = setup()["options.extras_require"]
     (every,) = lines(extras["all"])
-    assert sorted(extras.keys() - {"all", "browser", "dev", "docs", "notebooks", "ray"}) == every[8:-1].split(",")
+    assert sorted(extras.keys() - {"all", "browser", "dev", "docs", "notebooks"}) == every[8:-1].split(",")
 
 
 def test_the_readme_names_every_room_and_what_is_public():

@@ -64,7 +64,17 @@ def test_a_folder_gives_pictures_and_tables(photos, tmp_path, capsys):
 
 def test_tables_alone_and_options(photos, tmp_path):
     out = tmp_path / "found"
-    words = ("--no-pictures", "--no-boxes", "--min-score", "0.1", "--set", "score_threshold=0.1", "doubt=0", "--max-rois", "5")
+    words = (
+        "--no-pictures",
+        "--no-boxes",
+        "--min-score",
+        "0.1",
+        "--set",
+        "score_threshold=0.1",
+        "doubt=0",
+        "--max-rois",
+        "5",
+    )
     assert main(typed(photos / "face.png", "--out", out, *words)) == 0
     assert set(contents(out)) == {"detect.jsonl", "detections.csv", "detections.json"}
     faces = table(out)["face.png"]["faces"]

@@ -25,9 +25,7 @@ def requirements() -> dict[str, set[str]]:
     lines = setup["options"]["install_requires"].split()
     lines += [line for extra in setup["options.extras_require"].values() for line in extra.split()]
     found: dict[str, set[str]] = {}
-    for line in lines:
-        if line.startswith("tinygan["):  # extra `all` names the other extras
-            continue
+    for line in (one for one in lines if not one.startswith("tinygan[")):  # an extra of extras
         name, _, bound = line.partition(">=")
         found.setdefault(name, set()).add(bound)
     return found

@@ -67,7 +67,7 @@ def corner(install):
 
 
 def test_somebody_elses_first_stage_is_found_like_ours(corner):
-    assert proposer_names() == ["callable", "corner", "mb_fcn", "retinaface", "retinanet", "yunet"]
+    assert proposer_names() == ["callable", "corner", "mb_fcn", "refineface", "retinaface", "retinanet", "yunet"]
     assert "their_corner" not in sys.modules, "names are listed without importing anything"
     assert choose_proposer("corner", overrides=["side_px=7"]).config.side_px == 7
     with pytest.raises(ConfigError, match="'cornr': no such first stage; did you mean 'corner'"):

@@ -30,6 +30,13 @@ DETECTORS = {
         "network.subnet_depth=2",
         "matching.rescue_iou=0.2",
     ],
+    "refineface": [
+        "network.backbone=mobilenet025",
+        "network.channels=32",
+        "network.fsm_regions=32",
+        "matching.rescue_iou=0.2",
+        "first_matching.rescue_iou=0.2",
+    ],
     "mb_fcn": ["network.backbone=mobilenet025", "network.skip_channels=32", "network.channels=64"],
 }
 

@@ -2,14 +2,18 @@
 PYTHON ?= python3
 STAMP := .venv/.installed
 
-.PHONY: help install demo demo-train test clean
+SAMPLE := runs/report
+
+.PHONY: help install demo demo-train report notebooks test clean
 
 help:
 	@echo "make demo        install, then find tiny faces with the two stages that ship, before and after"
 	@echo "make demo-train  install, then train all stages on the embedded sample (DATA=… PROPOSALS=… for your own)"
+	@echo "make report      install, then re-score a detector's boxes in drawn crowds, and show on one page what changed"
+	@echo "make notebooks   install, then run the notebooks and leave them as pages in runs/notebooks (DATA=… PROPOSALS=…)"
 	@echo "make test        install, then checks and tests"
 	@echo "make install     a virtual environment in .venv with tinygan and its tools"
-	@echo "make clean       remove .venv and runs/demo"
+	@echo "make clean       remove .venv and what the others wrote into runs"
 
 install: $(STAMP)
 
@@ -27,9 +31,20 @@ demo-train: install
 	.venv/bin/python -m experiments.demo.run --out runs/demo \
 		$(if $(DATA),--data "$(DATA)") $(if $(PROPOSALS),--proposals "$(PROPOSALS)")
 
+report: install
+	test -d $(SAMPLE)/data || .venv/bin/python -m experiments.demo.crowd --out $(SAMPLE) --train-images 1
+	.venv/bin/tinygan-rescore --proposals $(SAMPLE)/proposals/val --images $(SAMPLE)/data/WIDER_val/images \
+		--out $(SAMPLE)/rescored --overwrite
+	.venv/bin/tinygan-report $(SAMPLE)/rescored --images $(SAMPLE)/data/WIDER_val/images --overwrite \
+		--ground-truth $(SAMPLE)/data/wider_face_split/wider_face_val_bbx_gt.txt --out $(SAMPLE)/report.html
+
+notebooks: install
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[notebooks]'
+	DATA="$(DATA)" PROPOSALS="$(PROPOSALS)" .venv/bin/python -m experiments.notebooks.run --out runs/notebooks
+
 test: install
 	scripts/check
 	scripts/test
 
 clean:
-	rm -rf .venv runs/demo
+	rm -rf .venv runs/demo runs/report runs/notebooks

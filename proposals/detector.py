@@ -1,4 +1,4 @@
-"""What detectors on a feature pyramid share: thresholds, scales, the overview of long images, NMS."""
+"""What detectors on a feature pyramid share: thresholds, scales, overviews of long images, the zoom at crowds, NMS."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import nms
 
-from proposals.views import View, sliced_views, whole_views
+from proposals.views import WHOLE_SIDE_PX, View, sliced_views, whole_views
 from tinygan.detections import Detections
 from tinygan.models.backends import Run, deploy
 from tinygan.models.folding import fold_batch_norm
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 LANDMARKS = 5
 OVERVIEW_FROM, OVERVIEW_STEP = 2, 2.5  # times overview_px; times the next smaller overview
 LEAST_SLICE_PX = 64  # smaller tiles would be very many
+ZOOM_SCORE = 0.3  # from which a tiny box counts as a face, where it is decided whether to zoom
 
 OutputT = TypeVar("OutputT")
 
@@ -46,6 +47,10 @@ class DetectorConfig:
         overview_px: images at least twice as long are searched once more, shrunk to this: faces of 48 px or more there
             are looked for in this overview alone, faces of less than 30 px there at full size alone. Still longer ones
             have further overviews, 2.5 times as large each. 0: there is no overview.
+        zoom: factor at which an image with many tiny faces is searched once more, for faces of less than 48 px at the
+            largest of ``scales``; with tiles, and where nothing would be larger, it is not. 0: no image is.
+        zoom_faces: how many tiny faces make an image be searched once more.
+        zoom_below_px: faces whose longer side is shorter, at the largest of ``scales``, are tiny.
         slice_px: longer images are searched in square tiles of this side, and, for faces too large for a tile, in tiles
             of larger parts shrunk to this side, and as a whole. 0: there are no tiles.
         slice_overlap: by which share of their side neighbouring tiles overlap.
@@ -61,6 +66,9 @@ class DetectorConfig:
     keep: int = 750
     scales: tuple[float, ...] = (1.0,)
     overview_px: int = 0
+    zoom: float = 0.0
+    zoom_faces: int = 5
+    zoom_below_px: float = 20.0
     slice_px: int = 0
     slice_overlap: float = 0.2
     max_side_px: int = 4096
@@ -81,11 +89,12 @@ class DetectorConfig:
             raise ValueError(
                 f"doubt_below_px must be above 0 and doubt not below, got {self.doubt_below_px} and {self.doubt}"
             )
-        if self.overview_px < 0:
-            raise ValueError(f"overview_px must not be negative, got {self.overview_px}")
+        for name in ("overview_px", "zoom", "zoom_below_px"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}")
         if self.slice_px != 0 and self.slice_px < LEAST_SLICE_PX:
             raise ValueError(f"slice_px must be 0 (no tiles) or at least {LEAST_SLICE_PX}, got {self.slice_px}")
-        for name in ("top_k", "keep", "max_side_px"):
+        for name in ("top_k", "keep", "max_side_px", "zoom_faces"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
@@ -103,6 +112,18 @@ class DetectorConfig:
         if 0 < self.slice_px < longer:
             return sliced_views(width_px, height_px, self.scales, self.slice_px, self.slice_overlap)
         return whole_views(width_px, height_px, self.scales, self.overviews_of(longer))
+
+    def largest_scale(self, width_px: int, height_px: int) -> float:
+        """The largest factor by which an image of this size is resized, without the zoom."""
+        return min(max(self.scales), self.max_side_px / max(width_px, height_px))
+
+    def zoomed_view(self, width_px: int, height_px: int) -> View | None:
+        """What is searched besides if there are many tiny faces; ``None``: nothing."""
+        longer = max(width_px, height_px)
+        largest = self.largest_scale(width_px, height_px)
+        if 0 < self.slice_px < longer or min(self.zoom, self.max_side_px / longer) <= largest:
+            return None
+        return View(0, 0, width_px, height_px, self.zoom, WHOLE_SIDE_PX / largest)
 
 
 def doubtful(scores: Tensor, boxes: Tensor, config: DetectorConfig) -> Tensor:
@@ -128,7 +149,14 @@ def positive(values: Sequence[float]) -> bool:
 
 
 class DetectorNetwork(ABC, nn.Module, Generic[OutputT]):
-    """A network that says of A places in a picture how likely a face is there, and where exactly."""
+    """A network that says of A places in a picture how likely a face is there, and where exactly.
+
+    Attributes:
+        side_step: sides of the pictures that it detects in are filled up with black, at the right and at the bottom, to
+            a multiple of this. CPU backends prepare a network anew for every size of picture, a fifth of the time.
+    """
+
+    side_step = 1
 
     @abstractmethod
     def forward(self, pictures: Tensor) -> OutputT:
@@ -239,13 +267,26 @@ class PyramidDetector(Generic[OutputT]):
 
     def _detect(self, image: Tensor) -> Detections:
         check_image(image)
-        picture = image.to(self._runtime.device)[None]
-        found = [self._seen(picture, view) for view in self._config.views(image.shape[2], image.shape[1])]
-        boxes, scores, landmarks = (torch.cat(parts) for parts in zip(*found, strict=True))
+        picture, (height, width) = image.to(self._runtime.device)[None], image.shape[1:]
+        found = self._distinct([self._seen(picture, view) for view in self._config.views(width, height)])
+        closer = self._config.zoomed_view(width, height)
+        if closer is not None and self._has_crowd(found, self._config.largest_scale(width, height)):
+            found = self._distinct([found, self._seen(picture, closer)])
+        columns = [tensor.double().cpu().numpy() for tensor in found]
+        detections = Detections(columns[0], columns[1], {"landmarks": columns[2]} if columns[2].shape[1] else {})
+        return best_inside(detections, width, height, self._config.keep)
+
+    def _distinct(self, parts: Sequence[_Candidates]) -> _Candidates:
+        """The boxes of several views after NMS, by falling score."""
+        boxes, scores, landmarks = (torch.cat(columns) for columns in zip(*parts, strict=True))
         chosen = nms(boxes, scores, self._config.nms_iou)
-        columns = [tensor[chosen].double().cpu().numpy() for tensor in (boxes, scores, landmarks)]
-        detections = Detections(columns[0], columns[1], {"landmarks": columns[2]} if landmarks.shape[1] else {})
-        return best_inside(detections, image.shape[2], image.shape[1], self._config.keep)
+        return _Candidates(boxes[chosen], scores[chosen], landmarks[chosen])
+
+    def _has_crowd(self, found: _Candidates, scale: float) -> bool:
+        """Whether there are so many tiny faces that it is worth a closer look."""
+        sides = (found.boxes[:, 2:] - found.boxes[:, :2]).amax(dim=1) * scale
+        tiny = (found.scores >= ZOOM_SCORE) & (sides < self._config.zoom_below_px)
+        return int(tiny.sum()) >= self._config.zoom_faces
 
     def _seen(self, picture: Tensor, view: View) -> _Candidates:
         """The boxes of one view that count; of a tile, after NMS, as there may be thousands of them."""
@@ -266,7 +307,8 @@ class PyramidDetector(Generic[OutputT]):
         """The best boxes of a picture at one scale, before NMS."""
         config, (height, width) = self._config, picture.shape[-2:]
         resized = self._resize(picture, scale)
-        scores, decode = self._answer(resized)
+        below, right = (-side % self._network.side_step for side in resized.shape[-2:])
+        scores, decode = self._answer(F.pad(resized, (0, right, 0, below)))
         likely = (scores > config.score_threshold).nonzero()[:, 0]
         scores, order = torch.sort(scores[likely], descending=True, stable=True)
         scores, best = scores[: config.top_k], likely[order[: config.top_k]]

@@ -51,7 +51,9 @@ class YuNetConfig(DetectorConfig):
     class_share: float = 0.3
     nms_iou: float = 0.5
     overview_px: int = 256
-    doubt: float = 0.7
+    zoom: float = 1.5
+    keep: int = 1500
+    doubt: float = 0.85
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -206,6 +208,8 @@ class YuNetNetwork(DetectorNetwork[YuNetOutput]):
     Args:
         config: the levels, and whether there is batch normalisation.
     """
+
+    side_step = 2 * STRIDES[-1]
 
     def __init__(self, config: YuNetConfig) -> None:
         super().__init__()

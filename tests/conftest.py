@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -30,6 +32,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+# No sandbox, as it is refused to root; and no name is looked up.
+CHROMIUM = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 
 TINY = [
     "crops.lr_size=8",
@@ -152,6 +157,84 @@ def finding_checkpoint(tiny_options: list[str], tmp_path_factory: pytest.TempPat
     path = tmp_path_factory.mktemp("finding") / "model.safetensors"
     save_checkpoint(path, Checkpoint("fused", to_tree(recipe), tensors, fusion=fusion.to_facts()))
     return path
+
+
+@pytest.fixture(scope="module")  # while it runs, nothing else may run asyncio in this thread
+def chromium() -> Iterator[Any]:
+    """A headless Chromium, by playwright; tests that need it skip where one of both is absent."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[browser]'")
+    pytest.importorskip("axe_playwright_python", reason="needs axe-core: pip install -e '.[browser]'")
+    names = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
+    binary = next(filter(None, map(shutil.which, names)), None)
+    if binary is None:
+        pytest.skip("needs Chromium: apt-get install chromium, or its path as CHROMIUM=…")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=binary, args=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+class Pages:
+    """Opens pages in Chromium, and notes what they complain of and what they ask of other machines.
+
+    Args:
+        browser: of playwright.
+    """
+
+    def __init__(self, browser: Any) -> None:
+        self._browser = browser
+        self._contexts: list[Any] = []
+        self.complaints: list[str] = []
+        self.strangers: list[str] = []  # addresses on other machines
+
+    def open(self, address: str, width: int, scheme: str = "light") -> Any:
+        """A new page of that width in pixels, in a ``light`` or ``dark`` scheme."""
+        context = self._browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        context.set_default_timeout(120_000)  # milliseconds: on a busy machine, too, a page comes in the end
+        self._contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: self._note(request.url))
+        page.on("websocket", lambda socket: self._note(socket.url))
+        page.on("console", lambda line: self._hear(line.text) if line.type == "error" else None)
+        page.on("pageerror", lambda error: self._hear(str(error)))
+        page.goto(address)
+        return page
+
+    def close(self) -> None:
+        """Close all of them."""
+        for context in self._contexts:
+            context.close()
+
+    def _note(self, address: str) -> None:
+        parts = urlsplit(address)
+        if parts.scheme not in ("file", "data", "blob") and parts.hostname != "127.0.0.1":
+            self.strangers.append(address)
+
+    def _hear(self, complaint: str) -> None:
+        self.complaints.append(complaint)
+
+
+@pytest.fixture
+def pages(chromium: Any) -> Iterator[Pages]:
+    """Opens pages; whatever the test does with them, they may not complain, nor ask anything of other machines."""
+    opened = Pages(chromium)
+    yield opened
+    opened.close()
+    assert not opened.complaints and not opened.strangers, (opened.complaints, opened.strangers)
+
+
+@pytest.fixture
+def barriers() -> Callable[[Any], list[str]]:
+    """What axe-core finds serious or critical on a page for people who use it by keyboard or screen reader."""
+
+    def find(page: Any) -> list[str]:
+        from axe_playwright_python.sync_playwright import Axe
+
+        violations = Axe().run(page).response["violations"]
+        grave = [one for one in violations if one["impact"] in ("serious", "critical")]
+        return [f"{one['id']}: {node['html'][:200]}" for one in grave for node in one["nodes"]]
+
+    return find
 
 
 def make_tiny_wider(folder: Path, train: int = 12, val: int = 4) -> TinyWider:

@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"experiments"},
     {"proposals.cli"},
     {"tinygan.cli", "proposals.train"},
-    {"tinygan.report"},
+    {"tinygan.report", "tinygan.app"},
     {"tinygan.detect", "tinygan.training"},
     {"tinygan.second_stage", "tinygan.evaluate", "proposals"},
     {"tinygan.losses", "tinygan.data"},

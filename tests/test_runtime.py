@@ -38,12 +38,19 @@ def test_precision_decides_the_type_of_convolutions():
 
 
 @pytest.mark.parametrize(
-    ("flags", "precision"),
-    [("avx2 avx512_bf16 amx_tile amx_bf16", "bf16"), ("avx2 avx512_bf16", "32"), ("avx2 amx_tile", "32"), (None, "32")],
+    ("vendor", "flags", "precision"),
+    [
+        ("GenuineIntel", "avx2 avx512_bf16 amx_tile amx_bf16", "bf16"),
+        ("GenuineIntel", "avx2 avx512_bf16", "32"),
+        ("GenuineIntel", "avx2 amx_tile", "32"),
+        ("AuthenticAMD", "avx2 avx512_bf16", "bf16"),
+        ("AuthenticAMD", "avx2 avx512f", "32"),
+        (None, None, "32"),
+    ],
 )
-def test_auto_is_bf16_where_the_cpu_has_a_matrix_unit_for_it(monkeypatch, tmp_path, flags, precision):
+def test_auto_is_bf16_where_the_cpu_multiplies_it_faster(monkeypatch, tmp_path, vendor, flags, precision):
     if flags is not None:
-        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags} sse\n")
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags} sse\n")
     monkeypatch.setattr("tinygan.runtime.CPUINFO", tmp_path / "cpuinfo")
     assert Runtime(RuntimeOptions(device="cpu")).precision == precision
     assert Runtime(RuntimeOptions(device="cpu").exact()).precision == "32"

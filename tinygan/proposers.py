@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 GROUP = "tinygan.proposers"
 DEFAULT = "yunet"  # the first stage where a user names none
+DEFAULT_ROIS = (
+    1000  # boxes of a first stage that the second one judges per image; the paper's 600 are too few for crowds
+)
 
 
 class Proposer(Protocol):

@@ -52,9 +52,9 @@ class RuntimeOptions:
 
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``bf16`` (autocast), ``32``, or ``auto``: bf16 on GPUs that multiply it natively and on CPUs with a
-            matrix unit for it (AMX), else 32. On a CPU that has bf16 in its vector instructions only (AVX-512), bf16
-            may take twice the time.
+        precision: ``bf16`` (autocast), ``32``, or ``auto``: bf16 on GPUs that multiply it natively, on CPUs with a
+            matrix unit for it (AMX) and on AMD's with AVX512-BF16, which judge 1.5 times as fast in it; else 32. Other
+            CPUs that have bf16 in their vector instructions only may take twice the time.
         threads: number of CPU threads of torch in this process; ``None`` leaves it as the host program set it. Commands
             use :func:`command_threads`.
         backend: what runs trained networks: ``torch``, or on CPUs ``onnxruntime`` or ``openvino``.
@@ -296,7 +296,8 @@ def _decide_precision(requested: Precision, device: torch.device, backend: Backe
         with torch.cuda.device(device):
             native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = "amx_bf16" in _text(CPUINFO).split()
+        flags = set(_text(CPUINFO).split())
+        native = "amx_bf16" in flags or {"AuthenticAMD", "avx512_bf16"} <= flags
     return "bf16" if native else "32"
 
 

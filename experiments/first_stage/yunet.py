@@ -30,7 +30,7 @@ from tinygan.detections import Detections
 from tinygan.files import write_atomically
 from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import Split, load_split
-from tinygan.proposers import choose_proposer
+from tinygan.proposers import DEFAULT_ROIS, choose_proposer
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.fusion import stored_fusion
 from tinygan.second_stage.judge import Judge
@@ -41,7 +41,6 @@ from tinygan.training.prepare import match_proposals
 from tinygan.training.recipe import Recipe
 
 STEPS = ("ship", "report")
-SETTINGS = ("scales=[1.25]",)  # see the README beside
 LEAST_LOG_ODDS = -3.0  # a third of the looks, for 0.06 points
 NAME = "yunet"
 
@@ -77,7 +76,7 @@ def ship(data: Path, weights: Path, out: Path, threads: int | None) -> None:
     assert usual is not None
     judge, unreadable = Judge.from_weights(lite, Runtime(RuntimeOptions(threads=threads))), list[str]()
     looks = recipe.fusion_search.looks
-    judged = judge_proposals(judge, proposals, split, names, 128, 600, unreadable, looks)
+    judged = judge_proposals(judge, proposals, split, names, 128, DEFAULT_ROIS, unreadable, looks)
     fusion = replace(usual, usual_calibration=calibration_of(judged, usual), least_log_odds=LEAST_LOG_ODDS)
     file = out / f"{NAME}.safetensors"
     save_checkpoint(file, replace(trained, fusion=fusion.to_facts()))
@@ -91,7 +90,7 @@ def report(data: Path, out: Path, threads: int | None) -> None:
     before = match_proposals(open_detections(propose(data, file, out, "val", threads)), split)
     fusion = stored_fusion(load_checkpoint(file, ("proposer",)))
     runtime = Runtime(RuntimeOptions(threads=threads))
-    stage = SecondStage("lite", fusion=fusion, runtime=runtime)
+    stage = SecondStage("lite", fusion=fusion, max_rois=DEFAULT_ROIS, runtime=runtime)
     started = time.monotonic()
     progress = tqdm(before.items(), desc="second stage", unit="image", disable=None)
     after: Mapping[str, Detections] = {name: stage.rescore(split.images / name, one) for name, one in progress}
@@ -106,7 +105,7 @@ def report(data: Path, out: Path, threads: int | None) -> None:
 
 def as_checkpoint(weights: Path) -> Checkpoint:
     """Weights with the settings they ship with."""
-    config = choose_proposer(NAME, weights, overrides=SETTINGS).config
+    config = choose_proposer(NAME, weights).config
     assert isinstance(config, YuNetConfig)
     if is_ours(weights):
         trained = load_checkpoint(weights, ("proposer",))

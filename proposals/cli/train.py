@@ -114,6 +114,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from proposals.train.run import ProposerData, mine, read_inputs, train_proposer
     from tinygan.config import to_yaml
     from tinygan.runtime import Runtime
+    from tinygan.training.summary import summarise
 
     recipe = _recipe(arguments)
     if arguments.mine and not isinstance(recipe, AnchoredRecipe):
@@ -133,9 +134,8 @@ def _train(arguments: argparse.Namespace) -> int:
         assert isinstance(recipe, AnchoredRecipe)
         inputs = mine(inputs, recipe, folder, runtime)
     skipped = train_proposer(inputs, recipe, folder, runtime)
-    return end_run(
-        f"{folder.path}: training is finished; use it with tinygan-propose --weights {folder.path}", skipped, runtime
-    )
+    message = f"{folder.path}: training is finished; use it with tinygan-propose --weights {folder.path}"
+    return end_run("\n".join([message, *summarise(folder)]), skipped, runtime)
 
 
 def _check_paths(arguments: argparse.Namespace) -> None:

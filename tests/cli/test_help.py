@@ -137,7 +137,8 @@ NEEDS = {
 
 
 def test_every_command_is_among_these(scripts):
-    assert {command.split()[0] for command in NEEDS} == scripts.keys() - {"tinygan"}
+    serves = {"tinygan-app"}  # until it is stopped: tests/cli/test_app.py
+    assert {command.split()[0] for command in NEEDS} == scripts.keys() - {"tinygan"} - serves
 
 
 @pytest.mark.parametrize("command", NEEDS)

@@ -261,3 +261,27 @@ def test_a_page_is_replaced_only_when_told(typed, tmp_path, capsys):
     first = out.read_bytes()
     assert main([*words(typed, "truth"), "--out", str(out), "--overwrite"]) == 0
     assert out.read_bytes() == first
+
+
+def test_ellipses_of_fddb_get_their_roc(typed, tmp_path, capsys):
+    from tinygan.cli.evaluate import main as evaluate
+
+    faces, folds, out = load_ground_truth(Path(typed["truth"][1])), tmp_path / "FDDB-folds", tmp_path / "report.html"
+    folds.mkdir()
+    lines = []
+    for name, truth in faces.items():
+        lines += [name.removesuffix(".jpg"), str(len(truth))]
+        for x1, y1, x2, y2 in truth.boxes.tolist():
+            lines.append(f"{(y2 - y1) / 2} {(x2 - x1) / 2} 1.5707963 {(x1 + x2) / 2} {(y1 + y2) / 2}  1")
+    (folds / "FDDB-fold-01-ellipseList.txt").write_text("\n".join(lines) + "\n")
+    typed["truth"] = ["--ground-truth", str(folds)]
+    assert main([*words(typed), "--out", str(out)]) == 0
+    page = Page(out)
+    assert page.texts("h2")[:3] == ["Average precision", "Precision and recall", "ROC of FDDB"]
+    given = ["fddb", "--detections", *typed["rescored"], *typed["truth"], *typed["baseline"], *typed["images"]]
+    assert evaluate([*given, "--json", str(tmp_path / "e.json")]) == 0
+    report = json.loads((tmp_path / "e.json").read_text())
+    at_500 = page.texts("td")[page.texts("td").index("20") + 4 :]
+    for kind in ("discrete", "continuous"):
+        for role in ("baseline", "detections"):
+            assert f"{report[role]['merged'][kind]['500']['tpr']:.4f}*" in at_500

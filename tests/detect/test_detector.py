@@ -160,3 +160,13 @@ def test_absent_weights_and_images_are_named(detector, tmp_path):
         detector.detect(tmp_path / "absent.jpg")
     with pytest.raises(CheckpointError, match="no such file, folder or shipped checkpoint"):
         FaceDetector.open(choose_proposer("retinaface"), "nowhere", options=CPU)
+
+
+def test_the_first_stage_alone_is_asked(astronaut, detector, picture):
+    alone = detector.propose(astronaut[0])
+    both = detector.detect(astronaut[0], min_score=0.0)
+    assert (
+        set(both.fields["proposal_score"].tolist()) <= set(alone.scores.tolist()) and (np.diff(alone.scores) <= 0).all()
+    )
+    fixed = FaceDetector(Fixed(), second_stage=detector._second).propose(picture)
+    assert fixed.boxes.tolist() == BOXES.tolist() and fixed.scores.tolist() == [0.9, 0.5, 0.1]

@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
 
+from tinygan.detect.detector import OUTCOMES
 from tinygan.detect.picture import COLOURS, DROPPED, Tile, detection_picture, mark_faces
 from tinygan.detections import Detections
 
 GREY = np.full((700, 900, 3), 128, np.uint8)
-BOXES = np.array([[50.0, 50, 60, 62], [200, 80, 212, 95], [400, 300, 480, 400], [600, 500, 620, 530]])
+BOXES = np.array(
+    [[50.0, 50, 60, 62], [200, 80, 212, 95], [400, 300, 480, 400], [600, 500, 620, 530], [99, 500, 129, 530]]
+)
 NONE = np.zeros((0, 4))
 LR, SR = (200, 20, 60), (10, 90, 30)
 
@@ -86,7 +89,10 @@ def test_small_faces_stand_below_as_many_as_fit():
 def test_the_legend_counts_outcomes():
     one, other = (detection_picture(GREY, found(BOXES[:1]), boxes)[:40] for boxes in (NONE, BOXES[1:]))
     assert (one != other).any()  # 0 dropped, 3 dropped
-    assert set(COLOURS.values()) | {DROPPED} <= colours_in(one)
+    assert {*(COLOURS[name] for name in OUTCOMES), DROPPED} <= colours_in(one)
+    assert COLOURS["found"] not in colours_in(one)  # an outcome of the page alone, named where it is
+    new = detection_picture(GREY, found(BOXES[:1], ("found",)), NONE)[:40]
+    assert COLOURS["found"] in colours_in(new)
 
 
 def test_what_is_no_image_is_an_error():

@@ -39,7 +39,7 @@ def write_both(folder):
             picture.parent.mkdir(exist_ok=True)
             results.begin(source)
             picture.touch()
-            results.add(to_record(source, (20, 10), faces(count), 1))
+            results.add(to_record(source.name, (20, 10), faces(count), 1))
             results.finish(source)
         return results.write_tables(SETTINGS)
 
@@ -61,9 +61,9 @@ def test_tables_hold_every_face_and_every_image(tmp_path):
 def test_frames_have_a_number_and_a_time(tmp_path):
     with opened(tmp_path) as results:
         for number, count in enumerate((1, 0, 2)):
-            results.add({**to_record(CLIP, (8, 8), faces(count), 0), "frame": number, "seconds": number / 4})
+            results.add({**to_record(CLIP.name, (8, 8), faces(count), 0), "frame": number, "seconds": number / 4})
         results.finish(CLIP)
-        results.add(to_record(ONE, (8, 8), faces(1), 0))
+        results.add(to_record(ONE.name, (8, 8), faces(1), 0))
         results.finish(ONE)
         totals = results.write_tables(SETTINGS)
     assert (totals.images, totals.frames, totals.faces) == (1, 3, 4)
@@ -75,19 +75,19 @@ def test_frames_have_a_number_and_a_time(tmp_path):
 def test_a_cut_off_run_goes_on_after_the_last_finished_input(tmp_path):
     write_both(tmp_path)
     with (tmp_path / "detect.jsonl").open("ab") as journal:
-        journal.write(json.dumps(to_record(CLIP, (8, 8), faces(1), 0)).encode() + b'\n{"done": "cl')  # killed here
+        journal.write(json.dumps(to_record(CLIP.name, (8, 8), faces(1), 0)).encode() + b'\n{"done": "cl')  # killed here
     with opened(tmp_path, resume=True) as results:
         assert results.done == {"a/one.jpg": "a/one.png", "two.jpg": "two.png"}
-        results.add(to_record(CLIP, (8, 8), faces(3), 0))
+        results.add(to_record(CLIP.name, (8, 8), faces(3), 0))
         results.finish(CLIP)
         assert results.write_tables(SETTINGS).faces == 5
 
 
 def test_what_is_dropped_is_nowhere(tmp_path):
     with opened(tmp_path) as results:
-        results.add(to_record(CLIP, (8, 8), faces(3), 0))
+        results.add(to_record(CLIP.name, (8, 8), faces(3), 0))
         results.drop()
-        results.add(to_record(ONE, (8, 8), faces(1), 0))
+        results.add(to_record(ONE.name, (8, 8), faces(1), 0))
         results.finish(ONE)
         assert results.write_tables(SETTINGS).faces == 1
     assert "clip" not in (tmp_path / "detect.jsonl").read_text()
@@ -108,7 +108,7 @@ def test_results_are_refused_continued_or_replaced(tmp_path):
 
 def test_replacing_removes_a_picture_that_was_cut_off_and_leaves_those_of_others(tmp_path):
     with opened(tmp_path) as results:
-        results.add(to_record(ONE, (8, 8), faces(1), 0))
+        results.add(to_record(ONE.name, (8, 8), faces(1), 0))
         results.finish(ONE)  # --no-pictures
         results.begin(TWO)  # killed here
     for name in ("a/one.png", "two.png", "a/.one.png.swp", ".two.png.x1_y.tmp"):

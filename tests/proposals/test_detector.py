@@ -100,3 +100,46 @@ def test_small_faces_are_not_looked_for_in_the_overview(runtime):
     whole, large, small = faces(0), faces(160), faces(104)
     assert len(whole) == len(small) == 1 and small.boxes == pytest.approx(whole.boxes)
     assert len(large) == 1
+
+
+def crowd(faces):
+    """So many faces, six in a row, on grey; of about 12 px, from the thirteenth on of 9 px."""
+    face = torch.from_numpy(data.astronaut()[40:200, 150:300].copy()).permute(2, 0, 1)[None]
+    picture = torch.full((3, 240, 320), 120, dtype=torch.uint8)
+    for at in range(faces):
+        side = 16 if at < 12 else 12
+        top, left = 20 + 50 * (at // 6), 20 + 50 * (at % 6)
+        resized = torch.nn.functional.interpolate(face, size=(side, side - 1), mode="bilinear", antialias=True)[0]
+        picture[:, top : top + side, left : left + side - 1] = resized
+    return picture
+
+
+def test_a_crowd_of_tiny_faces_is_searched_once_more(runtime):
+    def surely(faces, **settings):
+        overrides = ["scales=[1]", "overview_px=0", *(f"{key}={value}" for key, value in settings.items())]
+        (found,) = choose_proposer("yunet", overrides=overrides).build(runtime).propose([crowd(faces)])
+        return found[found.scores >= 0.3]
+
+    assert len(surely(24, zoom=2)) >= len(surely(24, zoom=0)) + 5
+    few = surely(3, zoom=0)
+    assert len(few) == 3
+    assert surely(3, zoom=2).scores == pytest.approx(few.scores)  # too few of them
+    assert (surely(3, zoom=2, zoom_faces=1).scores > few.scores + 0.01).any()
+    assert surely(3, zoom=2, zoom_faces=1, zoom_below_px=5).scores == pytest.approx(few.scores)  # not tiny enough
+
+
+def test_only_what_would_be_larger_is_searched_once_more():
+    view = DetectorConfig(scales=(0.5, 1.25), zoom=2).zoomed_view(640, 480)
+    assert view is not None and (view.right, view.bottom, view.scale) == (640, 480, 2)
+    assert view.largest_px == pytest.approx(48 / 1.25)  # larger faces are found at 1.25
+    assert DetectorConfig(scales=(2.0,), zoom=2).zoomed_view(640, 480) is None
+    assert DetectorConfig(zoom=2, slice_px=320).zoomed_view(640, 480) is None
+    assert DetectorConfig(zoom=2, slice_px=640).zoomed_view(640, 480) is not None
+    assert DetectorConfig(zoom=2, max_side_px=1000).zoomed_view(2000, 1000) is None
+    assert DetectorConfig().zoomed_view(640, 480) is None
+
+
+@pytest.mark.parametrize("settings", [{"zoom": -1.0}, {"zoom": float("nan")}, {"zoom_below_px": float("inf")}])
+def test_a_zoom_that_is_none_is_refused(settings):
+    with pytest.raises(ValueError, match="must be finite and not negative"):
+        DetectorConfig(**settings)

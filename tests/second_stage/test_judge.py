@@ -110,6 +110,24 @@ def test_unreadable_image_is_an_answer_not_a_crash(judge, requests):
     assert len(answers[4].face_logits) == 16
 
 
+@pytest.mark.parametrize("route_px", [0.0, 12.0])
+def test_networks_see_few_sizes_of_batch_and_none_above_the_one_wanted(judge, requests, monkeypatch, route_px):
+    judge.crops = replace(judge.crops, route_px=route_px)
+    kept, seen = judge._look, []
+
+    def look(*pictures):
+        seen.append(len(pictures[0]))
+        return kept(*pictures)
+
+    monkeypatch.setattr(judge, "_look", look)
+    for count in range(1, 17):
+        few = [replace(request, count=count) for request in requests]
+        assert sum(len(one.face_logits) for one in judge_images(judge, few, batch_size=16)) == sum(
+            min(count, len(one.proposals)) for one in requests
+        )
+    assert {4, 16} <= set(seen) <= {1, 2, 4, 8, 16}
+
+
 def test_no_requests(judge):
     assert list(judge_images(judge, [], 8)) == []
     face_logits, boxes = judge.judge(np.zeros((0, 8, 8, 3), np.uint8), np.zeros((0, 32, 32, 3), np.uint8))

@@ -146,7 +146,7 @@ def add_runtime_options(
         "--precision",
         default="auto",
         choices=["auto", "bf16", "32"],
-        help="default: auto, bf16 on GPUs that multiply it natively and CPUs with AMX, else 32",
+        help="default: auto, bf16 on GPUs that multiply it natively, CPUs with AMX and AMD's with AVX512-BF16, else 32",
     )
     group.add_argument("--batch-size", type=positive_int, metavar="N", help=batch)
     group.add_argument(

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    from tinygan.proposers import DEFAULT, proposer_names
+    from tinygan.proposers import DEFAULT, DEFAULT_ROIS, proposer_names
 
     parser = make_parser("tinygan-detect", "Find the faces in photographs and videos; list and draw them.", EXAMPLE)
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="images, videos, or folders of them")
@@ -76,9 +76,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--max-rois",
         type=positive_int,
-        default=600,
+        default=DEFAULT_ROIS,
         metavar="N",
-        help="judge the best N boxes per image (default: 600)",
+        help=f"judge the best N boxes per image (default: {DEFAULT_ROIS})",
     )
     parser.add_argument("--no-boxes", action="store_true", help="leave every box where the first stage put it")
     parser.add_argument("--no-pictures", action="store_true", help="write detections.json and .csv only")

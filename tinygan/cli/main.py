@@ -17,6 +17,7 @@ COMMANDS = {
     "compare": "Draw faces of pictures before and after; true faces and ours.",
     "evaluate": "Evaluate detections by a published protocol.",
     "report": "Show on one page what the second stage changed.",
+    "app": "Find the faces of a photograph on a page in the browser.",
     "convert": "Turn detections of many images from one format into another.",
     "export": "Write the networks as ONNX, OpenVINO or TorchScript.",
     "propose": "Find faces with a first stage alone; write its boxes, one file per image.",

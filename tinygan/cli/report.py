@@ -33,7 +33,8 @@ from tinygan.errors import ConfigError, DataError
 from tinygan.formats.truths import GROUND_TRUTHS
 
 if TYPE_CHECKING:
-    from tinygan.detections import Detections
+    from tinygan.detections import Detections, GroundTruth
+    from tinygan.evaluate.fddb import FddbResult
     from tinygan.report.content import Judged
     from tinygan.report.faces import Pictures
 
@@ -195,8 +196,31 @@ def _read(arguments: argparse.Namespace) -> _Read:
     }
     faces = load_faces(arguments.ground_truth, arguments.images, arguments.category, list[str]())  # told of above
     groups = None if arguments.groups is None else measure_groups(arguments.groups, None, faces, results)
-    judged = Judged(before=results["baseline"], after=results["detections"], truth=truth, faces=faces, groups=groups)
+    judged = Judged(
+        before=results["baseline"], after=results["detections"], truth=truth, faces=faces, groups=groups,
+        fddb=_fddb(arguments, {name: faces[name] for name in inputs.names}, before, after),
+    )  # fmt: skip
     return _Read(after, before, warn(inputs), judged, inputs.sources["detections"].missing)
+
+
+def _fddb(
+    arguments: argparse.Namespace,
+    faces: Mapping[str, GroundTruth],
+    before: Mapping[str, Detections],
+    after: Mapping[str, Detections],
+) -> tuple[FddbResult, FddbResult] | None:
+    """Both lists by the protocol of FDDB, if the faces are ellipses."""
+    from tinygan.cli.evaluate.fddb import image_sizes
+    from tinygan.evaluate.fddb import evaluate_fddb
+    from tinygan.formats.fddb import ELLIPSE, NO_FOLD, FddbTruth
+
+    if not all(ELLIPSE in one.fields for one in faces.values()):
+        return None
+    ellipses = {name: one.fields[ELLIPSE] for name, one in faces.items()}
+    truth = FddbTruth(ellipses, dict.fromkeys(ellipses, NO_FOLD))
+    sizes = image_sizes(arguments.images, list(ellipses), list[str]())  # told of where pictures are read
+    first, second = (evaluate_fddb(found, truth, image_sizes=sizes) for found in (before, after))
+    return first, second
 
 
 def _read_alone(arguments: argparse.Namespace) -> _Read:

@@ -114,6 +114,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from tinygan.config import to_yaml
     from tinygan.runtime import Runtime
     from tinygan.training.prepare import check_source
+    from tinygan.training.summary import summarise
 
     recipe, data = _recipe(arguments), _input(arguments)
     if arguments.stage in OF_PICTURES:
@@ -125,7 +126,8 @@ def _train(arguments: argparse.Namespace) -> int:
         print(f"{folder.path}: this stage is finished already")
         return DONE
     skipped = _run_stage(arguments, data, recipe, folder, runtime)
-    return end_run(f"{folder.path}: stage {arguments.stage} is finished", skipped, runtime)
+    message = f"{folder.path}: stage {arguments.stage} is finished"
+    return end_run("\n".join([message, *summarise(folder)]), skipped, runtime)
 
 
 def _check_usage(arguments: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from tinygan.checkpoint import is_ours, load_checkpoint, packaged_weights
 from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.formats.images import Orientation, Picture, to_picture
-from tinygan.proposers import DEFAULT, best_inside, choose_proposer
+from tinygan.proposers import DEFAULT, DEFAULT_ROIS, best_inside, choose_proposer
 from tinygan.runtime import Backend, Device, Runtime, RuntimeOptions, device_name
 from tinygan.second_stage.fusion import Fusion, stored_fusion
 from tinygan.second_stage.stage import Enlarged, SecondStage
@@ -74,7 +74,7 @@ class FaceDetector:
         checkpoint: str | Path = LITE,
         *,
         move_boxes: bool = True,
-        max_rois: int = 600,
+        max_rois: int = DEFAULT_ROIS,
         batch_size: int = 64,
         options: RuntimeOptions | None = None,
     ) -> FaceDetector:
@@ -84,7 +84,7 @@ class FaceDetector:
             first_stage: from :func:`tinygan.proposers.choose_proposer`.
             checkpoint: the second stage's checkpoint, as for :class:`SecondStage`.
             move_boxes: whether boxes may move and merge, as for :class:`SecondStage`.
-            max_rois: number of proposals judged per image, as for :class:`SecondStage`.
+            max_rois: number of proposals judged per image; more than the 600 of the paper, as crowds have more faces.
             batch_size: patches per forward pass, as for :class:`SecondStage`.
             options: device, precision, threads and backend; at precision ``auto`` the first stage runs in 32 bits, as
                 bf16 moves its boxes.
@@ -163,12 +163,25 @@ class FaceDetector:
     def _search(self, pictures: Sequence[Image.Image], min_score: float) -> list[Detections]:
         if not pictures:
             return []
-        proposals = self._first.propose([torch.from_numpy(np.array(one)).permute(2, 0, 1) for one in pictures])
+        proposals = self._first.propose([_to_tensor(picture) for picture in pictures])
         faces = []
         for picture, judged in zip(pictures, self._second.rescore_unchecked(pictures, proposals), strict=True):
             found = best_inside(judged[judged.scores >= min_score], picture.width, picture.height, len(judged))
             faces.append(found.with_fields(outcome=outcomes(found)))
         return faces
+
+    def propose(self, image: Picture) -> Detections:
+        """What the first stage finds by itself: boxes inside the picture, by falling score.
+
+        Args:
+            image: as of :meth:`SecondStage.rescore`.
+
+        Raises:
+            DataError: if the image cannot be read or is unfit.
+        """
+        picture = to_picture(image, self._orientation)
+        (found,) = self._first.propose([_to_tensor(picture)])
+        return best_inside(found, picture.width, picture.height, len(found))
 
     def enlarge(self, image: Picture, faces: Detections, most: int = 12) -> Enlarged:
         """Super-resolved pictures of the best small faces; see :meth:`SecondStage.enlarge`."""
@@ -194,11 +207,30 @@ def outcomes(found: Detections) -> npt.NDArray[np.str_]:
     return np.select(cases, ["raised", "lowered", "moved"], "kept").astype(np.str_)
 
 
+def split_by_score(every: Detections, min_score: float) -> tuple[Detections, FloatArray]:
+    """Boxes of at least a score, and those that the second stage lowered below it.
+
+    Args:
+        every: with column ``proposal_score``.
+        min_score: the least final score.
+
+    Returns:
+        The first as they are, and the others' corners, float64 [M, 4].
+    """
+    stays = every.scores >= min_score
+    return every[stays], every.boxes[~stays & (every.fields["proposal_score"] >= min_score)]
+
+
 def fitted_fusion(weights: Path | None) -> Fusion | None:
     """The fusion with ``lite`` that was fitted for a first stage, if its weights file holds one."""
     if weights is None or not is_ours(weights):
         return None
     return stored_fusion(load_checkpoint(weights, ("proposer",)))
+
+
+def _to_tensor(picture: Image.Image) -> torch.Tensor:
+    """A picture as a first stage takes it: uint8 [3, H, W]."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
 def _is_lite(checkpoint: str | Path) -> bool:

@@ -10,14 +10,16 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tinygan.boxes import intersection, longer_side
+from tinygan.detect.detector import OUTCOMES
 from tinygan.detections import ByteArray, Detections, FloatArray
 from tinygan.pictures import Colour, draw_boxes, fit_font, load_font
 
-COLOURS: Mapping[str, Colour] = {
-    "kept": (0, 190, 255),
-    "raised": (60, 230, 90),
-    "lowered": (255, 150, 0),
-    "moved": (240, 100, 255),
+COLOURS: Mapping[str, Colour] = {  # of different brightness, so that most differ in grey too
+    "kept": (0, 130, 255),
+    "raised": (90, 240, 110),
+    "lowered": (255, 110, 0),
+    "moved": (130, 30, 170),
+    "found": (255, 245, 0),
 }
 DROPPED: Colour = (255, 70, 70)
 
@@ -87,7 +89,7 @@ def detection_picture(
     Raises:
         ValueError: if the image is not uint8 [H, W, 3].
     """
-    shown, scale = _resized(image)
+    shown, scale = resize_to_show(image)
     width = max(_NARROWEST_PX, shown.shape[1])
     columns = min(len(tiles), (width - _GAP_PX) // (_TILE_PX + _GAP_PX))
     scaled = Detections(found.boxes * scale, found.scores, found.fields)
@@ -99,8 +101,15 @@ def detection_picture(
     return np.concatenate([_legend(width, found, len(dropped)), _centred(photo, width), strip])
 
 
-def _resized(image: ByteArray) -> tuple[ByteArray, FloatArray]:
-    """The picture at the size to show, and the factors on ``x, y, x, y``."""
+def resize_to_show(image: ByteArray) -> tuple[ByteArray, FloatArray]:
+    """Enlarge a small picture, so that boxes can be told apart; shrink a very large one.
+
+    Args:
+        image: uint8 RGB [H, W, 3].
+
+    Returns:
+        uint8 RGB [H', W', 3], and the factors, float64 [4], on ``x, y, x, y``.
+    """
     height, width = image.shape[:2]
     longer = max(height, width)
     factor = min(_MOST_TIMES, math.ceil(_SMALLEST_PX / longer)) if longer < _SMALLEST_PX else 1.0
@@ -122,7 +131,8 @@ def _centred(photo: ByteArray, width: int) -> ByteArray:
 def _legend(width: int, found: Detections, dropped: int) -> ByteArray:
     """One line: how many faces, and how many of each colour."""
     outcomes = found.fields["outcome"].tolist()
-    entries = [(colour, f"{outcomes.count(name)} {name}") for name, colour in COLOURS.items()]
+    named = [name for name in COLOURS if name in OUTCOMES or name in outcomes]
+    entries = [(COLOURS[name], f"{outcomes.count(name)} {name}") for name in named]
     entries.append((DROPPED, f"{dropped} dropped"))
     title = f"{len(found)} face{'' if len(found) == 1 else 's'}"
     largest = load_font(min(80, max(15, width // 42)))

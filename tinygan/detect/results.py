@@ -11,10 +11,10 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 from tinygan.detect.sources import Source
 from tinygan.detections import Detections
@@ -190,21 +190,32 @@ class Results:
             file.write(b"\n ]\n}\n")
 
     def _write_csv(self, timed: bool) -> None:
-        """A row a face, and one with nothing but the name for an input without a face."""
-        found = {record["name"] for record in self._records() if record["faces"]}
+        """See :func:`write_rows`."""
         with open_atomically(self.folder / CSV_TABLE) as file:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-            rows = csv.writer(text, lineterminator="\n")
-            rows.writerow(("image", *(("frame", "seconds") if timed else ()), *_COLUMNS))
-            for record in self._records():
-                for face in record["faces"]:
-                    when = (record.get("frame"), record.get("seconds")) if timed else ()
-                    numbers = (face["score"], face["proposal_score"], face["face_logit"], face["outcome"])
-                    rows.writerow((record["name"], *when, *face["box"], *numbers))
-                if record["name"] not in found:
-                    found.add(record["name"])
-                    rows.writerow((record["name"], *[""] * (len(_COLUMNS) + 2 * timed)))
+            write_rows(text, self._records, timed)
             text.detach()
+
+
+def write_rows(file: TextIO, records: Callable[[], Iterable[Record]], timed: bool = False) -> None:
+    """The CSV table: a row per face, and one with nothing but the name for an input without a face.
+
+    Args:
+        file: opened for text without newline translation.
+        records: gives the lines of :func:`to_record`, each time it is called.
+        timed: whether there are columns for a video's frames.
+    """
+    found = {record["name"] for record in records() if record["faces"]}
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerow(("image", *(("frame", "seconds") if timed else ()), *_COLUMNS))
+    for record in records():
+        for face in record["faces"]:
+            when = (record.get("frame"), record.get("seconds")) if timed else ()
+            numbers = (face["score"], face["proposal_score"], face["face_logit"], face["outcome"])
+            rows.writerow((record["name"], *when, *face["box"], *numbers))
+        if record["name"] not in found:
+            found.add(record["name"])
+            rows.writerow((record["name"], *[""] * (len(_COLUMNS) + 2 * timed)))
 
 
 def open_results(folder: Path, settings: Mapping[str, Any], resume: bool, overwrite: bool) -> Results:
@@ -233,11 +244,11 @@ def open_results(folder: Path, settings: Mapping[str, Any], resume: bool, overwr
     return Results(folder)
 
 
-def to_record(source: Source, size: tuple[int, int], found: Detections, dropped: int) -> Record:
+def to_record(name: str, size: tuple[int, int], found: Detections, dropped: int) -> Record:
     """A line of the journal, and an entry of the JSON table.
 
     Args:
-        source: the image or video.
+        name: of the image or video.
         size: its width and height in pixels.
         found: its faces, as of :meth:`FaceDetector.detect`.
         dropped: how many more the second stage lowered below the least score.
@@ -253,7 +264,7 @@ def to_record(source: Source, size: tuple[int, int], found: Detections, dropped:
         }
         for row, (box, score) in enumerate(zip(found.boxes.tolist(), found.scores.tolist(), strict=True))
     ]
-    return {"name": source.name, "width": size[0], "height": size[1], "dropped": dropped, "faces": faces}
+    return {"name": name, "width": size[0], "height": size[1], "dropped": dropped, "faces": faces}
 
 
 def _settings(line: str) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from tinygan.detect.detector import MIN_SCORE, FaceDetector
+from tinygan.detect.detector import MIN_SCORE, FaceDetector, split_by_score
 from tinygan.detect.picture import Tile, detection_picture, mark_faces
 from tinygan.detect.results import Record, Results, to_record
 from tinygan.detect.sources import Source
@@ -121,8 +121,5 @@ def _detect(
     detector: FaceDetector, source: Source, picture: Image.Image, config: DetectConfig
 ) -> tuple[Detections, FloatArray, Record]:
     """The faces of one picture, the boxes dropped, float64 [M, 4], and both as a line of the journal."""
-    every = detector.detect(picture, min_score=0.0)
-    found = every[every.scores >= config.min_score]
-    lowered = (every.scores < config.min_score) & (every.fields["proposal_score"] >= config.min_score)
-    dropped = every.boxes[lowered]
-    return found, dropped, to_record(source, picture.size, found, len(dropped))
+    found, dropped = split_by_score(detector.detect(picture, min_score=0.0), config.min_score)
+    return found, dropped, to_record(source.name, picture.size, found, len(dropped))

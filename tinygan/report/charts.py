@@ -12,12 +12,14 @@ import numpy as np
 
 from tinygan.detections import FloatArray
 from tinygan.evaluate.curves import Curve, Difference
+from tinygan.evaluate.fddb import RocCurve
 from tinygan.evaluate.plots import visible_points
 from tinygan.report.page import text
 
 _MOST_POINTS = 300  # of a line
 _WIDTH, _HEIGHT = 360, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 14, 34, 40  # margins
+_FIFTHS = (0, 0.2, 0.4, 0.6, 0.8, 1)
 _ROW, _LABEL, _VALUE = 22, 96, 64  # height of a row of gains, widths of its label and its figure
 
 
@@ -54,14 +56,31 @@ def draw_precision_recall(before: Curve, after: Curve, title: str) -> str:
         title: what readers who do not see the drawing are told.
     """
     frame = _Frame(0, 1, 0, 1)
-    parts = _axes(frame, [0, 0.2, 0.4, 0.6, 0.8, 1], [0, 0.2, 0.4, 0.6, 0.8, 1], "recall", "precision")
+    parts = _axes(frame, _FIFTHS, _FIFTHS, "recall", "precision")
     for style, curve in (("before", before), ("after", after)):
         recall, precision = visible_points(curve.recall, curve.precision, most=_MOST_POINTS)
         if len(recall):
             parts.append(f'<path class="line {style}" d="{frame.path(recall, precision)}"/>')
-    for style, left in (("before", _WIDTH - 170), ("after", _WIDTH - 80)):
-        parts.append(f'<path class="line {style}" d="M{left} 12h26"/><text x="{left + 32}" y="16">{style}</text>')
-    return _svg(parts, _HEIGHT, title)
+    return _svg([*parts, *_legend()], _HEIGHT, title)
+
+
+def draw_roc(before: RocCurve, after: RocCurve, most: int, title: str) -> str:
+    """Both ROC curves of the FDDB protocol.
+
+    Args:
+        before: of the first stage, drawn dashed.
+        after: of both stages, drawn solid.
+        most: number of false positives at the right edge.
+        title: what readers who do not see the drawing are told.
+    """
+    frame = _Frame(0, most, 0, 1)
+    parts = _axes(frame, [0, most], _FIFTHS, "false positives", "true positive rate")
+    for style, curve in (("before", before), ("after", after)):
+        within = curve.false_positives <= most
+        x, y = visible_points(curve.false_positives[within].astype(float), curve.tpr[within], most, _MOST_POINTS)
+        if len(x):
+            parts.append(f'<path class="line {style}" d="{frame.path(x, y)}"/>')
+    return _svg([*parts, *_legend()], _HEIGHT, title)
 
 
 def draw_gains(gains: Sequence[tuple[str, Difference]], title: str) -> str:
@@ -112,6 +131,14 @@ def draw_term(steps: FloatArray, values: FloatArray, title: str) -> str:
             x, y = x[kept], y[kept]
         parts.append(f'<path class="line {style}" d="{frame.path(x, y)}"/>')
     return _svg(parts, _HEIGHT, title)
+
+
+def _legend() -> list[str]:
+    places = (("before", _WIDTH - 170), ("after", _WIDTH - 80))
+    return [
+        f'<path class="line {style}" d="M{left} 12h26"/><text x="{left + 32}" y="16">{style}</text>'
+        for style, left in places
+    ]
 
 
 def _running_mean(values: FloatArray) -> FloatArray:

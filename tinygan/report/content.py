@@ -10,6 +10,7 @@ import numpy as np
 from tinygan.detections import GroundTruth
 from tinygan.evaluate.attributes import VALUES, group_faces
 from tinygan.evaluate.breakdown import break_down, compare_breakdowns
+from tinygan.evaluate.fddb import BUDGETS, UNREACHED_NOTE, FddbResult
 from tinygan.evaluate.groups import FEW_FACES, FEW_IMAGES, Estimate, GroupComparison
 from tinygan.evaluate.truth import EvaluationTruth
 from tinygan.evaluate.wider import WiderResult, compare_wider
@@ -42,6 +43,7 @@ from tinygan.second_stage.figures import SMALL_PX
 TITLE = "What the second stage changed"
 _MOST = 8  # faces of a kind
 _ATTRIBUTES = ("height", "blur", "occlusion")
+_KINDS = ("discrete", "continuous")  # scores of FDDB
 _NO_TERMS = ("step", "seconds", "learning_rate")
 _NONE, _NO_BREAK = "–", "\N{NO-BREAK SPACE}"
 _INTERVALS = "95 % intervals by paired bootstrap over the pictures, 1,000 draws"
@@ -57,6 +59,7 @@ class Judged:
         truth: what was evaluated against.
         faces: the same faces with their attributes, if there are any.
         groups: recall by group of faces, if a table of groups was given.
+        fddb: before and after by the protocol of FDDB, if the faces are FDDB's ellipses.
     """
 
     before: WiderResult
@@ -64,6 +67,7 @@ class Judged:
     truth: EvaluationTruth
     faces: Mapping[str, GroundTruth]
     groups: GroupComparison | None = None
+    fddb: tuple[FddbResult, FddbResult] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,7 +98,9 @@ def build_report(subject: Subject, pictures: Pictures) -> str:
     sections = []
     judged = subject.judged
     if judged is not None:
-        sections += [_precision(judged), _curves(judged), _gains(judged)]
+        sections += [_precision(judged), _curves(judged)]
+        sections += [] if judged.fddb is None else [_roc(*judged.fddb)]
+        sections.append(_gains(judged))
         sections += [] if judged.groups is None else [_groups(judged.groups)]
     sections.append(_changes(subject, pictures))
     if judged is not None:
@@ -131,6 +137,23 @@ def _curves(judged: Judged) -> Section:
         svg = charts.draw_precision_recall(before.exact, after.exact, f"Precision over recall, {said}")
         drawn.append(chart(svg, said))
     return Section("curves", "Precision and recall", grid(drawn))
+
+
+def _roc(before: FddbResult, after: FddbResult) -> Section:
+    sides = before.merged, after.merged
+    rows = [["false positives", *(f"{kind} {side}" for kind in _KINDS for side in ("before", "after"))]]
+    for budget in (100, *BUDGETS):
+        curves = [getattr(side, kind).at(budget) for kind in _KINDS for side in sides]
+        rows.append([f"{budget:,}", *(f"{one.tpr:.4f}{'' if one.reached else '*'}" for one in curves)])
+    drawn = []
+    for kind in _KINDS:
+        first, second = (getattr(side, kind) for side in sides)
+        most = int(np.clip(max(first.false_positives.max(initial=1), second.false_positives.max(initial=1)), 1, 2000))
+        rates = " before, ".join(f"{curve.at(most).tpr:.4f}" for curve in (first, second))
+        said = f"{kind}: true positive rate {rates} after, at {most:,} false positives"
+        drawn.append(chart(charts.draw_roc(first, second, most, said), said))
+    note = f"By the protocol of FDDB, {sides[0].images:,} pictures, {sides[0].faces:,} faces. {UNREACHED_NOTE}."
+    return Section("roc", "ROC of FDDB", "\n".join([grid(drawn), table("True positive rate", rows, note)]))
 
 
 def _gains(judged: Judged) -> Section:

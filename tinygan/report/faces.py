@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from tinygan.boxes import iou
-from tinygan.data.cutting import SCALE
 from tinygan.detections import BoolArray, ByteArray, Detections, FloatArray, IntArray
 from tinygan.errors import DataError
 from tinygan.evaluate.claims import Claims
 from tinygan.evaluate.truth import EvaluationTruth
 from tinygan.evaluate.wider import IOU_THRESHOLD, WiderResult
 from tinygan.formats.images import Orientation, read_image
-from tinygan.second_stage.figures import SMALL_PX, cut_faces
+from tinygan.second_stage.figures import enlarge_face
 from tinygan.second_stage.upscaling import SuperResolver
 
 Found = Mapping[str, Detections]  # {image: detections}
@@ -174,12 +172,8 @@ class Pictures:
         except DataError as error:
             self._skipped[change.image] = str(error)
             return None
-        (face,) = cut_faces(change.image, image, change.box[None])
-        small = Image.fromarray(face.pixels)
-        if small.width > SMALL_PX:
-            small = small.resize((SMALL_PX, SMALL_PX), Image.Resampling.BICUBIC)
-        size = (small.width * SCALE, small.height * SCALE)
-        return np.asarray(small.resize(size, Image.Resampling.BICUBIC)), np.asarray(self._resolver.upscale(small))
+        enlarged = enlarge_face(image, change.box, self._resolver)
+        return enlarged.bicubic, enlarged.resolved
 
 
 def _best_scores(claims: Claims, faces: int) -> FloatArray:

@@ -47,6 +47,31 @@ def cut_faces(name: str, image: Image.Image, boxes: FloatArray | None) -> list[F
     return faces
 
 
+class Enlargement(NamedTuple):
+    """A face 4 times as large; all uint8 RGB, square.
+
+    Attributes:
+        lr: its crop as it is, shrunk to 96 px if it is larger.
+        bicubic: by bicubic interpolation.
+        resolved: by a generator.
+    """
+
+    lr: ByteArray
+    bicubic: ByteArray
+    resolved: ByteArray
+
+
+def enlarge_face(image: Image.Image, box: FloatArray, resolver: SuperResolver) -> Enlargement:
+    """Cut out a face, box float64 [4], and enlarge it; the generator is for small ones, so large ones are shrunk."""
+    (face,) = cut_faces("", image, box[None])
+    small = Image.fromarray(face.pixels)
+    if small.width > SMALL_PX:
+        small = small.resize((SMALL_PX, SMALL_PX), Image.Resampling.BICUBIC)
+    size = (small.width * SCALE, small.height * SCALE)
+    bicubic = np.asarray(small.resize(size, Image.Resampling.BICUBIC))
+    return Enlargement(np.asarray(small), bicubic, np.asarray(resolver.upscale(small)))
+
+
 def blur(pixels: ByteArray) -> float:
     """How little detail a picture has: minus the share of its variance that a Laplacian finds; larger is blurrier."""
     grey = np.asarray(Image.fromarray(pixels).convert("L"), np.float64)

@@ -8,6 +8,7 @@ from threading import Lock
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tinygan.boxes import mirror_boxes
 from tinygan.checkpoint import Checkpoint
@@ -22,6 +23,7 @@ from tinygan.models.pixels import to_bytes, to_float
 from tinygan.runtime import Runtime, one_thread
 from tinygan.second_stage.graphs import generator_graph, judge_graph
 
+BATCH_STEP = 8  # batches are filled up to a multiple of it
 _building = Lock()  # of all judges, as one that holds a lock could not be pickled for another process
 
 
@@ -33,6 +35,17 @@ def _unlock() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_unlock)
+
+
+def filled_up(count: int) -> int:
+    """How many pictures a batch of so many is filled up to.
+
+    CPU backends prepare a network anew for every size of batch that they meet, which takes as long as judging a dozen
+    pictures and keeps tens of megabytes. So they shall meet few.
+    """
+    if count >= BATCH_STEP:
+        return -(-count // BATCH_STEP) * BATCH_STEP
+    return 1 << (count - 1).bit_length()
 
 
 class Judge:
@@ -118,10 +131,11 @@ class Judge:
             seen = [torch.cat(pictures)]
             if wide is not None and self.sees_wide:
                 seen.append(self._load(wide))
-            look = self._look_again if again else self._look
-            face_logit, *found = look(*(picture.flip(3) for picture in seen) if again else seen)
-        face_logits: FloatArray = face_logit.double().cpu().numpy()
-        boxes: FloatArray = found[0].double().cpu().numpy() if found else np.full((count, 4), np.nan)
+            look, extra = self._look_again if again else self._look, filled_up(count) - count
+            filled = (F.pad(picture.flip(3) if again else picture, (0, 0, 0, 0, 0, 0, 0, extra)) for picture in seen)
+            face_logit, *found = look(*filled)
+        face_logits: FloatArray = face_logit[:count].double().cpu().numpy()
+        boxes: FloatArray = found[0][:count].double().cpu().numpy() if found else np.full((count, 4), np.nan)
         return face_logits, mirror_boxes(boxes) if again else boxes
 
     @torch.inference_mode()

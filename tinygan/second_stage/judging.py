@@ -17,10 +17,10 @@ from PIL import Image
 from tinygan.boxes import decode_boxes, interpolate
 from tinygan.concurrency import ordered_map
 from tinygan.data.cutting import CropConfig, Cut, cut_regions
-from tinygan.detections import BoolArray, Detections, FloatArray
+from tinygan.detections import BoolArray, Detections, FloatArray, IntArray
 from tinygan.errors import DataError, unexpected
 from tinygan.formats.images import ImageFile, read_image
-from tinygan.second_stage.judge import Judge
+from tinygan.second_stage.judge import Judge, filled_up
 
 LOOK_RESIZE = 0.5  # share of the way to the size it found at which the judge looks again
 LOOK_LOGIT = -2.0  # it looks again at what may be a face
@@ -233,8 +233,7 @@ def _judge_group(judge: Judge, group: list[_Group], batch_size: int, again: bool
     if judge.sees_wide:  # all surroundings of small crops, then all of large ones
         wide = np.concatenate([c.wide[: len(c.small)] for c in cuts] + [c.wide[len(c.small) :] for c in cuts])
     face_logits, framed = np.zeros(len(small) + len(large)), np.full((len(small) + len(large), 4), np.nan)
-    passes = max(1, -(-len(face_logits) // batch_size))
-    for few, many in zip(*(np.array_split(np.arange(len(rows)), passes) for rows in (small, large)), strict=True):
+    for few, many in _passes(len(small), len(large), batch_size):
         rows = np.concatenate([few, many + len(small)])
         around = None if wide is None else wide[rows]
         face_logits[rows], framed[rows] = judge.judge(small[few], large[many], around, again)
@@ -247,3 +246,19 @@ def _judge_group(judge: Judge, group: list[_Group], batch_size: int, again: bool
         at_small, at_large = at_small + len(cut.small), at_large + len(cut.large)
         boxes = decode_boxes(framed[rows], cut.anchors)
         yield _Look(member.name, face_logits[rows], boxes, member.error, member.picture)
+
+
+def _passes(small: int, large: int, batch_size: int) -> list[tuple[IntArray, IntArray]]:
+    """Which small and large patches are judged together, int64 [K] each: batches of about the same size.
+
+    Of one kind alone they have full steps, as the judge fills batches up to those.
+    """
+    passes = max(1, -(-(small + large) // batch_size))
+    if small and large:
+        few, many = (np.array_split(np.arange(count), passes) for count in (small, large))
+        return list(zip(few, many, strict=True))
+    count = small + large
+    size = min(batch_size, filled_up(max(1, -(-count // passes))))
+    parts = np.split(np.arange(count), range(size, count, size))
+    none = np.arange(0)
+    return [(part, none) if small else (none, part) for part in parts]

@@ -20,6 +20,7 @@ from tinygan.checkpoint import load_state, save_state
 from tinygan.errors import ConfigError, TinyGanError
 from tinygan.pictures import loss_curves
 from tinygan.runtime import Runtime, restore_rng_state, rng_state
+from tinygan.training.board import Board
 from tinygan.training.run import CURVES_FILE, STATE_FILE, RunFolder
 
 log = logging.getLogger(__name__)
@@ -161,7 +162,11 @@ def run_loop(
     if runtime.is_main:
         folder.keep_metrics_before(first)
     started = time.monotonic()
-    with Prefetcher(draw, first, config.steps) as batches, _progress(config, first, runtime) as bar:
+    with (
+        Prefetcher(draw, first, config.steps) as batches,
+        _progress(config, first, runtime) as bar,
+        Board(folder.path, first, runtime.is_main) as board,
+    ):
         for step, batch in batches:
             stage.set_learning_rate(config.rate_at(step))
             terms = stage.step(batch)
@@ -173,6 +178,7 @@ def run_loop(
                     row.update(stage.evaluate())
                 if runtime.is_main:
                     folder.append_metrics(row)
+                    board.add(row)
                 bar.set_postfix({name: f"{value:.4g}" for name, value in row.items() if name in terms})
             bar.update()
             if runtime.is_main and last_of_epoch:

@@ -29,6 +29,7 @@ FILES = (
     WEIGHTS_FILE,
 )  # fmt: skip
 SAMPLES_FOLDER, SAMPLE_FILES = "samples", "epoch_[0-9]*.png"  # one picture per epoch
+BOARD_FOLDER, BOARD_FILES = "tensorboard", "events.out.tfevents.*"  # where TensorBoard is installed
 JUDGED_FOLDER, JUDGED_FILES = "judged", "detector_[0-9]*.npz"  # stage fusion: judged proposals of the hold-out
 PATCHES_FOLDER = "patches"  # scratch, removed when the stage is finished
 
@@ -150,6 +151,7 @@ class RunFolder:
     def _clear(self) -> None:
         drawn, judged = self.path / SAMPLES_FOLDER, self.path / JUDGED_FOLDER
         written = [*drawn.glob(SAMPLE_FILES), *judged.glob(JUDGED_FILES)]
+        written += (self.path / BOARD_FOLDER).glob(BOARD_FILES)
         remove_written([*(self.path / name for name in FILES), *written], self.path)
         shutil.rmtree(self.patches, ignore_errors=True)
 

@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     published = {} if arguments.curves is None else load_published_rocs(arguments.curves)
     inputs = read_inputs(arguments, {name: bounding_boxes(rows) for name, rows in truth.ellipses.items()})
     skipped: list[str] = []
-    sizes = {} if arguments.images is None else _image_sizes(arguments.images, inputs.names, skipped)
+    sizes = {} if arguments.images is None else image_sizes(arguments.images, inputs.names, skipped)
     inputs = replace(inputs, skipped=skipped)
     results = {
         role: evaluate_fddb(source.detections, truth, inputs.names, sizes, arguments.ellipses)
@@ -92,8 +92,14 @@ def run(arguments: argparse.Namespace) -> int:
     return warn(inputs)
 
 
-def _image_sizes(folder: Path, names: Sequence[str], skipped: list[str]) -> dict[str, tuple[int, int]]:
-    """Width and height of every picture found, upright as boxes are, from its header; others get a line."""
+def image_sizes(folder: Path, names: Sequence[str], skipped: list[str]) -> dict[str, tuple[int, int]]:
+    """Width and height of every picture found, upright as boxes are, from its header; others get a line.
+
+    Args:
+        folder: the pictures, at any depth.
+        names: those of the ground truth.
+        skipped: gets a line for each picture whose size cannot be read.
+    """
     from tinygan.errors import DataError
     from tinygan.formats.names import list_images, match_names
     from tinygan.formats.sizes import read_size

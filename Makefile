@@ -4,7 +4,7 @@ STAMP := .venv/.installed
 
 SAMPLE := runs/report
 
-.PHONY: help install demo demo-train report notebooks test clean
+.PHONY: help install demo demo-train report notebooks test integrations test-integrations docs clean
 
 help:
 	@echo "make demo        install, then find tiny faces with the two stages that ship, before and after"
@@ -12,8 +12,10 @@ help:
 	@echo "make report      install, then re-score a detector's boxes in drawn crowds, and show on one page what changed"
 	@echo "make notebooks   install, then run the notebooks and leave them as pages in runs/notebooks (DATA=… PROPOSALS=…)"
 	@echo "make test        install, then checks and tests"
+	@echo "make test-integrations  the tests that need other people's packages, and installs these"
+	@echo "make docs        the documentation, into build/docs"
 	@echo "make install     a virtual environment in .venv with tinygan and its tools"
-	@echo "make clean       remove .venv and what the others wrote into runs"
+	@echo "make clean       remove .venv, build and what the others wrote into runs"
 
 install: $(STAMP)
 
@@ -46,5 +48,20 @@ test: install
 	scripts/check
 	scripts/test
 
+# Without the packages that these would bring along and no test needs; mtcnn's asks for an old PyTorch. Ultralytics is under
+# the AGPL and only here.
+integrations: install
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check sahi supervision transformers requests
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		facenet-pytorch insightface ultralytics ultralytics-thop
+
+test-integrations: integrations
+	scripts/test tests/integrations tests/proposals/adapters -m integration
+
+docs: install
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	.venv/bin/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
+
 clean:
-	rm -rf .venv runs/demo runs/report runs/notebooks
+	rm -rf .venv build docs/generated runs/demo runs/report runs/notebooks

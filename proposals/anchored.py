@@ -12,8 +12,9 @@ from torch import Tensor
 
 from proposals.anchors import Sides, decode_boxes, decode_landmarks, move_anchors, pyramid_anchors
 from proposals.backbones import Backbone, BackboneName
-from proposals.detector import DetectorConfig, DetectorNetwork, positive
+from proposals.detector import DetectorConfig, DetectorNetwork
 from proposals.output import Output
+from proposals.views import positive
 from tinygan.models.public_weights import load_into, load_tensors
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import nms
 
-from proposals.views import WHOLE_SIDE_PX, View, sliced_views, whole_views
+from proposals.views import WHOLE_SIDE_PX, View, ViewConfig, resize, whole_views
 from tinygan.detections import Detections
 from tinygan.models.backends import Run, deploy
 from tinygan.models.folding import fold_batch_norm
@@ -27,23 +27,18 @@ from tinygan.runtime import Runtime
 log = logging.getLogger(__name__)
 LANDMARKS = 5
 OVERVIEW_FROM, OVERVIEW_STEP = 2, 2.5  # times overview_px; times the next smaller overview
-LEAST_SLICE_PX = 64  # smaller tiles would be very many
 ZOOM_SCORE = 0.3  # from which a tiny box counts as a face, where it is decided whether to zoom
 
 OutputT = TypeVar("OutputT")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorConfig:
+class DetectorConfig(ViewConfig):
     """Which of a network's boxes are kept, and at which sizes it sees an image.
 
     Attributes:
         score_threshold: boxes of a lower face probability are dropped.
         top_k: number of boxes per scale, the best ones, that enter NMS.
-        nms_iou: of two boxes with a larger IoU the one with the lower score is dropped.
-        keep: number of boxes per image, the best ones, that are kept after NMS.
-        scales: factors by which the image is resized; several are detected one by one and merged by NMS. Faces of 48 px
-            or more at a smaller scale are looked for there alone.
         overview_px: images at least twice as long are searched once more, shrunk to this: faces of 48 px or more there
             are looked for in this overview alone, faces of less than 30 px there at full size alone. Still longer ones
             have further overviews, 2.5 times as large each. 0: there is no overview.
@@ -51,9 +46,6 @@ class DetectorConfig:
             largest of ``scales``; with tiles, and where nothing would be larger, it is not. 0: no image is.
         zoom_faces: how many tiny faces make an image be searched once more.
         zoom_below_px: faces whose longer side is shorter, at the largest of ``scales``, are tiny.
-        slice_px: longer images are searched in square tiles of this side, and, for faces too large for a tile, in tiles
-            of larger parts shrunk to this side, and as a whole. 0: there are no tiles.
-        slice_overlap: by which share of their side neighbouring tiles overlap.
         max_side_px: longer sides (after scaling) are shrunk to this, which bounds memory.
         doubt_below_px: boxes whose longer side is shorter (in the image as given) lose some of their score.
         doubt: how much: this, times how often e divides ``doubt_below_px / longer side``, is taken from the logit. 0:
@@ -62,29 +54,18 @@ class DetectorConfig:
 
     score_threshold: float = 0.02
     top_k: int = 5000
-    nms_iou: float = 0.4
-    keep: int = 750
-    scales: tuple[float, ...] = (1.0,)
     overview_px: int = 0
     zoom: float = 0.0
     zoom_faces: int = 5
     zoom_below_px: float = 20.0
-    slice_px: int = 0
-    slice_overlap: float = 0.2
     max_side_px: int = 4096
     doubt_below_px: float = 64.0
     doubt: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.scales or not positive(self.scales):
-            raise ValueError(f"scales are one or more factors above 0, got {self.scales}")
-        for name in ("score_threshold", "nms_iou"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} lies in [0, 1], got {getattr(self, name)}")
-        if not 0 < self.slice_overlap <= 0.5:
-            raise ValueError(
-                f"slice_overlap lies above 0, or faces would be cut, and is at most 0.5; got {self.slice_overlap}"
-            )
+        super().__post_init__()
+        if not 0 <= self.score_threshold <= 1:
+            raise ValueError(f"score_threshold lies in [0, 1], got {self.score_threshold}")
         if not (self.doubt_below_px > 0 and self.doubt >= 0):
             raise ValueError(
                 f"doubt_below_px must be above 0 and doubt not below, got {self.doubt_below_px} and {self.doubt}"
@@ -92,9 +73,7 @@ class DetectorConfig:
         for name in ("overview_px", "zoom", "zoom_below_px"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}")
-        if self.slice_px != 0 and self.slice_px < LEAST_SLICE_PX:
-            raise ValueError(f"slice_px must be 0 (no tiles) or at least {LEAST_SLICE_PX}, got {self.slice_px}")
-        for name in ("top_k", "keep", "max_side_px", "zoom_faces"):
+        for name in ("top_k", "max_side_px", "zoom_faces"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
@@ -110,7 +89,7 @@ class DetectorConfig:
         """What is searched of an image of this size."""
         longer = max(width_px, height_px)
         if 0 < self.slice_px < longer:
-            return sliced_views(width_px, height_px, self.scales, self.slice_px, self.slice_overlap)
+            return super().views(width_px, height_px)
         return whole_views(width_px, height_px, self.scales, self.overviews_of(longer))
 
     def largest_scale(self, width_px: int, height_px: int) -> float:
@@ -141,11 +120,6 @@ def doubtful(scores: Tensor, boxes: Tensor, config: DetectorConfig) -> Tensor:
         return scores
     share = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1).clamp(min=1) / config.doubt_below_px
     return torch.sigmoid(torch.logit(scores, eps=1e-6) + config.doubt * share.clamp(max=1).log())
-
-
-def positive(values: Sequence[float]) -> bool:
-    """Whether all values are finite and above 0."""
-    return all(0 < value < math.inf for value in values)
 
 
 class DetectorNetwork(ABC, nn.Module, Generic[OutputT]):
@@ -337,11 +311,7 @@ class PyramidDetector(Generic[OutputT]):
         if limit < min(scale, 1.0):  # that it is enlarged a little less costs hardly anything
             self._say_shrunk(max(height, width))
         factor = min(scale, limit)
-        if factor == 1:
-            return picture
-        size = [max(1, round(side * factor)) for side in (height, width)]
-        known = picture if picture.device.type == "cpu" else picture.float()  # on CPUs bytes take a tenth of the time
-        return F.interpolate(known, size=size, mode="bilinear", align_corners=False, antialias=True)
+        return resize(picture, *(max(1, round(side * factor)) for side in (height, width)))
 
     def _say_shrunk(self, side_px: int) -> None:
         if not self._said_shrunk:

@@ -15,8 +15,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from proposals.anchored import AnchoredConfig, AnchoredNetwork, other_backbone
 from proposals.anchors import Sides, shaped
 from proposals.backbones import BackboneName, Normalise, build_backbone
-from proposals.detector import PyramidDetector, load_detector, positive
+from proposals.detector import PyramidDetector, load_detector
 from proposals.output import Output, cat_levels
+from proposals.views import positive
 from tinygan.proposers import Entry
 from tinygan.runtime import Runtime, one_thread
 

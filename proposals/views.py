@@ -13,10 +13,58 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 WHOLE_SIDE_PX = 48  # a face of this size is found at the smaller of two sizes
 OVERVIEW_LEAST_PX = 30  # smaller boxes in an overview are seldom right
 MARGIN = 1 / 8  # of the overlap: a box this near to an inner border may be of a face that is cut
+LEAST_SLICE_PX = 64  # smaller tiles would be very many
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig:
+    """At which sizes and in which parts pictures are searched, and how what is found there is joined.
+
+    Attributes:
+        nms_iou: of two boxes with a larger IoU the one with the lower score is dropped.
+        keep: number of boxes per image, the best ones, that are kept after NMS.
+        scales: factors by which the image is resized; several are detected one by one and merged by NMS. Faces of 48 px
+            or more at a smaller scale are looked for there alone.
+        slice_px: longer images are searched in square tiles of this side, and, for faces too large for a tile, in tiles
+            of larger parts shrunk to this side, and as a whole. 0: there are no tiles.
+        slice_overlap: by which share of their side neighbouring tiles overlap.
+    """
+
+    nms_iou: float = 0.4
+    keep: int = 750
+    scales: tuple[float, ...] = (1.0,)
+    slice_px: int = 0
+    slice_overlap: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not self.scales or not positive(self.scales):
+            raise ValueError(f"scales are one or more factors above 0, got {self.scales}")
+        if not 0 <= self.nms_iou <= 1:
+            raise ValueError(f"nms_iou lies in [0, 1], got {self.nms_iou}")
+        if not 0 < self.slice_overlap <= 0.5:
+            raise ValueError(
+                f"slice_overlap lies above 0, or faces would be cut, and is at most 0.5; got {self.slice_overlap}"
+            )
+        if self.slice_px != 0 and self.slice_px < LEAST_SLICE_PX:
+            raise ValueError(f"slice_px must be 0 (no tiles) or at least {LEAST_SLICE_PX}, got {self.slice_px}")
+        if self.keep < 1:
+            raise ValueError(f"keep must be at least 1, got {self.keep}")
+
+    def views(self, width_px: int, height_px: int) -> list[View]:
+        """What is searched of an image of this size."""
+        if 0 < self.slice_px < max(width_px, height_px):
+            return sliced_views(width_px, height_px, self.scales, self.slice_px, self.slice_overlap)
+        return whole_views(width_px, height_px, self.scales)
+
+
+def positive(values: Sequence[float]) -> bool:
+    """Whether all values are finite and above 0."""
+    return all(0 < value < math.inf for value in values)
 
 
 @dataclass(frozen=True)
@@ -65,6 +113,14 @@ class View:
         if self.bottom < height_px:
             kept &= boxes[:, 3] <= self.bottom - self.margin_px
         return kept
+
+
+def resize(picture: Tensor, height_px: int, width_px: int) -> Tensor:
+    """A picture [1, 3, H, W] at another size, bilinear and antialiased; uint8 stays uint8 on CPUs, else it is float."""
+    if tuple(picture.shape[-2:]) == (height_px, width_px):
+        return picture
+    known = picture if picture.device.type == "cpu" else picture.float()  # on CPUs bytes take a tenth of the time
+    return F.interpolate(known, (height_px, width_px), mode="bilinear", align_corners=False, antialias=True)
 
 
 def whole_views(width_px: int, height_px: int, scales: Sequence[float], overviews: Sequence[float] = ()) -> list[View]:

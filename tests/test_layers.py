@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"proposals.cli"},
     {"tinygan.cli", "proposals.train"},
     {"tinygan.report", "tinygan.app"},
-    {"tinygan.detect", "tinygan.training"},
+    {"tinygan.detect", "tinygan.training", "tinygan.integrations"},
     {"tinygan.second_stage", "tinygan.evaluate", "proposals"},
     {"tinygan.losses", "tinygan.data"},
     {"tinygan.models", "tinygan.proposers"},

@@ -13,6 +13,18 @@ from tinygan.errors import CheckpointError, ConfigError
 from tinygan.formats.registry import open_detections
 from tinygan.proposers import Entry, best_inside, build_proposer, choose_proposer, find_proposer, proposer_names
 
+OURS = [
+    "callable",
+    "mb_fcn",
+    "mtcnn",
+    "onnx",
+    "refineface",
+    "retinaface",
+    "retinanet",
+    "torchvision",
+    "yunet",
+    "yunet-opencv",
+]
 MODULE = '''
 from dataclasses import dataclass
 import numpy as np
@@ -67,7 +79,7 @@ def corner(install):
 
 
 def test_somebody_elses_first_stage_is_found_like_ours(corner):
-    assert proposer_names() == ["callable", "corner", "mb_fcn", "refineface", "retinaface", "retinanet", "yunet"]
+    assert proposer_names() == sorted(["corner", *OURS])
     assert "their_corner" not in sys.modules, "names are listed without importing anything"
     assert choose_proposer("corner", overrides=["side_px=7"]).config.side_px == 7
     with pytest.raises(ConfigError, match="'cornr': no such first stage; did you mean 'corner'"):
@@ -80,6 +92,12 @@ def test_propose_runs_with_it(corner, tiny_wider, tmp_path, capsys):
     assert propose(["--images", images, "--out", str(tmp_path / "out"), *words]) == 0
     found = open_detections(tmp_path / "out")
     assert len(found) == 4 and all(item.boxes.tolist() == [[0, 0, 9, 9]] for item in found.values())
+
+
+def test_views_need_settings_for_them(corner, tiny_wider, tmp_path, capsys):
+    images = str(tiny_wider.root / "WIDER_val/images")
+    assert propose(["--images", images, "--out", str(tmp_path / "out"), "--proposer", "corner", "--scale", "2"]) == 2
+    assert "--scale: first stage 'corner' has no setting 'scales'" in capsys.readouterr().err
 
 
 def test_detect_runs_with_it(corner, tiny_wider, checkpoint, tmp_path, capsys):

@@ -7,7 +7,11 @@ from pathlib import Path
 import tinygan
 
 ROOT = Path(__file__).resolve().parents[1]
-PRESETS = {"tinygan.configs": "configs", "tinygan.configs.proposers": "configs/proposers"}
+PRESETS = {
+    "tinygan.configs": "configs",
+    "tinygan.configs.onnx": "configs/onnx",
+    "tinygan.configs.proposers": "configs/proposers",
+}
 
 
 def setup() -> configparser.ConfigParser:
@@ -75,7 +79,13 @@ def test_both_licences_are_named_and_packed():
 
 def test_dev_has_every_extra_that_tests_need():
     extras = {name: set(lines(packages)) for name, packages in setup()["options.extras_require"].items()}
-    assert extras["dev"] >= extras["parquet"] | extras["coco"] | extras["video"] | extras["onnx"]
+    assert extras["dev"] >= extras["parquet"] | extras["coco"] | extras["video"] | extras["onnx"] | extras["opencv"]
+
+
+def test_all_is_every_extra_that_users_want():
+    extras = setup()["options.extras_require"]
+    (every,) = lines(extras["all"])
+    assert sorted(extras.keys() - {"all", "browser", "dev", "docs", "notebooks"}) == every[8:-1].split(",")
 
 
 def test_the_readme_names_every_room_and_what_is_public():

@@ -20,6 +20,8 @@ from tinygan.files import write_atomically
 
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = 1
+_HEADER = {"format": int, "kind": str, "config": dict, "facts": dict}
+_FACTS = {"trained_on": list, "proposer": str, "fusion": dict}  # each may be absent
 Kind = Literal["generator", "gan", "fused", "proposer"]
 
 
@@ -133,8 +135,9 @@ def load_checkpoint(path: Path, kinds: tuple[Kind, ...]) -> Checkpoint:
         header = json.loads(metadata["tinygan"])
     except KeyError as error:
         raise CheckpointError(f"{file}: a safetensors file, but not one of tinygan's") from error
-    except (safetensors.SafetensorError, ValueError, OSError) as error:
+    except (safetensors.SafetensorError, ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{file}: expected a safetensors file of tinygan: {error}") from error
+    _check_header(header, file)
     if header["format"] > FORMAT:
         raise CheckpointError(f"{file}: written by a newer tinygan (format {header['format']}); upgrade tinygan")
     if header["kind"] not in kinds:
@@ -150,6 +153,19 @@ def load_checkpoint(path: Path, kinds: tuple[Kind, ...]) -> Checkpoint:
         proposer=facts.get("proposer"),
         fusion=facts.get("fusion"),
     )
+
+
+def _check_header(header: object, file: Path) -> None:
+    """Refuse a header that tinygan did not write.
+
+    Raises:
+        CheckpointError: naming the part that is absent or of another type.
+    """
+    for tree, types in ((header, _HEADER), (header.get("facts") if isinstance(header, dict) else None, _FACTS)):
+        for key, kind in types.items():
+            value = tree.get(key) if isinstance(tree, dict) else None
+            if not isinstance(value, kind) and not (types is _FACTS and isinstance(tree, dict) and value is None):
+                raise CheckpointError(f"{file}: is damaged: expected '{key}' in its header, got {value!r:.60}")
 
 
 def _renamed(recipe: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -175,7 +175,7 @@ def _explained(config: Any, indent: str) -> Iterator[str]:
 def _read_yaml(path: Path) -> Tree:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: expected YAML: {reason}") from error
     if tree is None:
@@ -192,7 +192,7 @@ def _parse_override(override: str) -> Tree:
         raise ConfigError(f"--set {override}: expected section.key=value")
     try:
         value = yaml.safe_load(text) if text.strip() else None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"--set {override}: the value is not YAML") from error
     for key in reversed(keys):
         value = {key: value}

@@ -10,8 +10,8 @@ import logging
 import os
 import tempfile
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,18 +67,74 @@ def remove_written(files: Collection[Path], below: Path) -> None:
         files: files that a run wrote; some may be absent.
         below: folder of the run, which is not removed itself.
     """
+    remove_half_written(files)
     folders = {file.parent for file in files}
-    begun = {file.with_name(file.name[:_BEGINNING]) for file in files}
-    for folder in folders:
-        for temporary in folder.glob(".*.tmp"):
-            if temporary.with_name(temporary.name[1:].rsplit(".", 2)[0]) in begun:
-                temporary.unlink()
     for file in files:
         file.unlink(missing_ok=True)
     within = {above for folder in folders for above in (folder, *folder.parents) if below in above.parents}
     for folder in sorted(within, reverse=True):  # the innermost first
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def remove_half_written(files: Iterable[Path]) -> None:
+    """Remove half-written copies, left by a run that was killed, of files that it wrote or was about to write."""
+    begun = {file.with_name(file.name[:_BEGINNING]) for file in files}
+    for folder in {file.parent for file in begun}:
+        for temporary in folder.glob(".*.tmp"):
+            if temporary.with_name(temporary.name[1:].rsplit(".", 2)[0]) in begun:
+                temporary.unlink()
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes out of an output folder, until the block ends or this process dies, in whatever way.
+
+    The folder itself is locked, so that no file is left. It is made if absent, and removed if it stays empty. Where a
+    folder cannot be locked, as on some network drives, there is a warning.
+
+    Raises:
+        DataError: if another process holds it.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        handle = _lock(folder)
+    except (FileExistsError, NotADirectoryError):  # a file: the command that wants a folder says so
+        handle = None
+    try:
+        yield
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock(folder: Path) -> int | None:
+    """The handle that locks a folder; ``None`` if that is impossible here."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        folder.mkdir(parents=True, exist_ok=True)
+        return None
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if folder.exists() and os.path.samestat(os.fstat(handle), folder.stat()):
+                return handle
+            os.close(handle)  # another run has removed it in the meantime
+        except BlockingIOError as error:
+            os.close(handle)
+            raise DataError(
+                f"{folder}: another run is writing into it; wait for it, or choose another --out"
+            ) from error
+        except OSError as error:
+            os.close(handle)
+            log.warning("%s: cannot be locked (%s); let no other run write into it", folder, error.strerror)
+            return None
 
 
 def fingerprint(file: Path | None) -> str:
@@ -97,6 +153,15 @@ def content_digest(path: Path) -> str:
         if file.is_file():
             content = file.read_bytes()
             digest.update(os.fsencode(f"{file.relative_to(path).as_posix()}\n{len(content)}\n") + content)
+    return digest.hexdigest()
+
+
+def listing_digest(folder: Path) -> str:
+    """A hash of the names and sizes of all files below a folder: of many pictures, whose contents take long to read."""
+    digest = hashlib.blake2b(digest_size=8)
+    for file in sorted(walk_files(folder)):
+        with suppress(OSError):
+            digest.update(os.fsencode(f"{file.relative_to(folder).as_posix()}\n{file.stat().st_size}\n"))
     return digest.hexdigest()
 
 
@@ -192,9 +257,10 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     Raises:
         DataError: if the name is too long for the file system.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:_BEGINNING]}.", suffix=".tmp")
+    with naming(path):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:_BEGINNING]}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with naming(path), os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -205,6 +271,23 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             raise DataError(f"{path}: the name is too long to be written; rename the picture") from error
         raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of the operating system, such as a full disk, name the file that was written."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or str(error.filename).endswith(".tmp"):
+            error.filename = str(path)
+        raise
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line, without its end, to a file; a kill or a full disk may cut it short, so readers expect that."""
+    with naming(path), path.open("ab") as file:
+        file.write(line + b"\n")
 
 
 def to_utf8(content: bytes) -> bytes:

@@ -12,14 +12,14 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
-from experiments.deal.contenders import BOTH, Contender, contenders
+from experiments.deal.contenders import BOTH, Contender, contenders, first_stages
 from tinygan.cli.tables import NONE, Table, ap, format_tables
 from tinygan.detections import Detections
 from tinygan.evaluate.truth import EvaluationTruth, load_evaluation_truth, truth_of_faces
@@ -66,15 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     truth = _truth(arguments.data, split, arguments.split)
     names = [name for name in truth.names if name in split.faces]
     names = names[:: max(1, len(names) // arguments.images)][: arguments.images] if arguments.images else names
-    every = list(contenders(arguments.weights, arguments.threads))
+    every = list(contenders(first_stages(arguments.weights), arguments.threads))
     times = measure(every, [read_image(split.images / name) for name in names[:: -(-len(names) // TIMED)]])
     rows = []
     for contender in every:
-        found = _search(contender, split, names, out)
+        found = search(contender, split, names, out)
         rows.append(_row(contender.stage, contender.way, found, truth, names, times[contender.key]))
     for path in sorted(arguments.zoo.glob("*.tar.gz")) if arguments.zoo is not None else []:
         name = path.name.removesuffix(".tar.gz")
-        rows.append(_row(name, AS_GIVEN, _given(path, names), truth, names, GIVEN_MS.get(name)))
+        rows.append(_row(name, AS_GIVEN, given(path, names), truth, names, GIVEN_MS.get(name)))
     print(format_tables([tabulate(rows, len(names))], markdown=True))
     report = {"images": len(names), "split": arguments.split, "rows": [asdict(row) for row in rows]}
     write_atomically(out / "results.json", (json.dumps(report, indent=1) + "\n").encode())
@@ -95,13 +95,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def measure(every: Sequence[Contender], pictures: Sequence[Image.Image], rounds: int = ROUNDS) -> dict[str, float]:
+def measure(
+    every: Sequence[Contender],
+    pictures: Sequence[Image.Image],
+    rounds: int = ROUNDS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Milliseconds per picture, the median of several rounds; in each round all contenders take turns.
 
     Args:
         every: what is timed.
         pictures: decoded already.
         rounds: how often.
+        clock: ``time.process_time`` where other programs run.
 
     Returns:
         ``{key of the contender: milliseconds}``.
@@ -111,10 +117,10 @@ def measure(every: Sequence[Contender], pictures: Sequence[Image.Image], rounds:
         contender.find(pictures[0])  # what is done once alone does not count
     for _ in tqdm(range(rounds), desc="timing", unit="round", disable=None):
         for contender in every:
-            started = time.perf_counter()
+            started = clock()
             for picture in pictures:
                 contender.find(picture)
-            seconds[contender.key].append(time.perf_counter() - started)
+            seconds[contender.key].append(clock() - started)
     return {key: 1000 * statistics.median(values) / len(pictures) for key, values in seconds.items()}
 
 
@@ -164,10 +170,11 @@ def _truth(root: Path, split: WiderSplit, part: str) -> EvaluationTruth:
     return truth_of_faces(split.faces)
 
 
-def _search(contender: Contender, split: WiderSplit, names: Sequence[str], out: Path) -> dict[str, Detections]:
+def search(contender: Contender, split: WiderSplit, names: Sequence[str], out: Path) -> dict[str, Detections]:
+    """What a contender finds in these images; kept in ``out``, and not searched again."""
     path = out / f"{contender.key}.tar.gz"
     if path.is_file():
-        kept = _given(path, names)
+        kept = given(path, names)
         if kept.keys() == set(names):
             return kept
     progress = tqdm(names, desc=f"{contender.stage}, {contender.way}", unit="image", disable=None)
@@ -176,7 +183,8 @@ def _search(contender: Contender, split: WiderSplit, names: Sequence[str], out: 
     return found
 
 
-def _given(path: Path, names: Sequence[str]) -> dict[str, Detections]:
+def given(path: Path, names: Sequence[str]) -> dict[str, Detections]:
+    """Boxes on disk of these images."""
     files = open_detections(path)
     matched = match_names(files, names, str(path))
     return {name: files[file] for name, file in matched.items()}

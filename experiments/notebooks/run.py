@@ -2,7 +2,7 @@
 
     python -m experiments.notebooks.run --out runs/notebooks [--only NAME]
 
-Takes about 8 minutes on two cores. ``DATA`` and ``PROPOSALS`` in the environment name a WIDER FACE root and a first
+Takes minutes, most of them to train. ``DATA`` and ``PROPOSALS`` in the environment name a WIDER FACE root and a first
 stage's boxes; without them the sample crowd set is drawn. The notebooks themselves stay without output.
 """
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from proposals.adapters.viewed import AdapterConfig, Viewed
 from tinygan.detections import Detections, to_numpy
 from tinygan.errors import CheckpointError, ConfigError, DataError
 from tinygan.formats.plausible import Sample, explain_scores, refuse_boxes
@@ -23,26 +24,24 @@ Detector = Callable[[npt.NDArray[np.uint8]], tuple[npt.ArrayLike, npt.ArrayLike]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CallableConfig:
-    """Which function, and how many of its boxes.
+class CallableConfig(AdapterConfig):
+    """Which function, what it sees, and how many of its boxes count.
 
     Attributes:
         function: ``package.module:name``; it takes an image, uint8 RGB [H, W, 3], and returns ``boxes, scores``:
             [N, 4] ``x1, y1, x2, y2`` in pixels with x2/y2 exclusive, and [N] in [0, 1]; arrays, lists
             or tensors; or :class:`tinygan.Detections`, or both in one array [N, 5]. ``None``, alone or for both, and
             nothing at all are no face.
-        keep: number of boxes per image, the best ones, that are kept.
     """
 
     function: str = ""
-    keep: int = 750
+    max_side_px: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         module, colon, name = self.function.partition(":")
         if not (module and colon and name):
             raise ValueError(f"function is package.module:name (set function=...), got '{self.function}'")
-        if self.keep < 1:
-            raise ValueError(f"keep must be at least 1, got {self.keep}")
 
 
 class CallableProposer:
@@ -98,7 +97,7 @@ def _to_detections(answer: Any) -> Detections:
     return Detections.empty() if boxes is None and scores is None else Detections(boxes, scores)
 
 
-def build_callable(config: CallableConfig, weights: Path | None, runtime: Runtime) -> CallableProposer:
+def build_callable(config: CallableConfig, weights: Path | None, runtime: Runtime) -> Viewed:
     """Import the function, also from the current folder.
 
     Raises:
@@ -116,7 +115,7 @@ def build_callable(config: CallableConfig, weights: Path | None, runtime: Runtim
         raise ConfigError(f"function {config.function}: cannot be imported: {error}; is it on PYTHONPATH?") from error
     if not callable(function):
         raise ConfigError(f"function {config.function}: expected a function, got {type(function).__name__}")
-    return CallableProposer(function, config.keep, config.function)
+    return Viewed(CallableProposer(function, config.keep, config.function), config)
 
 
 ENTRY = Entry(CallableConfig, build_callable)

@@ -114,7 +114,7 @@ def test_an_exception_inside_a_picture_is_no_silent_answer(stage, face, box, mon
 
     monkeypatch.setattr("tinygan.second_stage.judging.cut_regions", fail)
     with pytest.raises(DataError, match="image 1: failed: RuntimeError: of a bug"):
-        stage.rescore_many([face, face], [tinygan.Detections.empty(), tinygan.Detections(box, np.array([0.5]))])
+        list(stage.rescore_many([face, face], [tinygan.Detections.empty(), tinygan.Detections(box, np.array([0.5]))]))
 
 
 def test_one_picture_is_no_several(detector, face):

@@ -27,7 +27,7 @@ def test_faces_made_small_and_enlarged(typed, tmp_path, checkpoint, capsys):
     assert "3 of 8 faces, 32 px made 8 px" in capsys.readouterr().out
     alone = read_size(out)
     assert run("shrunk", *words, "--checkpoint", "lite", checkpoint) == 0
-    assert read_size(out)[0] == alone[0] + 2 * 164 and read_size(out)[1] == alone[1]  # G1 and G2 of another
+    assert read_size(out)[0] == alone[0] + 164 and read_size(out)[1] == alone[1]  # G1 and G2 in place of portrait
 
 
 @pytest.mark.parametrize("by", ["blur", "light", "size"])

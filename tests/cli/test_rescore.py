@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tarfile
 from collections import Counter
@@ -331,3 +332,19 @@ def test_no_boxes_leaves_every_box_where_it_was(data, finding_checkpoint, tmp_pa
         order_a, order_b = np.lexsort(before[name].boxes.T), np.lexsort(after[name].boxes.T)
         assert np.abs(before[name].boxes[order_a] - after[name].boxes[order_b]).max() < 1e-6
     assert main(typed(data, finding_checkpoint, tmp_path / "out", "--resume")) == 2  # other settings
+
+
+def test_a_run_that_goes_on_gives_the_same_bits_wherever_it_was_cut_off(
+    data, finding_checkpoint, tmp_path, monkeypatch
+):
+    """What an image is judged together with does not depend on which images are done."""
+    monkeypatch.setattr("tinygan.second_stage.engine.CHUNK", 30)  # two images
+    assert main(typed(data, finding_checkpoint, tmp_path / "whole")) == 0
+    files = sorted((tmp_path / "whole/0--Parade").iterdir())
+    for gone in ([0], [1], [3], [0, 3], [1, 2]):
+        out = tmp_path / f"cut{gone}"
+        shutil.copytree(tmp_path / "whole", out)
+        for at in gone:
+            (out / "0--Parade" / files[at].name).unlink()
+        assert main(typed(data, finding_checkpoint, out, "--resume")) == 0
+        assert [file.read_bytes() for file in files] == [(out / "0--Parade" / file.name).read_bytes() for file in files]

@@ -19,9 +19,9 @@ def stream(size: int, count: int, side: float, faces: float = 0.5) -> Patches:
     )
 
 
-def source(seed: int = 0, rank: int = 0, **config: float) -> BatchSource:
+def source(seed: int = 0, rank: int = 0, world_size: int = 1, batch_size: int = 16, **config: float) -> BatchSource:
     streams = {PAIRED: stream(32, 20, 40.0), SMALL: stream(8, 10, 10.0), MEDIUM: stream(32, 30, 20.0)}
-    return BatchSource(streams, CROPS, BatchConfig(**config), DegradationConfig(), 16, seed, rank)
+    return BatchSource(streams, CROPS, BatchConfig(**config), DegradationConfig(), batch_size, seed, rank, world_size)
 
 
 def test_batch_has_shapes_ranges_and_balanced_labels():
@@ -33,11 +33,16 @@ def test_batch_has_shapes_ranges_and_balanced_labels():
     assert batch.labels.tolist() == [1, 0] * 4
 
 
-def test_batch_is_a_function_of_seed_step_and_rank():
+def test_batch_is_a_function_of_seed_and_step_which_devices_share_out():
     first, again = source().draw(5), source().draw(5)
     assert all(torch.equal(a, b) for a, b in zip(vars(first).values(), vars(again).values(), strict=True))
-    for other in (source().draw(6), source(seed=1).draw(5), source(rank=1).draw(5)):
+    for other in (source().draw(6), source(seed=1).draw(5)):
         assert not torch.equal(first.hr, other.hr)
+    shares = [source(rank=rank, world_size=2).draw(5) for rank in (0, 1)]  # 16 each: twice the batch
+    whole = source(batch_size=32).draw(5)
+    for name, rows in vars(whole).items():
+        assert torch.equal(torch.cat([getattr(share, name) for share in shares]), rows)
+    assert [len(share.lr) for share in shares] == [8, 8]
 
 
 def test_targets_are_mirrored_with_their_patches():

@@ -145,14 +145,15 @@ def test_boxes_may_be_left_where_they_are(astronaut, finding_checkpoint):
     assert len(found) and np.allclose(found.boxes, found.fields["proposal_box"])
 
 
-def test_small_faces_alone_are_enlarged(checkpoint, picture):
-    detector = FaceDetector(Fixed(), tinygan.SecondStage(checkpoint, device="cpu"))
-    boxes = np.array([[5.0, 5, 30, 30], [40, 30, 44, 36], [10, 10, 15, 15], [2, 2, 6, 6]])
+def test_small_faces_alone_are_enlarged_by_what_is_made_to_be_looked_at(checkpoint, picture):
+    detector = FaceDetector(Fixed(), tinygan.SecondStage(checkpoint, device="cpu"), device="cpu")
+    boxes = np.array([[5.0, 5, 38, 30], [40, 30, 44, 36], [10, 10, 15, 15], [2, 2, 6, 6]])
     faces = Detections(boxes, np.array([0.9, 0.8, 0.7, 0.6]))
-    rows, lr, refined = detector.enlarge(picture, faces, most=2)
-    assert rows.tolist() == [1, 2] and lr.shape == (2, 8, 8, 3) and refined.shape == (2, 32, 32, 3)
-    none = detector.enlarge(picture, faces[:1])
-    assert [len(part) for part in none] == [0, 0, 0] and none.refined.shape[1:] == (32, 32, 3)
+    assert detector.enlarge(picture, faces[:1]) == [] and "_resolver" not in vars(detector), "loaded when needed"
+    first, second = detector.enlarge(picture, faces, most=2)
+    assert (first.row, second.row) == (1, 2)
+    assert first.lr.shape == (12, 12, 3) and second.lr.shape == (10, 10, 3), "twice the face, at its own resolution"
+    assert np.array_equal(first.refined, np.asarray(tinygan.SuperResolver(device="cpu").upscale(first.lr)))
 
 
 def test_absent_weights_and_images_are_named(detector, tmp_path):

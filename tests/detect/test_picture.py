@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from tinygan.detect.detector import OUTCOMES
-from tinygan.detect.picture import COLOURS, DROPPED, Tile, detection_picture, mark_faces
+from tinygan.detect.picture import COLOURS, DROPPED, OUTCOMES, Tile, detection_picture, mark_faces
 from tinygan.detections import Detections
 
 GREY = np.full((700, 900, 3), 128, np.uint8)

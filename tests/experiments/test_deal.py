@@ -4,11 +4,10 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from skimage import data
 
-from experiments.deal.contenders import Contender, in_views
+from experiments.deal.contenders import Contender
 from experiments.deal.run import GIVEN_MS, main, measure
 from tinygan.checkpoint import packaged_weights
 from tinygan.detections import Detections, GroundTruth
@@ -71,24 +70,3 @@ def test_contenders_take_turns():
     times = measure(every, [Image.new("RGB", (3, 4)), Image.new("RGB", (5, 4))], rounds=2)
     turn = [("a", 3), ("a", 5), ("b", 3), ("b", 5)]
     assert seen == [("a", 3), ("b", 3), *turn, *turn] and set(times) == {"a_alone", "b_alone"}
-
-
-class Bright:
-    """A first stage that boxes everything bright, at whatever size it is shown."""
-
-    def propose(self, images):
-        found = []
-        for image in images:
-            rows, columns = (image[0] > 128).nonzero().T
-            box = [[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]] if len(rows) else np.zeros((0, 4))
-            found.append(Detections(np.array(box, dtype=float), np.ones(len(box))))
-        return found
-
-
-def test_any_first_stage_in_views():
-    image = torch.zeros(3, 900, 1000, dtype=torch.uint8)
-    image[:, 400:420, 600:630] = 255
-    for way, first in in_views(Bright()).items():
-        (found,) = first.propose([image])
-        assert len(found) == 1, way
-        assert np.abs(found.boxes[0] - [600, 400, 630, 420]).max() <= 2, way

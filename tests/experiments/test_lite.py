@@ -1,15 +1,13 @@
 """The recipe of the shipped checkpoint, end to end and small; and how its tables are made."""
 
 import json
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from experiments.lite import centerface, yunet
+from experiments.lite import yunet
 from experiments.lite.report import compare, truth_of
 from experiments.lite.run import halved, main
 from tinygan.checkpoint import load_checkpoint
@@ -52,31 +50,6 @@ def test_yunet_gets_the_image_as_opencv_wants_it_and_gives_corners(monkeypatch):
     assert fake.size == (6, 4) and fake.image[0, 0].tolist() == [0, 0, 9]
     assert boxes.tolist() == [[2, 3, 12, 23]] and scores.tolist() == [1]
     assert [part.shape for part in yunet.find_faces(0 * red)] == [(0, 4), (0,)]
-
-
-def test_centerface_turns_cells_into_boxes_of_the_picture(monkeypatch):
-    class Fake:
-        def run(self, outputs, inputs):
-            (blob,) = inputs.values()
-            self.shape = blob.shape
-            heatmap, scale, offset = (np.zeros((1, n, *np.array(blob.shape[2:]) // 4), np.float32) for n in (1, 2, 2))
-            heatmap[0, 0, 2, 5], heatmap[0, 0, 2, 6], heatmap[0, 0, 10, 3] = 1.2, 0.5, 0.1
-            scale[0, :, 2, 5:7] = np.log([[6.0], [3.0]])  # cells: height, width
-            scale[0, :, 10, 3] = np.log(0.1)
-            offset[0, :, 2, 5] = 0.5, 0.25  # down, right
-            return heatmap, scale, offset
-
-    def blob(image, size):
-        return np.zeros((1, 3, *size[::-1]), np.float32)
-
-    fake = Fake()
-    monkeypatch.setattr(centerface, "_detector", lambda: fake)
-    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(dnn=SimpleNamespace(blobFromImage=blob)))
-    boxes, scores = centerface.find_faces(np.zeros((48, 64, 3), np.uint8))
-    assert fake.shape == (1, 3, 64, 64)
-    centre = 4 * np.array([5.75, 3.0])
-    assert boxes[0] == pytest.approx([centre[0] - 6, 0, centre[0] + 6, (centre[1] + 12) * 48 / 64])
-    assert scores.tolist() == [1] and len(boxes) == 1  # the second is the same face, the third smaller than a pixel
 
 
 def test_half_precision_spares_statistics_too_large_for_it():

@@ -1,4 +1,4 @@
-"""The recipe of ``portrait``: two stages as a user would type them, then half precision; a stage that fails ends it."""
+"""The recipe of ``portrait``: its stages as a user would type them, then half precision; a stage that fails ends it."""
 
 from pathlib import Path
 
@@ -29,11 +29,14 @@ def typed(monkeypatch):
     return calls
 
 
-def test_both_stages_then_half_precision(typed, tmp_path, capsys):
+def test_all_stages_then_half_precision(typed, tmp_path, capsys):
     words = ["--data", "ROOT", "--extra-images", "LFW", "--out", str(tmp_path)]
     assert run.main(words) == 0
-    assert [call[1] for call in typed] == ["mse-init", "portrait"] and all("--resume" in call for call in typed)
-    assert typed[1][typed[1].index("--init") + 1] == str(tmp_path / "mse") and "--init" not in typed[0]
+    assert [call[1] for call in typed] == ["mse-init", "portrait", "portrait"] and "--init" not in typed[0]
+    assert [call[call.index("--init") + 1] for call in typed[1:]] == [str(tmp_path / "mse"), str(tmp_path / "portrait")]
+    assert all("--resume" in call for call in typed)
+    deeper = ["portrait_training.further_blocks=12" in call for call in typed]
+    assert deeper == [False, False, True] and "portrait.epochs=3" in typed[2]
     weights = load_checkpoint(tmp_path / "portrait.safetensors", ("generator",))
     assert weights.tensors["generator.first.weight"].dtype == torch.float16 and weights.trained_on == {"a"}
     assert weights.tensors["generator.first.bias"].dtype == torch.float32

@@ -71,6 +71,12 @@ def test_archives_are_looked_for_beside_their_name(tmp_path):
     open_output(out, ("run.json",), "tinygan-test", {"a": 1}, resume=False, overwrite=False)
     with pytest.raises(DataError, match=r"out\.tar\.gz\.partial: holds results already"):
         open_output(out, ("run.json",), "tinygan-test", {"a": 1}, resume=False, overwrite=False)
-    out.write_bytes(b"finished")
+    out.write_bytes(b"of an earlier run")
+    with pytest.raises(DataError, match=r"out\.tar\.gz: exists already"):
+        open_output(out, ("run.json",), "tinygan-test", {"a": 1}, resume=False, overwrite=False)
+    writer = open_output(out, ("run.json",), "tinygan-test", {"a": 1}, resume=True, overwrite=False)
+    writer.write("a.jpg", ONE)
+    writer.close()  # a run that was to replace it, and was cut off
+    assert list(read_wider(out)) == ["a"] and [path.name for path in tmp_path.iterdir()] == [out.name]
     with pytest.raises(DataError, match=r"out\.tar\.gz: exists already"):
         open_output(out, ("run.json",), "tinygan-test", {"a": 1}, resume=True, overwrite=False)

@@ -6,15 +6,22 @@ import types
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tinygan.config import load_config
+from tinygan.models.graphs import Graph, Port, to_onnx
 from tinygan.proposers import build_proposer, find_proposer, proposer_names
 
 # Random weights score everything near 0.5, and boxes reach beyond the image: nothing is dropped unseen.
 OVERRIDES = {
     "callable": ["function=tests_contract_function:detect"],
     "yunet": ["score_threshold=0"],  # but YuNet's, which start near 0.02
+    "onnx": ["decode=rows", "columns=5", "multiple=8", "nms_iou=0.9"],
+    "yunet-opencv": ["score_threshold=0"],
+    "mtcnn": ["thresholds=[0.1, 0.1, 0.1]"],
+    "torchvision": ["model=fasterrcnn_mobilenet_v3_large_320_fpn", "score_threshold=0"],
 }
+NEEDS = {"yunet-opencv": "cv2", "mtcnn": "facenet_pytorch"}
 MORE = [
     ("retinaface", ("backbone=resnet50",)),
     ("retinaface", ("cascade=true",)),
@@ -35,14 +42,45 @@ def detect(image):
     return np.concatenate([corner, corner + rng.uniform(1, 30, (FACES, 2))], axis=1), rng.uniform(0, 1, FACES)
 
 
+class Rows(nn.Module):
+    """A row per square of 8 px: the centre, width and height of a box, and a score."""
+
+    def __init__(self):
+        super().__init__()
+        self.said = nn.Conv2d(3, 5, 8, stride=8)
+
+    def forward(self, pictures):
+        said = self.said(pictures / 255).flatten(2).transpose(1, 2).sigmoid()
+        return (torch.cat([said[..., :2] * 30, said[..., 2:4] * 60 + 1, said[..., 4:]], dim=-1),)
+
+
+@pytest.fixture(scope="module")
+def weights_of(request, tmp_path_factory):
+    """The weights file of those that cannot be built without one."""
+
+    def find(name):
+        if name == "yunet-opencv":
+            return request.getfixturevalue("shared_data") / "weights/yunet_n_dynamic.onnx"
+        if name != "onnx":
+            return None
+        path = tmp_path_factory.mktemp("contract") / "rows.onnx"
+        taken = Port("pictures", ("batch", 3, "height", "width"), "")
+        path.write_bytes(to_onnx(Graph("rows", Rows(), (taken,), (Port("rows", ("batch", "places", 5), ""),))))
+        return path
+
+    return find
+
+
 @pytest.fixture(scope="module", params=BUILDS, ids=lambda build: "-".join([build[0], *build[1]]))
-def proposer(request, runtime):
+def proposer(request, runtime, weights_of):
     name, more = request.param
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "tests_contract_function", types.SimpleNamespace(detect=detect))
         config = load_config(find_proposer(name).config, None, [*OVERRIDES.get(name, []), *more])
         torch.manual_seed(0)
-        yield build_proposer(name, config, None, runtime)
+        yield build_proposer(name, config, weights_of(name), runtime)
 
 
 def check(found, image):

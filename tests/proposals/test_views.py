@@ -1,5 +1,6 @@
 """Views of a picture, and that each face is found once, whatever its size and place."""
 
+import json
 import math
 import subprocess
 import sys
@@ -176,3 +177,33 @@ def test_a_panorama_of_100_megapixels_takes_less_than_3_gb(tmp_path, more):
     megabytes, *faces = done.stdout.splitlines()[-5:]
     assert int(megabytes.removeprefix("MB: ")) < 3000
     assert faces == ["128 30: 1", "128 13000: 1", "64 7000: 1", "3000 9000: 1"]
+
+
+DETECT = """
+import resource
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from tinygan.cli.detect import main
+
+Image.MAX_IMAGE_PIXELS = None
+folder = Path(sys.argv[1])
+assert main([str(folder / "images/panorama.jpg"), "--out", str(folder / "drawn"), *sys.argv[2:]]) == 0
+print("MB:", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+with Image.open(folder / "drawn/panorama.png") as drawn:
+    print("drawn:", drawn.size[0])
+"""
+
+
+@pytest.mark.slow
+def test_a_panorama_is_proposed_rescored_and_drawn_in_less_than_3_gb(tmp_path):
+    for script in (PANORAMA.split("# ---\n")[0], DETECT):
+        words = [sys.executable, "-c", script, str(tmp_path), "--slice", "640", "--threads", "1"]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+    megabytes, drawn = done.stdout.splitlines()[-2:]
+    assert int(megabytes.removeprefix("MB: ")) < 3000
+    assert drawn == "drawn: 4096", "a picture for people is not larger"
+    faces = json.loads((tmp_path / "drawn/detections.json").read_text())["images"][0]["faces"]
+    assert len(faces) >= 4

@@ -43,6 +43,11 @@ def test_blurred_dark_and_small_faces_are_hard():
     face = Image.fromarray(data.astronaut()[60:160, 180:280])
     blurred, pixels = np.asarray(face.filter(ImageFilter.GaussianBlur(3))), np.asarray(face)
     assert blur(blurred) > blur(pixels) and blur(pixels // 3) < blur(blurred)  # darkness is not blur
+    arm = np.linspace(150, 230, 100)[:, None, None] + np.random.default_rng(0).normal(0, 3, (100, 100, 1))
+    assert blur(arm.repeat(3, axis=2).astype(np.uint8)) < blur(pixels), "smooth skin is no blurred face"
+    framed = pixels.copy()
+    framed[:, :20] = framed[:, 80:] = framed[:20] = framed[80:] = 255
+    assert blur(framed) == pytest.approx(blur(pixels)), "what lies around the face does not count"
     assert bad_light(pixels // 4) > bad_light(pixels) < bad_light(255 - (255 - pixels) // 8)
     assert HARDNESS["size"](pixels[:20, :20]) > HARDNESS["size"](pixels)
     assert all(np.isfinite(one(pixels[:2, :2])) for one in HARDNESS.values())

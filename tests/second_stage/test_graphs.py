@@ -36,8 +36,6 @@ def test_lite_judges_alike_by_every_backend(backend):
     assert other_logits == pytest.approx(logits, abs=1e-3) and other_boxes == pytest.approx(boxes, abs=1e-3)
     one = other.judge(small[:0], large[2:3], wide[4:5])[0]
     assert one == pytest.approx(logits[4:5], abs=1e-3), "in a batch of any size"
-    for picture, other_picture in zip(plain.super_resolve(small), other.super_resolve(small), strict=True):
-        assert other_picture.astype(int) == pytest.approx(picture.astype(int), abs=1)
 
 
 @pytest.mark.parametrize("backend", OTHERS)

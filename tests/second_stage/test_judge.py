@@ -18,7 +18,7 @@ from tinygan.models.folding import fold_batch_norm
 from tinygan.models.generator import Generator, GeneratorConfig
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.judge import Judge
-from tinygan.second_stage.judging import Request, judge_images
+from tinygan.second_stage.judging import LOOK_LOGIT, THIRD_LOOK_PX, Request, judge_images
 from tinygan.training.fusion import with_second
 
 CROPS = CropConfig(lr_size=8)
@@ -196,6 +196,24 @@ def test_a_second_look_is_taken_only_at_what_may_be_a_face(finding_checkpoint, r
     assert 0 < again.sum() < len(again)
     assert found.face_logits == pytest.approx(np.where(again, twice.face_logits, once.face_logits), abs=1e-4)
     assert found.boxes == pytest.approx(np.where(again[:, None], twice.boxes, once.boxes), abs=1e-3)
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_third_look_is_taken_at_tiny_boxes_alone(finding_checkpoint, requests, in_memory):
+    judge = Judge.from_weights(load_checkpoint(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
+    asked = [replace(one, image=read_image(one.image)) for one in requests] if in_memory else requests
+    twice, thrice = (list(judge_images(judge, asked, 64, looks=looks)) for looks in (2, 3))
+    third = list(judge_images(judge, [in_mirror(r, t.boxes) for r, t in zip(requests, twice, strict=True)], 64))
+    seen = set()
+    for two, three, one in zip(twice, thrice, third, strict=True):
+        sides = (two.proposals.boxes[:, 2:] - two.proposals.boxes[:, :2]).max(axis=1)
+        again = (two.face_logits >= LOOK_LOGIT) & (sides < THIRD_LOOK_PX)
+        seen |= set(again.tolist())
+        logits = np.where(again, two.face_logits + (one.face_logits - two.face_logits) / 3, two.face_logits)
+        assert three.face_logits == pytest.approx(logits, abs=1e-4)
+        boxes = np.where(again[:, None], mirrored(one.boxes), two.boxes)
+        assert three.boxes == pytest.approx(boxes, abs=1e-3)
+    assert seen == {True, False}
 
 
 def test_a_second_look_at_an_unreadable_image_keeps_its_error(finding_checkpoint, requests):

@@ -1,8 +1,10 @@
 """The second stage from Python says what the command says."""
 
+import itertools
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +50,41 @@ def test_agrees_with_the_command(stage, checkpoint, tiny_wider, tmp_path):
     many = stage.rescore_many([images / f"{name}.jpg" for name in proposals], list(proposals.values()))
     for name, found in zip(proposals, many, strict=True):
         assert np.allclose(np.sort(found.scores), np.sort(written[name].scores), atol=1e-3)
+
+
+def test_many_are_drawn_lazily_and_failures_come_after_what_was_done(stage, tiny_wider, tmp_path):
+    path = tiny_wider.root / "WIDER_val/images/0--Parade/val_0.jpg"
+    proposals = open_detections(tiny_wider.proposals / "val")["0--Parade/val_0"]
+    expected, drawn = stage.rescore(path, proposals), []
+
+    def images(count):
+        for number in range(count):
+            drawn.append(number)
+            yield path
+
+    many = stage.rescore_many(images(1000), itertools.repeat(proposals))
+    assert not drawn
+    for _ in range(3):
+        assert np.allclose(next(many).scores, expected.scores, atol=1e-4)
+    assert len(drawn) < 100
+    many.close()
+    last = stage.rescore_many([path] * 9 + [tmp_path / "absent.jpg", path], iter([proposals] * 11))
+    assert len([next(last) for _ in range(9)]) == 9
+    with pytest.raises(DataError, match="no such image"):
+        next(last)
+    with pytest.raises(DataError, match="got 9 images and 10 of them"):
+        list(stage.rescore_many((path for _ in range(9)), (proposals for _ in range(12))))
+
+
+def test_several_threads_share_one_stage(stage, tiny_wider):
+    names = open_detections(tiny_wider.proposals / "val")
+    pairs = [(tiny_wider.root / f"WIDER_val/images/{name}.jpg", found) for name, found in names.items()] * 3
+    expected = [stage.rescore(*pair).scores for pair in pairs]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda pair: stage.rescore(*pair).scores, pairs))
+        many = list(pool.map(lambda pair: list(stage.rescore_many([pair[0]] * 2, [pair[1]] * 2))[1].scores, pairs))
+    assert all(np.allclose(a, b) for a, b in zip(expected, together, strict=True))
+    assert all(np.allclose(a, b) for a, b in zip(expected, many, strict=True))
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
@@ -100,7 +137,8 @@ def answer(stage):
 def send(pipe):
     layer = torch.nn.Conv2d(32, 32, 3)  # the host's own network
     scores, threads = answer(stage), torch.get_num_threads()
-    stage.enlarge(np.zeros((40, 60, 3), np.uint8), np.array([[4.0, 4, 12, 14]]), 1)  # by a network built only now
+    sides = ((1, 16), (0, 64), (1, 96))  # a crop that goes through the generator, a network built only now
+    stage._judge.judge(*(np.zeros((count, side, side, 3), np.uint8) for count, side in sides))
     pipe.send((scores, threads, layer(torch.ones(8, 32, 64, 64)).shape[0] if computes else 8))
 
 def ask():
@@ -135,7 +173,7 @@ def test_workers_forked_before_and_after_rescoring_rescore():
 
 def test_no_boxes_give_no_boxes(stage):
     assert len(stage.rescore(np.zeros((20, 30, 3), np.uint8), [], [])) == 0
-    assert stage.rescore_many([], []) == []
+    assert list(stage.rescore_many([], [])) == []
 
 
 def test_mistakes_are_named(stage, tmp_path):

@@ -107,12 +107,12 @@ def test_the_stage_as_typed_follows_mse_init(tiny_wider, tmp_path, monkeypatch, 
     words += [word for setting in [*TINY, *schedules, *more] for word in ("--set", setting)]
     runs = {stage: str(tmp_path / stage) for stage in ("mse-init", "portrait")}
     assert main(["--stage", "mse-init", "--out", runs["mse-init"], *words]) == 0
-    typed = ["--stage", "portrait", "--out", runs["portrait"], *words]
+    typed = ["--stage", "portrait", "--out", runs["portrait"], *words, "--set", "portrait_training.further_blocks=1"]
     assert main([*typed, "--init", runs["mse-init"]]) == 0
     capsys.readouterr()
     weights = load_checkpoint(Path(runs["portrait"]), ("generator",))
     before = load_checkpoint(Path(runs["mse-init"]), ("generator",))
-    assert weights.trained_on == before.trained_on
+    assert weights.trained_on == before.trained_on and weights.recipe["generator"]["residual_blocks"] == 2
     assert not torch.equal(weights.tensors["generator.last.weight"], before.tensors["generator.last.weight"])
     row = json.loads((tmp_path / "portrait/metrics.jsonl").read_text().splitlines()[-1])
     assert 5 < row["psnr_g1"] < 60 and row["distance"] > 0 and (tmp_path / "portrait/samples/epoch_001.png").is_file()
@@ -141,3 +141,17 @@ def test_distance_is_zero_for_equal_pictures_and_by_hand_for_one_place():
     maps = PerceptualDiscriminator(8)(torch.rand(2, 3, 48, 48), found)
     assert [tuple(logits.shape) for logits in maps] == [(2, 1, side, side) for side in (12, 12, 6, 3)]
     assert all(torch.isfinite(logits).all() for logits in maps)
+
+
+def test_further_blocks_change_nothing_at_first_and_learn(runtime):
+    plain, deep = (stage(runtime, f"portrait_training.further_blocks={count}") for count in (0, 2))
+    lr = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(plain.generator(lr).sr, deep.generator(lr).sr)
+    assert len(deep.generator.body) == 3 == deep.recipe.generator.residual_blocks and deep.generator.reach_px == 12
+    train(deep, 4, 1e-3)
+    assert all(block.second.weight.abs().sum() > 0 for block in deep.generator.body)
+    with pytest.raises(ConfigError, match="expected 0 for generator.form learned, got 1"):
+        stage(runtime, "generator.form=learned", "portrait_training.further_blocks=1")
+    with pytest.raises(ValueError, match="further_blocks must not be negative"):
+        PortraitTraining(further_blocks=-1)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tinygan.data.cutting import SCALE
 from tinygan.detect.detector import LITE, FaceDetector, split_by_score
-from tinygan.detect.picture import Tile, detection_picture, mark_faces, resize_to_show
+from tinygan.detect.picture import detection_picture, mark_faces, resize_to_show
 from tinygan.detect.results import to_record, write_rows
 from tinygan.detections import ByteArray, Detections, FloatArray
 from tinygan.pictures import sr_sheet
@@ -119,8 +119,7 @@ class Stages:
 
     def draw(self, view: View, first_stage: str) -> ByteArray:
         """The picture that ``tinygan-detect`` writes, with the small faces super-resolved below it."""
-        enlarged = self._detector(first_stage).enlarge(view.picture, view.faces)
-        tiles = [Tile(int(row), lr, refined) for row, lr, refined in zip(*enlarged, strict=True)]
+        tiles = self._detector(first_stage).enlarge(view.picture, view.faces)
         return detection_picture(np.asarray(view.picture), view.faces, view.dropped, tiles)
 
     def _build(self, first_stage: str) -> FaceDetector:

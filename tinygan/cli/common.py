@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from tinygan import __version__
+from tinygan.cli.ending import explain, hold_output, stoppable
 from tinygan.errors import ConfigError, TinyGanError
 from tinygan.formats.dialect import NOTATIONS, RELATIVE, Dialect, Notation, parse_notation
 
@@ -411,17 +412,22 @@ def _run(parser: Parser, body: Callable[[argparse.Namespace], int], words: Seque
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if arguments.debug:
         logging.getLogger("tinygan").setLevel(logging.DEBUG)
-    try:
-        return body(arguments)
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return 130
-    except (TinyGanError, OSError) as error:
-        if arguments.debug:
-            raise
-        message = " ".join(str(error).split())
-        print(f"{parser.prog}: error: {message}", file=sys.stderr)
-        return MISUSE
+    with stoppable() as stop:
+        try:
+            with hold_output(arguments):
+                code = body(arguments)
+            stop.check()
+            return code
+        except (TinyGanError, OSError, KeyboardInterrupt) as error:
+            if isinstance(error, KeyboardInterrupt) or stop.signal is not None:
+                resumable = getattr(arguments, "resume", None) is not None
+                print(f"{parser.prog}: interrupted{'; continue with --resume' if resumable else ''}", file=sys.stderr)
+                return stop.code
+            if arguments.debug:
+                raise
+            message = explain(error) if isinstance(error, OSError) else str(error)
+            print(f"{parser.prog}: error: {' '.join(message.split())}", file=sys.stderr)
+            return MISUSE
 
 
 def open_run(arguments: argparse.Namespace, settings: str, runtime: Runtime) -> RunFolder:
@@ -437,7 +443,7 @@ def open_run(arguments: argparse.Namespace, settings: str, runtime: Runtime) -> 
     from tinygan.training.run import RunFolder
 
     if runtime.is_main:
-        RunFolder(arguments.out, settings, arguments.resume, arguments.overwrite)
+        RunFolder(arguments.out, settings, arguments.resume, arguments.overwrite).remove_half_written()
         log.info("%s", runtime)
     runtime.barrier()
     return RunFolder(arguments.out, settings, resume=True)

@@ -57,7 +57,13 @@ def _parser() -> Parser:
     add("--ground-truth", type=Path, metavar="TRUTH", help="the annotated faces, of any format of tinygan-evaluate")
     add("--detections", type=Path, metavar="D", help=f"detected faces, in {DETECTIONS}")
     add("--min-score", type=share, default=0.5, metavar="S", help="lowest score of a detection (default: 0.5)")
-    add("--checkpoint", nargs="+", default=["lite"], metavar="PATH|NAME", help="shrunk, hard: generators to compare")
+    add(
+        "--checkpoint",
+        nargs="+",
+        default=["lite", "portrait"],
+        metavar="PATH|NAME",
+        help="shrunk, hard: generators to compare (default: lite and portrait, which ship)",
+    )
     add("--by", choices=("blur", "light", "size"), default="blur", help="hard: what is hardest comes first")
     add("--name", default="", metavar="TEXT", help="only pictures whose name contains this")
     add("--lr-px", type=positive_int, default=16, metavar="PX", help="shrunk: side of the small pictures (default: 16)")

@@ -8,9 +8,11 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinygan.cli.cluster import add_cluster_options, open_cluster
 from tinygan.cli.common import (
     DONE,
     Parser,
@@ -82,6 +84,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--no-boxes", action="store_true", help="leave every box where the first stage put it")
     parser.add_argument("--no-pictures", action="store_true", help="write detections.json and .csv only")
+    add_cluster_options(parser)
     add_view_options(parser)
     add_output_options(parser, "a run")
     add_image_options(parser)
@@ -101,7 +104,7 @@ def _detect(arguments: argparse.Namespace) -> int:
     sources = find_sources(arguments.inputs, arguments.out)
     from tinygan.detect.detector import FaceDetector
     from tinygan.detect.results import open_results
-    from tinygan.detect.run import DetectConfig, detect_all
+    from tinygan.detect.run import DetectConfig, detect_all, find_on
     from tinygan.formats.images import allow_pixels
     from tinygan.runtime import Runtime
 
@@ -109,21 +112,25 @@ def _detect(arguments: argparse.Namespace) -> int:
     chosen = _choice(arguments)
     options = runtime_options(arguments)
     first, second = Runtime(options.exact()), Runtime(options)
-    detector = FaceDetector.open(
+    opened = partial(
+        FaceDetector.open,
         chosen,
-        arguments.checkpoint,
+        Path(arguments.checkpoint).resolve() if Path(arguments.checkpoint).exists() else arguments.checkpoint,
         move_boxes=not arguments.no_boxes,
         max_rois=arguments.max_rois,
         batch_size=arguments.batch_size or 64,
-        options=options,
     )
+    detector, cluster = opened(options=options), open_cluster(arguments)
     settings = _settings(arguments, chosen, first, second)
     config = DetectConfig(
         min_score=arguments.min_score, pictures=not arguments.no_pictures, orientation=arguments.orientation
     )
+    find = None
+    if cluster is not None:
+        find = find_on(cluster, partial(opened, options=cluster.settings.options), config)
     with open_results(arguments.out, settings, arguments.resume, arguments.overwrite) as results:
         log.info("first stage: %s; second stage: %s", first, second)
-        skipped = sources.skipped + detect_all(detector, sources.found, results, config)
+        skipped = sources.skipped + detect_all(detector, sources.found, results, config, find)
         totals = results.write_tables(settings)
     code = _print(totals, skipped, arguments.out, time.monotonic() - started)
     name_unread(sources.unread)

@@ -83,9 +83,9 @@ def _parser() -> Parser:
     add("--run", type=Path, metavar="RUN", help="run folder of tinygan-train whose training is drawn")
     add(
         "--checkpoint",
-        default="lite",
+        default="portrait",
         metavar="PATH|NAME",
-        help="run folder or .safetensors file whose generator enlarges the faces (default: lite, which ships)",
+        help="run folder or .safetensors file whose generator enlarges the faces (default: portrait, which ships)",
     )
     add("--overwrite", action="store_true", help="replace the page if it exists")
     add("--from", dest="format", metavar="FORMAT", help=f"format of RESCORED, {FORMATS} (default: found out)")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tinygan.cli.cluster import add_cluster_options, open_cluster
 from tinygan.cli.common import (
     DETECTIONS,
     DONE,
@@ -34,7 +35,8 @@ from tinygan.errors import DataError
 
 if TYPE_CHECKING:
     from tinygan.checkpoint import Checkpoint
-    from tinygan.second_stage.engine import Report
+    from tinygan.second_stage.cluster import Cluster
+    from tinygan.second_stage.engine import Judging, Report
     from tinygan.second_stage.rescoring import RescoreConfig
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--from", dest="format", metavar="FORMAT", help=f"format of --proposals, {FORMATS} (default: found out)"
     )
+    add_cluster_options(parser)
     add_dialect_options(parser, "proposals")
     add_output_options(parser, "a run")
     add_image_options(parser)
@@ -111,7 +114,8 @@ def _rescore(arguments: argparse.Namespace) -> int:
         arguments.format,
     )
     runtime = Runtime(runtime_options(arguments))
-    judge = Judge.from_weights(weights, runtime)
+    cluster = open_cluster(arguments)
+    judge = Judge.from_weights(weights, runtime) if cluster is None else _judging(weights, config, cluster)
     settings = run_settings(
         weights, config, arguments.proposals, runtime, arguments.orientation, dialect, arguments.format
     )
@@ -125,6 +129,12 @@ def _rescore(arguments: argparse.Namespace) -> int:
     if arguments.report is not None:
         write_atomically(arguments.report, report.to_json().encode())
     return _print(report, arguments.out)
+
+
+def _judging(weights: Checkpoint, config: RescoreConfig, cluster: Cluster) -> Judging:
+    from tinygan.second_stage.cluster import judging
+
+    return judging(weights, config, cluster)
 
 
 def _weights(checkpoint: str) -> Checkpoint:

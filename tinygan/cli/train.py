@@ -155,7 +155,9 @@ def _check_usage(arguments: argparse.Namespace) -> None:
 
 def _origin(arguments: argparse.Namespace, runtime: Runtime) -> str:
     """What a run was made from and its precision, as comments of its config.yaml: a resumed run has the same."""
+    from tinygan.checkpoint import find_weights
     from tinygan.files import content_digest
+    from tinygan.formats.wider import split_digest
     from tinygan.training.run import CONTENT
 
     paths = {
@@ -168,7 +170,10 @@ def _origin(arguments: argparse.Namespace, runtime: Runtime) -> str:
         "subset": [arguments.subset] if arguments.subset else [],
     }
     lines = [f"# {name}: {' '.join(str(path.resolve()) for path in given)}" for name, given in paths.items() if given]
-    lines += [f"{CONTENT} {' '.join(map(content_digest, arguments.proposals))}"] if arguments.proposals else []
+    digests = {"proposals": [content_digest(path) for path in arguments.proposals]}
+    digests |= {name: [content_digest(find_weights(path)) for path in paths[name]] for name in ("init", "second")}
+    digests["data"] = [split_digest(arguments.data, "train")]
+    lines += [f"{CONTENT} {name}: {' '.join(hashes)}" for name, hashes in digests.items() if hashes]
     lines += [f"# dialect: {dialect}"] if (dialect := str(read_dialect(arguments))) else []
     head = [f"# stage: {arguments.stage}", f"# precision: {runtime.precision}"]
     if arguments.stage == "fusion":

@@ -25,7 +25,7 @@ from tinygan.cli.common import (
     runtime_options,
 )
 from tinygan.errors import DataError
-from tinygan.files import real_path, write_atomically
+from tinygan.files import real_path, remove_half_written, write_atomically
 from tinygan.formats.names import find_images, output_names
 
 EXAMPLE = "tinygan-upscale FACE.png faces/ --out large"
@@ -69,6 +69,7 @@ def _upscale(arguments: argparse.Namespace) -> int:
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
     note = f"super-resolved {arguments.scale}x, weights {digest}, {arguments.orientation}"
     waiting = _waiting(found, note, arguments)
+    remove_half_written(waiting.values())
     resolver = SuperResolver(weights, runtime=Runtime(runtime_options(arguments)))
     skipped = []
     for source, target in tqdm(waiting.items(), unit="picture", disable=None):

@@ -1,10 +1,13 @@
-"""Batches for training. A batch depends on (seed, step, rank) alone, so a resumed run needs no state of a sampler."""
+"""Batches for training. A batch depends on (seed, step) alone, so a resumed run needs no state of a sampler.
+
+Several devices draw the same batch, and each keeps its share: their number does not change what is learnt from.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +20,8 @@ from tinygan.data.rois import FACE, NON_FACE
 from tinygan.detections import ByteArray, IntArray
 from tinygan.errors import DataError
 from tinygan.models.pixels import to_float
+
+AnyBatch = TypeVar("AnyBatch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +119,15 @@ class Batch:
         return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
 
 
+def share_of(batch: AnyBatch, rank: int, world_size: int) -> AnyBatch:
+    """The rows of a batch that one of several devices keeps: a part of each of its tensors, [N, ...]."""
+    if world_size == 1:
+        return batch
+    shares = {name: rows[len(rows) * rank // world_size : len(rows) * (rank + 1) // world_size]
+              for name, rows in vars(batch).items()}  # fmt: skip
+    return type(batch)(**shares)
+
+
 class SizeBalancedSampler:
     """Draws half faces, half non-faces, both with the size distribution of the whole stream.
 
@@ -162,8 +176,9 @@ class BatchSource:
         config: composition of batches, and augmentation.
         degradation: how low-resolution copies are made.
         batch_size: number of patches per batch on this device.
-        seed: seed of the batches, each of which depends on (seed, step, rank) alone.
+        seed: seed of the batches, each of which depends on (seed, step) alone.
         rank: number of this device.
+        world_size: number of devices.
 
     Raises:
         DataError: if there is no patch in stream ``paired``.
@@ -178,15 +193,16 @@ class BatchSource:
         batch_size: int,
         seed: int,
         rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self._streams, self._crops, self._config, self._degradation = streams, crops, config, degradation
-        self._key = (seed, rank)
+        self._seed, self._rank, self._world_size = seed, rank, world_size
         if PAIRED not in streams or not len(streams[PAIRED]):
             raise DataError(
                 f"no crop is at least hr_size = {crops.hr_size} px wide, so there is nothing to learn "
                 "super-resolution from; add larger faces, or lower crops.lr_size"
             )
-        self._counts = self._share_out(batch_size)
+        self._counts = self._share_out(batch_size * world_size)
         self._by_size = self._pools_by_size(streams[PAIRED])
         self._samplers = {
             name: SizeBalancedSampler(streams[name].labels, streams[name].sides_px)
@@ -221,14 +237,14 @@ class BatchSource:
         return pools
 
     def draw(self, step: int) -> Batch:
-        """The batch of a step."""
-        rng = np.random.default_rng([*self._key, step])
+        """This device's share of the batch of a step."""
+        rng = np.random.default_rng([self._seed, 0, step])
         hr, labels, targets = self._take(PAIRED, rng)
         lr = np.stack([make_lr(patch, self._degradation, rng) for patch in hr])
         small, small_labels, small_targets = self._take(SMALL, rng)
         medium, medium_labels, medium_targets = self._take(MEDIUM, rng)
         jitter = draw_colour_jitter(self._config, len(hr), rng)
-        return Batch(
+        whole = Batch(
             lr=jitter.apply(lr),
             hr=jitter.apply(hr),
             labels=labels,
@@ -240,6 +256,7 @@ class BatchSource:
             small_targets=small_targets,
             medium_targets=medium_targets,
         )
+        return share_of(whole, self._rank, self._world_size)
 
     def _take(self, stream: str, rng: np.random.Generator) -> tuple[ByteArray, Tensor, Tensor]:
         size = self._crops.lr_size if stream == SMALL else self._crops.hr_size

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tinygan.boxes import mirror_boxes
-from tinygan.data.batches import BatchConfig, SizeBalancedSampler, draw_colour_jitter
+from tinygan.data.batches import BatchConfig, SizeBalancedSampler, draw_colour_jitter, share_of
 from tinygan.detections import BoolArray, ByteArray, FloatArray, IntArray
 from tinygan.errors import DataError
 
@@ -72,33 +72,38 @@ class RegionSource:
         regions: the regions to draw from.
         config: the augmentation.
         batch_size: number of regions per batch on this device.
-        seed: seed of the batches, each of which depends on (seed, step, rank) alone.
+        seed: seed of the batches, each of which depends on (seed, step) alone.
         rank: number of this device.
+        world_size: number of devices.
 
     Raises:
         DataError: if there is no region.
     """
 
-    def __init__(self, regions: Regions, config: BatchConfig, batch_size: int, seed: int, rank: int = 0) -> None:
+    def __init__(
+        self, regions: Regions, config: BatchConfig, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
         if not len(regions):
             raise DataError("there is no region of interest to train the judge on; give proposals of these images")
-        self._regions, self._config, self._count, self._key = regions, config, batch_size, (seed, rank)
+        self._regions, self._config, self._count, self._seed = regions, config, batch_size * world_size, seed
+        self._rank, self._world_size = rank, world_size
         self._sampler = SizeBalancedSampler(regions.labels, regions.sides_px)
 
     def draw(self, step: int) -> RegionBatch:
-        """The batch of a step."""
-        rng = np.random.default_rng([*self._key, step])
+        """This device's share of the batch of a step."""
+        rng = np.random.default_rng([self._seed, 0, step])
         rows = self._sampler.draw(self._count, rng)
         mirrored = rng.random(len(rows)) < 0.5
         jitter = draw_colour_jitter(self._config, len(rows), rng)
         regions = self._regions
-        return RegionBatch(
+        whole = RegionBatch(
             hr=jitter.apply(_mirror_pictures(regions.hr, rows, mirrored)),
             wide=jitter.apply(_mirror_pictures(regions.wide, rows, mirrored)),
             labels=torch.from_numpy(regions.labels[rows].astype(np.float32)),
             boxes=_mirror_some(regions.boxes[rows], mirrored),
             targets=_mirror_some(regions.targets[rows], mirrored),
         )
+        return share_of(whole, self._rank, self._world_size)
 
 
 def _mirror_pictures(stack: ByteArray, rows: IntArray, mirrored: BoolArray) -> ByteArray:

@@ -6,6 +6,7 @@ faces = tinygan.FaceDetector().detect("photo.jpg")
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,23 +15,26 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from tinygan.boxes import iou
+from tinygan.boxes import iou, longer_side
 from tinygan.checkpoint import is_ours, load_checkpoint, packaged_weights
+from tinygan.detect.picture import Tile
 from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.formats.images import Orientation, Picture, to_picture
 from tinygan.proposers import DEFAULT, DEFAULT_ROIS, best_inside, choose_proposer
 from tinygan.runtime import Backend, Device, Runtime, RuntimeOptions, device_name
+from tinygan.second_stage.figures import cut_faces
 from tinygan.second_stage.fusion import Fusion, stored_fusion
-from tinygan.second_stage.stage import Enlarged, SecondStage
+from tinygan.second_stage.stage import SecondStage
+from tinygan.second_stage.upscaling import SuperResolver
 
 if TYPE_CHECKING:
     from tinygan.proposers import Choice, Proposer
 
 LITE = "lite"
 MIN_SCORE = 0.3
-OUTCOMES = ("kept", "raised", "lowered", "moved")
 CHANGED_BY, MOVED_IOU = 0.1, 0.8
+ENLARGED_PX = 32  # largest face of which a super-resolved picture is made: a larger one is seen well as it is
 
 
 class FaceDetector:
@@ -39,7 +43,7 @@ class FaceDetector:
     Args:
         first_stage: proposes boxes; default: the YuNet that ships.
         second_stage: default: the checkpoint ``lite``, with the fusion fitted for the first stage that ships.
-        device: of the stages that are not given; see :class:`SecondStage`.
+        device: of the stages that are not given, and of :meth:`enlarge`; see :class:`SecondStage`.
         backend: what runs the networks of the stages that are not given; see :class:`SecondStage`.
         orientation: of image files: ``upright`` applies EXIF orientation, ``stored`` does not.
 
@@ -65,6 +69,7 @@ class FaceDetector:
         if second_stage is None:
             second_stage = SecondStage(LITE, fusion=fusion, device=device, backend=backend)
         self._second = second_stage
+        self._device = device
         self._orientation = orientation
 
     @classmethod
@@ -102,7 +107,7 @@ class FaceDetector:
             fusion=fitted_fusion(first_stage.weights) if _is_lite(checkpoint) else None,
             runtime=Runtime(options),
         )
-        return cls(first_stage.build(Runtime(options.exact())), second)
+        return cls(first_stage.build(Runtime(options.exact())), second, device=options.device)
 
     def detect(self, image: Picture, min_score: float = MIN_SCORE) -> Detections:
         """Find the faces of one image.
@@ -183,9 +188,23 @@ class FaceDetector:
         (found,) = self._first.propose([_to_tensor(picture)])
         return best_inside(found, picture.width, picture.height, len(found))
 
-    def enlarge(self, image: Picture, faces: Detections, most: int = 12) -> Enlarged:
-        """Super-resolved pictures of the best small faces; see :meth:`SecondStage.enlarge`."""
-        return self._second.enlarge(image, faces.boxes, most)
+    def enlarge(self, image: Picture, faces: Detections, most: int = 12) -> list[Tile]:
+        """Super-resolve the first faces of up to 32 px by ``portrait``, made to be looked at; it judges nothing.
+
+        Args:
+            image: as of :meth:`detect`.
+            faces: the more important first.
+            most: largest number of pictures.
+        """
+        picture = to_picture(image, self._orientation)
+        rows = np.flatnonzero(longer_side(faces.boxes) <= ENLARGED_PX)[:most]
+        crops = [face.pixels for face in cut_faces("", picture, faces.boxes[rows])]
+        return [Tile(int(row), lr, np.asarray(self._resolver.upscale(lr))) for row, lr in zip(rows, crops, strict=True)]
+
+    @cached_property
+    def _resolver(self) -> SuperResolver:
+        """Loaded by the first face to enlarge."""
+        return SuperResolver(device=self._device)
 
 
 def outcomes(found: Detections) -> npt.NDArray[np.str_]:
@@ -198,7 +217,7 @@ def outcomes(found: Detections) -> npt.NDArray[np.str_]:
         found: with columns ``proposal_score`` and ``proposal_box``.
 
     Returns:
-        [N], each one of :data:`OUTCOMES`.
+        [N], each one of :data:`tinygan.detect.picture.OUTCOMES`.
     """
     change: FloatArray = found.scores - found.fields["proposal_score"]
     pairs = zip(found.boxes, found.fields["proposal_box"], strict=True)

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tinygan.boxes import intersection, longer_side
-from tinygan.detect.detector import OUTCOMES
 from tinygan.detections import ByteArray, Detections, FloatArray
 from tinygan.pictures import Colour, draw_boxes, fit_font, load_font
 
+OUTCOMES = ("kept", "raised", "lowered", "moved")  # of :func:`tinygan.detect.detector.outcomes`
 COLOURS: Mapping[str, Colour] = {  # of different brightness, so that most differ in grey too
     "kept": (0, 130, 255),
     "raised": (90, 240, 110),

@@ -12,14 +12,23 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any, TextIO
 
 from tinygan.detect.sources import Source
 from tinygan.detections import Detections
 from tinygan.errors import DataError
-from tinygan.files import fingerprint, make_way, open_atomically, real_path, remove_written, write_atomically
+from tinygan.files import (
+    fingerprint,
+    make_way,
+    open_atomically,
+    real_path,
+    remove_half_written,
+    remove_written,
+    write_atomically,
+)
 
 JOURNAL, JSON_TABLE, CSV_TABLE = "detect.jsonl", "detections.json", "detections.csv"
 Record = dict[str, Any]  # a line of JSON
@@ -68,18 +77,30 @@ class Results:
         self._paths: dict[str, str] = {}
         self._made_of: dict[str, str] = {}
         self.damage: dict[str, str] = {}  # what of a finished video could not be read
-        self._safe = end = len(self._journal.readline())  # the settings
-        for line in self._journal:
-            end += len(line)
-            if line.startswith(b'{"done"') and line.endswith(b"\n"):
-                entry = json.loads(line)
-                self._note(entry)
-                self._safe, self._begun = end, None
-            elif line.startswith(b'{"begun"') and line.endswith(b"\n"):
-                self._begun = json.loads(line)["begun"]
+        self._safe = len(self._journal.readline())  # the settings
+        try:
+            self._read_journal()
+        except (ValueError, LookupError, TypeError) as error:
+            self._journal.close()
+            raise DataError(f"{folder / JOURNAL}: is damaged; replace the results with --overwrite") from error
         if self._begun is not None:
             remove_written([folder / self._begun], folder)
+        remove_half_written(folder / name for name in (JOURNAL, JSON_TABLE, CSV_TABLE))
         self.drop()
+
+    def _read_journal(self) -> None:
+        end = self._safe
+        for line in self._journal:
+            end += len(line)
+            if not line.endswith(b"\n"):
+                break  # cut short by a kill
+            if line.startswith(b'{"done"'):
+                self._note(json.loads(line))
+                self._safe, self._begun = end, None
+            elif line.startswith(b'{"begun"'):
+                self._begun = _inside(json.loads(line)["begun"])
+            elif "faces" not in json.loads(line):
+                raise ValueError(line)
 
     def __enter__(self) -> Results:
         return self
@@ -118,7 +139,8 @@ class Results:
         self._begun = None
 
     def _note(self, entry: Record) -> None:
-        name = entry["done"]
+        name = str(entry["done"])
+        _inside(entry["output"] or "")
         self.done[name], self._paths[name], self._made_of[name] = (
             entry["output"],
             entry["path"],
@@ -244,6 +266,17 @@ def open_results(folder: Path, settings: Mapping[str, Any], resume: bool, overwr
     return Results(folder)
 
 
+def _inside(output: str) -> str:
+    """A picture or video below the folder; a journal that names another file is none of ours.
+
+    Raises:
+        ValueError: if it is outside.
+    """
+    if PurePath(output).is_absolute() or ".." in PurePath(output).parts:
+        raise ValueError(output)
+    return output
+
+
 def to_record(name: str, size: tuple[int, int], found: Detections, dropped: int) -> Record:
     """A line of the journal, and an entry of the JSON table.
 
@@ -273,6 +306,7 @@ def _settings(line: str) -> Any:
 
 def _clear(folder: Path) -> None:
     """Remove what an earlier run wrote, and nothing else."""
-    with Results(folder) as results:
+    written: list[str] = []
+    with suppress(DataError), Results(folder) as results:  # of a damaged journal nobody knows what it wrote
         written = [output for output in results.done.values() if output is not None]
     remove_written([folder / name for name in (*written, JSON_TABLE, CSV_TABLE, JOURNAL)], folder)

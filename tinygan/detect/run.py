@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby, repeat
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from tinygan.detect.detector import MIN_SCORE, FaceDetector, split_by_score
-from tinygan.detect.picture import Tile, detection_picture, mark_faces
+from tinygan.detect.picture import detection_picture, mark_faces
 from tinygan.detect.results import Record, Results, to_record
 from tinygan.detect.sources import Source
 from tinygan.detect.video import Frame, VideoWriter, read_frames, write_video
-from tinygan.detections import Detections, FloatArray
+from tinygan.detections import ByteArray, Detections, FloatArray
 from tinygan.errors import ConfigError, DataError, unexpected
 from tinygan.formats.images import Orientation, read_image
 from tinygan.pictures import save_png
+from tinygan.second_stage.cluster import Cluster, Work
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +44,27 @@ class DetectConfig:
     orientation: Orientation = "upright"
 
 
-def detect_all(detector: FaceDetector, sources: Sequence[Source], results: Results, config: DetectConfig) -> list[str]:
+class Found(NamedTuple):
+    """What was found in one picture.
+
+    Attributes:
+        record: a line of the journal; ``None`` if the picture could not be read.
+        drawn: the picture to write, uint8 RGB [H, W, 3], if there is to be one.
+        error: why it could not be read.
+    """
+
+    record: Record | None
+    drawn: ByteArray | None = None
+    error: str = ""
+
+
+def detect_all(
+    detector: FaceDetector,
+    sources: Sequence[Source],
+    results: Results,
+    config: DetectConfig,
+    find: Callable[[Iterable[Source]], Iterator[Found]] | None = None,
+) -> list[str]:
     """Find the faces of all pictures and videos.
 
     Args:
@@ -48,6 +72,7 @@ def detect_all(detector: FaceDetector, sources: Sequence[Source], results: Resul
         sources: inputs; those that ``results`` holds already are left as they are.
         results: where lines of the journal and pictures go.
         config: what is written.
+        find: what finds the faces of pictures, in order, elsewhere than here.
 
     Returns:
         A line for every input that could not be read, of which nothing is written, and for every video of which parts
@@ -58,35 +83,82 @@ def detect_all(detector: FaceDetector, sources: Sequence[Source], results: Resul
     """
     todo = results.missing(sources)
     skipped = [results.damage[source.name] for source in sources if source.name in results.damage]
-    for source in tqdm(todo, desc="detecting", unit="input", disable=None if len(todo) > 1 else True):
-        damage: list[str] = []
-        try:
-            if source.is_video:
-                _detect_video(detector, source, results, config, damage)
-            else:
-                _detect_image(detector, source, results, config)
-        except (OSError, ConfigError):  # of writing (reading makes it a DataError), and of the first stage itself
-            raise
-        except Exception as error:  # whatever one input may raise costs that input alone
-            results.drop()
-            reason = str(error) if isinstance(error, DataError) else unexpected(error, source.path)
-            skipped.append(reason if str(source.path) in reason else f"{source.path}: {reason}")
-            continue
-        results.finish(source, "; ".join(damage))
-        skipped += damage
+    find = find or (lambda pictures: (find_in(detector, picture, config) for picture in pictures))
+    with tqdm(desc="detecting", total=len(todo), unit="input", disable=None if len(todo) > 1 else True) as bar:
+        for are_videos, group in groupby(todo, key=lambda source: source.is_video):
+            some = list(group)
+            found = repeat(None) if are_videos else find(some)
+            for source, one in zip(some, found, strict=False):
+                damage: list[str] = []
+                error = (
+                    _keep_video(detector, source, results, config, damage)
+                    if one is None
+                    else _keep(one, source, results)
+                )
+                if error:
+                    results.drop()
+                    skipped.append(error if str(source.path) in error else f"{source.path}: {error}")
+                else:
+                    results.finish(source, "; ".join(damage))
+                    skipped += damage
+                bar.update()
     return skipped
 
 
-def _detect_image(detector: FaceDetector, source: Source, results: Results, config: DetectConfig) -> None:
-    picture = read_image(source.path, config.orientation)
-    found, dropped, record = _detect(detector, source, picture, config)
-    if config.pictures:
-        enlarged = detector.enlarge(picture, found, config.strip)
-        tiles = [Tile(int(row), lr, refined) for row, lr, refined in zip(*enlarged, strict=True)]
-        drawn = detection_picture(np.asarray(picture), found, dropped, tiles)
+def find_on(
+    cluster: Cluster, open_detector: Callable[[], FaceDetector], config: DetectConfig
+) -> Callable[[Iterable[Source]], Iterator[Found]]:
+    """What finds the faces of pictures with a cluster's actors, each of which opens both stages."""
+    make = partial(_make_finder, open_detector, config)
+    return lambda pictures: cluster.map(make, (replace(one, path=one.path.resolve()) for one in pictures))
+
+
+def _make_finder(open_detector: Callable[[], FaceDetector], config: DetectConfig) -> Work[Source, Found]:
+    detector = open_detector()
+    return lambda pictures: [find_in(detector, picture, config) for picture in pictures]
+
+
+def find_in(detector: FaceDetector, source: Source, config: DetectConfig) -> Found:
+    """The faces of one picture; whatever it may raise costs that picture alone."""
+    try:
+        picture = read_image(source.path, config.orientation)
+        found, dropped, record = _detect(detector, source, picture, config)
+        if not config.pictures:
+            return Found(record)
+        tiles = detector.enlarge(picture, found, config.strip)
+        return Found(record, detection_picture(np.asarray(picture), found, dropped, tiles))
+    except (OSError, ConfigError):  # of the first stage itself; reading makes it a DataError
+        raise
+    except Exception as error:
+        return Found(None, error=_reason(error, source))
+
+
+def _keep(found: Found, source: Source, results: Results) -> str:
+    """Write what was found in a picture; returns why it could not be read."""
+    if found.record is None:
+        return found.error
+    if found.drawn is not None:
         results.begin(source)
-        save_png(drawn, results.folder / source.output)
-    results.add(record)
+        save_png(found.drawn, results.folder / source.output)
+    results.add(found.record)
+    return ""
+
+
+def _keep_video(
+    detector: FaceDetector, source: Source, results: Results, config: DetectConfig, damage: list[str]
+) -> str:
+    """Find the faces of a video; returns why it could not be read."""
+    try:
+        _detect_video(detector, source, results, config, damage)
+    except (OSError, ConfigError):  # of writing, and of the first stage itself
+        raise
+    except Exception as error:
+        return _reason(error, source)
+    return ""
+
+
+def _reason(error: Exception, source: Source) -> str:
+    return str(error) if isinstance(error, DataError) else unexpected(error, source.path)
 
 
 def _detect_video(
@@ -98,9 +170,11 @@ def _detect_video(
             _detect_frame(detector, source, frame, results, config, None)
         return
     results.begin(source)
-    with write_video(results.folder / source.output) as writer:
+    with write_video(results.folder / source.output, sound_of=source.path) as writer:
         for frame in frames:
             _detect_frame(detector, source, frame, results, config, writer)
+    if writer.sound is not None and writer.sound.problem:
+        damage.append(f"{source.path}: its sound breaks off: {writer.sound.problem}; the pictures are whole")
 
 
 def _detect_frame(

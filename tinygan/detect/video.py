@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from tinygan.detect.sound import Sound
 from tinygan.detections import ByteArray
 from tinygan.errors import DataError, MissingDependency
 from tinygan.files import open_atomically, refuse_special
@@ -208,12 +209,17 @@ def _count(number: int, noun: str) -> str:
 
 
 class VideoWriter:
-    """Writes frames into an open MP4; made by :func:`write_video`."""
+    """Writes frames into an open MP4; made by :func:`write_video`.
 
-    def __init__(self, container: Any, av: Any) -> None:
-        self._container, self._av = container, av
+    Attributes:
+        sound: the sound that goes with them; None for none.
+    """
+
+    def __init__(self, container: Any, av: Any, sound_of: Path | None = None) -> None:
+        self._container, self._av, self._sound_of = container, av, sound_of
         self._stream: Any = None
         self._last = -1
+        self.sound: Sound | None = None
 
     def write(self, pixels: ByteArray, seconds: float) -> None:
         """Add a frame.
@@ -230,23 +236,33 @@ class VideoWriter:
         frame.pts, frame.time_base = self._last, Fraction(1, _TICKS)
         frame = frame.reformat(width=self._stream.width, height=self._stream.height, format="yuv420p")
         self._container.mux(self._stream.encode(frame))
+        if self.sound is not None:
+            self.sound.write(seconds)
 
     def finish(self) -> None:
-        """Write what the encoder still holds."""
+        """Write what the encoder still holds, and the rest of the sound."""
         if self._stream is not None:
             self._container.mux(self._stream.encode(None))
+        if self.sound is not None:
+            self.sound.write(None)
 
     def _open(self, width: int, height: int) -> Any:
         names = self._av.codecs_available
         stream = self._container.add_stream(next(name for name in _CODECS if name in names), rate=30)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.time_base = Fraction(1, _TICKS)
+        if self._sound_of is not None:
+            self.sound = Sound(self._av, self._sound_of, self._container)
         return stream
 
 
 @contextmanager
-def write_video(path: Path) -> Iterator[VideoWriter]:
-    """A video without sound that appears under its name when the block ends, or not at all.
+def write_video(path: Path, sound_of: Path | None = None) -> Iterator[VideoWriter]:
+    """A video that appears under its name when the block ends, or not at all.
+
+    Args:
+        path: the MP4 to write.
+        sound_of: a video whose sound it gets.
 
     Raises:
         MissingDependency: without PyAV.
@@ -254,9 +270,13 @@ def write_video(path: Path) -> Iterator[VideoWriter]:
     av = require_av(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_atomically(path) as file, av.open(file, "w", format="mp4") as container:
-        writer = VideoWriter(container, av)
-        yield writer
-        writer.finish()
+        writer = VideoWriter(container, av, sound_of)
+        try:
+            yield writer
+            writer.finish()
+        finally:
+            if writer.sound is not None:
+                writer.sound.close()
 
 
 def _upright(frame: Any) -> Image.Image:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -57,6 +58,22 @@ def naming_of(content: Any, source: str) -> Naming:
     """The same from parsed JSON."""
     categories = content.get("categories") if isinstance(content, dict) else None
     return Naming(_names_of(content, source), _names_of_categories(categories))
+
+
+@contextmanager
+def expecting(what: str, source: str) -> Iterator[None]:
+    """For reading parsed JSON: a value of another kind than its place has costs one error that names the file.
+
+    Whatever stands there, such as ``true`` in place of a list, readers need no check of their own for it.
+
+    Raises:
+        DataError: in place of what Python raises on the way.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise DataError(f"{source}:1: expected {what}; a value is of another kind ({reason})") from error
 
 
 def parse_json(text: str, source: str) -> Any:

@@ -13,7 +13,7 @@ from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.files import decode, read_bytes
 from tinygan.formats import coco, label_studio
-from tinygan.formats.coco_json import load_naming, parse_json
+from tinygan.formats.coco_json import expecting, load_naming, parse_json
 from tinygan.formats.dialect import Dialect, Order
 from tinygan.formats.folders import ParsedDetections
 from tinygan.formats.tabular import parse_records
@@ -50,9 +50,10 @@ def load_json(path: Path, dialect: Dialect) -> ParsedDetections:
     source = str(path)
     text = decode(read_bytes(path, "COCO results (JSON)"), source)
     content = parse_json(text, source)
-    shape = next((shape for shape in SHAPES.values() if shape.has(content)), SHAPES["coco"])
-    table = shape.read(content, text, source, dialect)
-    return ParsedDetections(table.detections, path, table.order)
+    with expecting("detections as JSON", source):
+        shape = next((shape for shape in SHAPES.values() if shape.has(content)), SHAPES["coco"])
+        table = shape.read(content, text, source, dialect)
+        return ParsedDetections(table.detections, path, table.order)
 
 
 def _first(content: Any) -> Mapping[str, Any]:

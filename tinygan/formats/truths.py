@@ -112,7 +112,7 @@ def _load_folder(
 
 def _load_file(path: Path, categories: Sequence[str]) -> dict[str, GroundTruth]:
     from tinygan.formats import coco, cvat, fddb, label_studio, retinaface, wider
-    from tinygan.formats.coco_json import parse_json
+    from tinygan.formats.coco_json import expecting, parse_json
 
     if path.suffix.lower() == ".xml":
         return cvat.load_cvat(path, categories)
@@ -121,7 +121,8 @@ def _load_file(path: Path, categories: Sequence[str]) -> dict[str, GroundTruth]:
     text = wider.read_text(path, GROUND_TRUTHS)
     if path.suffix.lower() == ".json":
         content = parse_json(text, str(path))
-        if label_studio.is_label_studio(content):
-            return label_studio.load_faces(content, str(path), categories)
-        return coco.parse_annotations(text, str(path), categories)
+        with expecting("annotated faces as JSON", str(path)):
+            if label_studio.is_label_studio(content):
+                return label_studio.load_faces(content, str(path), categories)
+            return coco.parse_annotations(text, str(path), categories)
     return retinaface.load_labels(path) if is_tools(path) else wider.load_ground_truth(path)

@@ -15,7 +15,7 @@ import numpy as np
 from tinygan.boxes import xywh_to_xyxy, xyxy_to_xywh
 from tinygan.detections import Detections, GroundTruth
 from tinygan.errors import DataError
-from tinygan.files import to_utf8
+from tinygan.files import content_digest, listing_digest, to_utf8
 
 ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")
 Split = Literal["train", "val"]
@@ -147,6 +147,13 @@ def load_split(root: Path, split: Split) -> WiderSplit:
     if not images.is_dir():
         raise DataError(f"{images}: no such folder; --data is a WIDER FACE root with WIDER_{split}/images/ in it")
     return WiderSplit(images, load_ground_truth(root / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt"))
+
+
+def split_digest(root: Path, split: Split) -> str:
+    """A hash of a split's faces, and of the names and sizes of its pictures, for a run to note what it is made of."""
+    faces = content_digest(root / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt")
+    images = root / f"WIDER_{split}" / "images"
+    return f"{faces}{listing_digest(images) if images.is_dir() else ''}"
 
 
 def read_text(path: Path, expected: str) -> str:

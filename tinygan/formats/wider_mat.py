@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SUBSETS = ("easy", "medium", "hard")
 MAT_FILES = ("wider_face_val.mat", *(f"wider_{subset}_val.mat" for subset in SUBSETS))
+_MOST_NUMBERS = 50_000_000  # a hundred times as many as in the official files
 ATTRIBUTES = ("blur", "occlusion", "pose", "illumination")
 
 Boxes: TypeAlias = dict[str, FloatArray]
@@ -173,18 +174,36 @@ def _from_scipy(value: npt.NDArray[Any]) -> Cell:
 def _from_hdf5(path: Path, keys: tuple[str, ...]) -> Iterator[tuple[str, Cell]]:
     import h5py
 
+    allowance = _Allowance()
     with h5py.File(path, "r") as file:
         for key in keys:
             if key in file:
-                yield key, _from_dataset(file[key], file)
+                yield key, _from_dataset(file[key], file, allowance)
 
 
-def _from_dataset(dataset: h5py.Dataset, file: h5py.File) -> Cell:
-    value = dataset[()]
+class _Allowance:
+    """Numbers that the datasets of a file may hold: HDF5 keeps a terabyte of equal ones in a few bytes."""
+
+    left = _MOST_NUMBERS
+
+    def read(self, dataset: h5py.Dataset) -> Any:
+        """A dataset's content.
+
+        Raises:
+            ValueError: if it, with those before it, is far larger than any of the official files.
+        """
+        self.left -= dataset.size or 0
+        if self.left < 0:
+            raise ValueError(f"holds more than {_MOST_NUMBERS:,} numbers")
+        return dataset[()]
+
+
+def _from_dataset(dataset: h5py.Dataset, file: h5py.File, allowance: _Allowance) -> Cell:
+    value = allowance.read(dataset)
     if dataset.attrs.get("MATLAB_empty", 0):  # the dataset then holds the shape
         return [] if dataset.attrs.get("MATLAB_class") == b"cell" else np.zeros((0, 0))
     if value.dtype == object:
-        return [_from_dataset(file[reference], file) for reference in value.ravel()]
+        return [_from_dataset(file[reference], file, allowance) for reference in value.ravel()]
     if dataset.attrs.get("MATLAB_class") == b"char":
         return "".join(map(chr, value.ravel()))
     transposed: npt.NDArray[Any] = value.T

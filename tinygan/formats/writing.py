@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +13,15 @@ import numpy as np
 
 from tinygan.detections import Detections
 from tinygan.errors import DataError
-from tinygan.files import encode, make_way, remove_written, write_atomically
+from tinygan.files import (
+    append_line,
+    encode,
+    hold_folder,
+    make_way,
+    remove_half_written,
+    remove_written,
+    write_atomically,
+)
 from tinygan.formats import wider
 from tinygan.formats.archives import is_archive_name, write_archive
 from tinygan.formats.names import output_names, stem
@@ -78,8 +85,7 @@ class DetectionWriter:
     def __init__(self, path: Path, list_file: Path | None = None, names: Iterable[str] = ()) -> None:
         self.path, self._list_file = path, list_file
         self._output = output_names(names, path)
-        self.is_archive = is_archive_name(path)
-        self.folder = path.with_name(f"{path.name}.partial") if self.is_archive else path
+        self.is_archive, self.folder = is_archive_name(path), working_folder(path)
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def has(self, name: str) -> bool:
@@ -96,8 +102,7 @@ class DetectionWriter:
             DataError: naming images that were made of something else, and what of it changed.
         """
         file = self.folder / DONE_FILE
-        lines = file.read_bytes().rpartition(b"\n")[0].splitlines() if file.is_file() else []  # a kill may cut the last
-        before: dict[str, Fingerprint] = dict(json.loads(line) for line in lines)
+        before = _finished(file)
         done = {name for name in inputs if name in before and self.has(name)}
         changed = {
             name: [kind for kind in inputs[name] if inputs[name][kind] != before[name].get(kind)]
@@ -115,8 +120,7 @@ class DetectionWriter:
 
     def finish(self, name: str, made_of: Fingerprint) -> None:
         """Note that an image's file is whole, and of what it was made, so that a continued run keeps it."""
-        with (self.folder / DONE_FILE).open("a", encoding="ascii") as file:
-            file.write(json.dumps([name, made_of]) + "\n")
+        append_line(self.folder / DONE_FILE, json.dumps([name, made_of]).encode())
 
     def count(self, name: str) -> int:
         """How many boxes an image was written with."""
@@ -131,8 +135,7 @@ class DetectionWriter:
         file = self.file(name)
         content = encode(text, file)
         if self._list_file is not None:
-            with self._list_file.open("ab") as names:
-                names.write(_line(file, self.folder))
+            append_line(self._list_file, _line(file, self.folder)[:-1])
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, content)
 
@@ -142,7 +145,9 @@ class DetectionWriter:
             return
         files = sorted(self.folder.rglob("*.txt"))
         write_archive(self.path, ((f.relative_to(self.folder).as_posix(), f.read_bytes()) for f in files))
-        shutil.rmtree(self.folder)
+        spent = _spent(self.folder)
+        self.folder.rename(spent)  # in one step: a folder that a kill left half removed could not be continued
+        shutil.rmtree(spent)
 
     def file(self, name: str) -> Path:
         """Where an image's detections are written."""
@@ -150,6 +155,11 @@ class DetectionWriter:
 
     def _name(self, name: str) -> str:
         return self._output.get(name, stem(name))
+
+
+def working_folder(out: Path) -> Path:
+    """The folder that a run writes into: its output itself, or what becomes the archive."""
+    return out.with_name(f"{out.name}.partial") if is_archive_name(out) else out
 
 
 def open_output(
@@ -177,16 +187,18 @@ def open_output(
         DataError: in the cases of :func:`tinygan.files.make_way`, if ``out`` is a file, or if a run that is to be
             continued wrote an image that is not among ``names``.
     """
-    is_archive = is_archive_name(out)
-    folder = out.with_name(f"{out.name}.partial") if is_archive else out
-    if out.is_file() and not is_archive:
+    folder = working_folder(out)
+    if out.is_file() and folder == out:
         raise DataError(f"{out}: expected a folder or a name ending in .tar.gz, but this is a file")
-    if out.is_file() and not overwrite:
+    shutil.rmtree(_spent(folder), ignore_errors=True)
+    if out.is_file() and not overwrite and not (resume and folder.is_dir()):
         raise DataError(f"{out}: exists already; replace it with --overwrite or choose another --out")
     make_way(
         folder, folder / kept[0], command, settings,
         resume=resume, overwrite=overwrite, clear=lambda: _clear(folder, kept), read_settings=json.loads,
     )  # fmt: skip
+    if folder.is_dir():
+        remove_half_written([*_written(folder), *_records(folder, kept)])
     names = list(names)
     writer = DetectionWriter(out, folder / WRITTEN_FILE, names)
     if resume and names:
@@ -235,23 +247,32 @@ def _checked(file: str, name: str, path: Path) -> str:
 
 
 def _write_folder(path: Path, contents: Iterable[tuple[str, bytes]]) -> None:
-    """Write beside ``path``, then swap; a kill between the two renames leaves the old folder as ``.<name>.*.old``."""
+    """Write beside ``path``, then swap; a kill between the two renames leaves the old folder as ``.<name>.old``."""
     path = path.resolve()
     foreign = [p for p in path.rglob("*") if not p.is_dir() and p.suffix != ".txt"] if path.exists() else []
     if path.is_file() or foreign:
         got = f"holds {foreign[0].name}, which is no .txt" if foreign else "is a file, and a folder is to be written"
         raise DataError(f"{path}: {got}; choose another name")
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-    try:
-        for name, content in contents:
-            file = temporary / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
-        temporary.chmod(0o755)
-        _swap(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    temporary = path.with_name(f".{path.name}.tmp")  # one name, so that what a kill leaves is not left for good
+    with hold_folder(temporary):
+        try:
+            _empty(temporary)
+            for name, content in contents:
+                file = temporary / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(file, content)
+            _swap(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def _swap(new: Path, path: Path) -> None:
@@ -270,7 +291,31 @@ def _swap(new: Path, path: Path) -> None:
 
 
 def _clear(folder: Path, kept: Sequence[str]) -> None:
-    remove_written([*_written(folder), *(folder / name for name in (*kept, WRITTEN_FILE, DONE_FILE))], folder)
+    remove_written([*_written(folder), *_records(folder, kept)], folder)
+
+
+def _records(folder: Path, kept: Sequence[str]) -> list[Path]:
+    """The files beside the detections."""
+    return [folder / name for name in (*kept, WRITTEN_FILE, DONE_FILE)]
+
+
+def _spent(folder: Path) -> Path:
+    """What the folder of an archive that is whole is called while it is removed."""
+    return folder.with_name(f".{folder.name}.spent")
+
+
+def _finished(file: Path) -> dict[str, Fingerprint]:
+    """What each finished image was made of; a last line that a kill or a full disk cut short is removed."""
+    content = file.read_bytes() if file.is_file() else b""
+    whole, end, rest = content.rpartition(b"\n")
+    if rest:
+        write_atomically(file, whole + end)  # or the next line would be glued to it
+    try:
+        return dict(json.loads(line) for line in whole.splitlines())
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{file}: is damaged, expected a line of JSON per image; start again with --overwrite"
+        ) from error
 
 
 def _written(folder: Path) -> list[Path]:

@@ -278,7 +278,7 @@ def _face_classes(texts: Collection[str], labels: Path, wanted: Sequence[str]) -
 def _names_of_settings(path: Path) -> dict[object, str]:
     try:
         names = yaml.safe_load(read_bytes(path, "class names")).get("names", {})
-    except (yaml.YAMLError, AttributeError) as error:
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: expected YAML with the 'names' of classes") from error
     pairs = names.items() if isinstance(names, dict) else enumerate(names)
     return {key: str(name) for key, name in pairs}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from threading import Lock
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -37,12 +38,26 @@ def deploy(graph: Graph, runtime: Runtime) -> Run:
     return graph.network
 
 
-def _onnxruntime(graph: Graph, runtime: Runtime) -> Run:
-    onnxruntime = import_extra("onnxruntime", "onnx", "backend onnxruntime")
+def onnx_session(content: bytes, runtime: Runtime, what: str) -> Any:
+    """An ``onnxruntime.InferenceSession`` on the CPU.
+
+    Args:
+        content: an ONNX file.
+        runtime: how many threads.
+        what: what needs it, for the error message.
+
+    Raises:
+        MissingDependency: if onnxruntime is not installed.
+    """
+    onnxruntime = import_extra("onnxruntime", "onnx", what)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = runtime.threads
     options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(to_onnx(graph), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _onnxruntime(graph: Graph, runtime: Runtime) -> Run:
+    session = onnx_session(to_onnx(graph), runtime, "backend onnxruntime")
     names = [port.name for port in graph.inputs]
 
     def run(*inputs: Tensor) -> list[Tensor]:
@@ -65,10 +80,11 @@ def _openvino(graph: Graph, runtime: Runtime) -> Run:
         model = to_openvino(graph)
     else:
         model = core.read_model(exported_file(runtime.exported, graph.name))
-    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    request, turn = core.compile_model(model, "CPU", settings).create_infer_request(), Lock()
 
     def run(*inputs: Tensor) -> list[Tensor]:
-        request.infer([tensor.float().contiguous().numpy() for tensor in inputs], share_inputs=True)
-        return [torch.from_numpy(output.data.copy()) for output in request.output_tensors]
+        with turn:  # a request answers one thread at a time
+            request.infer([tensor.float().contiguous().numpy() for tensor in inputs], share_inputs=True)
+            return [torch.from_numpy(output.data.copy()) for output in request.output_tensors]
 
     return run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
@@ -126,8 +126,8 @@ class ShuffleGenerator(nn.Module):
     """A generator for pictures that people look at: all its depth works on the small picture. Not in the paper.
 
     Residual blocks without batch normalisation (Lim et al. 2017, EDSR), whose statistics would depend on the size of
-    the picture; then sub-pixel convolutions (Shi et al. 2016). It learns what to add to a bicubic upscaling, and there
-    is no G2.
+    the picture; then sub-pixel convolutions (Shi et al. 2016). It learns what to add to a bicubic upscaling; the mean
+    colours stay those of the small picture. There is no G2.
 
     Args:
         config: ``width``, ``up_width`` and ``residual_blocks``.
@@ -152,16 +152,21 @@ class ShuffleGenerator(nn.Module):
         nn.init.zeros_(self.last.weight)  # it starts as bicubic upscaling
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
+    def deepen(self, blocks: int) -> None:
+        """Add residual blocks. They change nothing at first, so what was learnt stays (Chen et al. 2016, Net2Net)."""
+        self.body.extend(_PlainBlock(self.config.width) for _ in range(blocks))
+        self.config = replace(self.config, residual_blocks=self.config.residual_blocks + blocks)
+
     @property
     def reach_px(self) -> int:
         """Number of low-resolution pixels, to each side, that an output pixel depends on."""
-        return 1 + 2 * self.config.residual_blocks + 3
+        return 1 + 2 * self.config.residual_blocks + 3 + 2  # the last two for the colours
 
     def forward(self, lr: Tensor) -> Generated:
         """Super-resolve float [B, 3, h, w], RGB in [0, 1], to [B, 3, 4h, 4w]."""
         features = self.first(self.normalise(lr))
         features = features + self.body(features)  # [B, width, h, w]
-        sr = bicubic(lr) + self.last(self.upsample(features))
+        sr = _keep_colours(bicubic(lr) + self.last(self.upsample(features)), lr)
         return Generated(sr, sr)
 
 
@@ -198,6 +203,16 @@ AnyGenerator: TypeAlias = Generator | ShuffleGenerator | BilinearGenerator
 def bicubic(lr: Tensor) -> Tensor:
     """Bicubic 4x upscaling of [B, 3, s, s], computed in float32: the baseline of super-resolution."""
     return functional.interpolate(lr.float(), scale_factor=SCALE, mode="bicubic", align_corners=False)
+
+
+def _keep_colours(sr: Tensor, lr: Tensor) -> Tensor:
+    """Give [B, 3, 4h, 4w] the colours of the small picture [B, 3, h, w], in means over 3 x 3 of its pixels.
+
+    Over single pixels faces would be truer still, but noise in the small picture would come through.
+    """
+    change = lr.float() - functional.avg_pool2d(sr, SCALE)
+    change = functional.avg_pool2d(change, 3, stride=1, padding=1, count_include_pad=False)
+    return sr + functional.interpolate(change, scale_factor=SCALE, mode="bilinear", align_corners=False)
 
 
 def _upsampling(config: GeneratorConfig) -> nn.Sequential:

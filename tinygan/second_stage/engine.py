@@ -6,10 +6,12 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from tqdm import tqdm
@@ -35,6 +37,8 @@ from tinygan.second_stage.judging import Judged, Request, judge_images
 from tinygan.second_stage.rescoring import RescoreConfig, calibrate_detector, rescore_judged
 
 log = logging.getLogger(__name__)
+Judging: TypeAlias = "Callable[[Iterable[Request]], Iterator[Judged]]"  # answers in order
+CHUNK = 1024  # patches that are judged together, so that a result does not depend on where a run was cut off
 CALIBRATION_FILE = "calibration.json"
 KEPT = ("rescore.json", CALIBRATION_FILE)  # beside the detections
 # A resumed run must have the same.
@@ -176,12 +180,12 @@ def plan_rescoring(
     return Plan(files, file_of, image_of, parsed, without, unusable, unread, orientation)
 
 
-def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWriter) -> Report:
+def rescore(plan: Plan, judge: Judge | Judging, config: RescoreConfig, writer: DetectionWriter) -> Report:
     """Rescore every proposal and write one file an image.
 
     Args:
         plan: what belongs together.
-        judge: the networks.
+        judge: the networks; or what has requests judged elsewhere (:func:`tinygan.second_stage.cluster.judging`).
         config: fusion and limits.
         writer: where detections go; images it holds already are left as they are.
 
@@ -192,6 +196,7 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
         DataError: if pictures or proposals of images that are done changed since.
     """
     started = time.monotonic()
+    judging = _here(judge, config) if isinstance(judge, Judge) else judge
     report = Report(
         without_proposals=plan.without_proposals,
         sizeless=[f"{name}: {reason}" for name, reason in plan.files.left_out.items()],
@@ -210,7 +215,8 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
             _keep(plan, name, writer, report)
         else:
             (done if name in finished else todo).append(name)
-    calibration, known = _find_calibration(plan, judge, config, writer, report)
+    sample = _sample(plan, config) if _is_calibrated(config) else []
+    calibration, known = _find_calibration(plan, sample, judging, config, writer, report)
     for name in done:
         report.resumed += 1
         proposals = plan.proposals[name]
@@ -219,10 +225,14 @@ def rescore(plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWr
     for name in todo:
         if name in known:
             _finish(plan, known[name], calibration, config, writer, report, inputs[name])
-    unknown = [name for name in todo if name not in known]
-    for one in _judge(plan, unknown, judge, config, "rescoring", calibration):
-        _finish(plan, one, calibration, config, writer, report, inputs[one.name])
-        judged += len(one.best)
+    unknown, others = set(todo) - set(known), set(plan.image_of) - set(sample)
+    # A run that is continued judges the images of its sample as that was judged, or their last bits would differ.
+    for names, seen in ((sample, None), ([name for name in plan.proposals if name in others], calibration)):
+        chunks = [chunk for chunk in _chunks(plan, names, config, seen) if not unknown.isdisjoint(chunk)]
+        for one in _judge(plan, chunks, judging, config, "rescoring", seen):
+            judged += len(one.best)
+            if one.name in unknown:
+                _finish(plan, one, calibration, config, writer, report, inputs[one.name])
     report.seconds = round(time.monotonic() - started, 3)
     report.rois_per_second = round(judged / max(report.seconds, 1e-9), 1)
     return report
@@ -245,18 +255,23 @@ def run_settings(
     return {"weights": weights.digest(), **settings, **where}
 
 
+def _is_calibrated(config: RescoreConfig) -> bool:
+    return config.method == "logit" and config.calibration != "none" and config.fusion.curve is not None
+
+
 def _find_calibration(
-    plan: Plan, judge: Judge, config: RescoreConfig, writer: DetectionWriter, report: Report
+    plan: Plan, sample: list[str], judging: Judging, config: RescoreConfig, writer: DetectionWriter, report: Report
 ) -> tuple[Calibration | None, dict[str, Judged]]:
     """The calibration, and the judged images it was found from; a resumed run keeps the one it began with."""
-    if config.method != "logit" or config.calibration == "none" or config.fusion.curve is None:
+    if not _is_calibrated(config):
         return None, {}
     file = writer.folder / CALIBRATION_FILE
     known: dict[str, Judged] = {}
     if file.is_file():
         saved = json.loads(file.read_text())
     else:
-        known = {one.name: one for one in _judge(plan, _sample(plan, config), judge, config, "reading scores")}
+        chunks = _chunks(plan, sample, config, None)
+        known = {one.name: one for one in _judge(plan, chunks, judging, config, "reading scores")}
         found = calibrate_detector(known.values(), config.fusion)
         count = sum(len(one.best) for one in known.values())
         saved = {"proposals": count, "calibration": None if found is None else to_tree(found)}
@@ -273,22 +288,48 @@ def _sample(plan: Plan, config: RescoreConfig) -> list[str]:
     return names[:: max(1, -(-total // config.calibration_proposals))]
 
 
+def _here(judge: Judge, config: RescoreConfig) -> Judging:
+    """Judging in this process."""
+    return partial(
+        judge_images, judge, batch_size=config.batch_size, workers=config.workers, looks=config.looks
+    )  # fmt: skip
+
+
+def _chunks(
+    plan: Plan, names: list[str], config: RescoreConfig, calibration: Calibration | None
+) -> Iterator[list[str]]:
+    """Images that are judged together, whichever of them are done already: what they are depends on the plan alone."""
+    chunk: list[str] = []
+    patches = 0
+    for name in names:
+        chunk.append(name)
+        patches += config.count_judged(plan.proposals[name], calibration)
+        if patches >= CHUNK:
+            yield chunk
+            chunk, patches = [], 0
+    if chunk:
+        yield chunk
+
+
 def _judge(
     plan: Plan,
-    names: list[str],
-    judge: Judge,
+    chunks: Iterable[list[str]],
+    judging: Judging,
     config: RescoreConfig,
     task: str,
     calibration: Calibration | None = None,
 ) -> Iterator[Judged]:
-    def requests() -> Iterator[Request]:
-        for name in names:
-            proposals = plan.proposals[name]
-            image = ImageFile(plan.image_of[name], plan.orientation)
-            yield Request(name, image, proposals, config.count_judged(proposals, calibration))
+    chunks = list(chunks)
 
-    judged = judge_images(judge, requests(), config.batch_size, config.workers, config.looks)
-    yield from tqdm(judged, total=len(names), desc=task, unit="image", disable=None)
+    def requests() -> Iterator[Request]:
+        for chunk in chunks:
+            for name in chunk:
+                proposals = plan.proposals[name]
+                image = ImageFile(plan.image_of[name], plan.orientation)
+                count = config.count_judged(proposals, calibration)
+                yield Request(name, image, proposals, count, closes=name == chunk[-1])
+
+    yield from tqdm(judging(requests()), total=sum(map(len, chunks)), desc=task, unit="image", disable=None)
 
 
 def _finish(

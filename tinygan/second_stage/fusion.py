@@ -66,7 +66,7 @@ class FusionConfig:
     resize: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
     fade: tuple[float, ...] = (0.3, 0.4, 0.5)
     merge_iou: tuple[float | None, ...] = (None, 0.45, 0.5, 0.55, 0.6)
-    looks: int = 2
+    looks: int = 3
     sweeps: int = 2
 
     def values(self) -> dict[str, tuple[float | None, ...]]:
@@ -102,7 +102,8 @@ class Fusion:
             paper.
         fade: part of both shares that is lost with every doubling of the box's longer side above 16 px.
         merge_iou: overlap of the faces the judge sees in two boxes from which one box alone stays; ``None``: all stay.
-        looks: how often the judge looks; from the second time on, at where it found the face the time before.
+        looks: how often the judge looks; from the second time on, at where it found the face the time before, and a
+            third time at tiny boxes alone.
         fitted: whether the weights were fitted on labelled proposals.
         curve: how often proposals are faces by rank, by which an unknown detector's calibration is found; ``None``: it
             is not, and the usual one is taken.

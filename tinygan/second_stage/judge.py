@@ -19,7 +19,7 @@ from tinygan.errors import CheckpointError
 from tinygan.models.backends import Run, deploy
 from tinygan.models.build import load_discriminator, load_generator, load_second
 from tinygan.models.discriminator import Discriminator
-from tinygan.models.pixels import to_bytes, to_float
+from tinygan.models.pixels import to_float
 from tinygan.runtime import Runtime, one_thread
 from tinygan.second_stage.graphs import generator_graph, judge_graph
 
@@ -137,21 +137,6 @@ class Judge:
         face_logits: FloatArray = face_logit[:count].double().cpu().numpy()
         boxes: FloatArray = found[0][:count].double().cpu().numpy() if found else np.full((count, 4), np.nan)
         return face_logits, mirror_boxes(boxes) if again else boxes
-
-    @torch.inference_mode()
-    def super_resolve(self, small: ByteArray) -> tuple[ByteArray, ByteArray]:
-        """What G1 and G2 make of small crops.
-
-        Args:
-            small: uint8 [N, s, s, 3].
-
-        Returns:
-            Two arrays uint8 [N, S, S, 3].
-        """
-        enlarge = self._enlarge()
-        with self._runtime.autocast():
-            sr, refined = enlarge(self._load(small))
-            return to_bytes(sr), to_bytes(refined)
 
     def _enlarge(self) -> Run:
         """The generator, made ready by the first call, as if outside of any context and on one thread."""

@@ -5,17 +5,14 @@ better = tinygan.SecondStage("lite").rescore(image, boxes, scores)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 
-from tinygan.boxes import longer_side
 from tinygan.checkpoint import load_checkpoint, packaged_weights
-from tinygan.data.cutting import cut_stack
-from tinygan.detections import ByteArray, Detections, FloatArray, IntArray, to_numpy
+from tinygan.detections import Detections, to_numpy
 from tinygan.errors import DataError
 from tinygan.formats.images import Orientation, Picture, to_picture
 from tinygan.formats.plausible import Sample, refuse_boxes
@@ -28,19 +25,7 @@ from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
 from tinygan.second_stage.rescoring import RescoreConfig, calibrate_detector, rescore_judged
 
-
-class Enlarged(NamedTuple):
-    """What the generator makes of K small faces.
-
-    Attributes:
-        rows: int64 [K], which boxes.
-        lr: uint8 RGB [K, s, s, 3], their crops.
-        refined: uint8 RGB [K, 4s, 4s, 3], G2's pictures of them.
-    """
-
-    rows: IntArray
-    lr: ByteArray
-    refined: ByteArray
+CHECKED_AT_ONCE = 8  # images whose boxes are looked at together: are they in pixels?
 
 
 class SecondStage:
@@ -121,20 +106,49 @@ class SecondStage:
         Raises:
             DataError: if the image cannot be read, shapes or scores are unfit, or most boxes are no corners in pixels.
         """
-        return self.rescore_many([image], [_detections(boxes, scores)])[0]
+        (found,) = self.rescore_many([image], [_detections(boxes, scores)])
+        return found
 
-    def rescore_many(self, images: Sequence[Picture], detections: Sequence[Detections]) -> list[Detections]:
-        """Re-score the boxes of several images, their patches in common batches.
+    def rescore_many(self, images: Iterable[Picture], detections: Iterable[Detections]) -> Iterator[Detections]:
+        """Re-score the boxes of many images, lazily, their patches in common batches.
+
+        Images are decoded and cut on threads while the networks run, and memory does not grow with their number, as
+        with ``tinygan-rescore``. Several threads may use one :class:`SecondStage` at once.
 
         Args:
-            images: the images, as for :meth:`rescore`.
+            images: the images, as for :meth:`rescore`; drawn when needed, a few dozen ahead at most.
             detections: the detections of each image.
 
         Returns:
-            Of each, as of :meth:`rescore`.
+            Of each, as of :meth:`rescore`, in their order.
+
+        Raises:
+            DataError: if there are not as many detections as images; on the way, as of :meth:`rescore`, after the boxes
+                of all images before.
         """
-        _check(images, detections, self._orientation)
-        return self.rescore_unchecked(images, detections)
+        if isinstance(images, Sized) and isinstance(detections, Sized) and len(images) != len(detections):
+            raise _unequal(len(images), len(detections))
+        return self._rescore_lazily(images, detections)
+
+    def _rescore_lazily(self, images: Iterable[Picture], detections: Iterable[Detections]) -> Iterator[Detections]:
+        stopped: list[DataError] = []
+
+        def requests() -> Iterator[Request]:
+            try:
+                for number, pairs in enumerate(_grouped(images, detections, CHECKED_AT_ONCE)):
+                    some, found = [image for image, _ in pairs], [one for _, one in pairs]
+                    _check(some, found, self._orientation)
+                    yield from self._requests(some, found, number * CHECKED_AT_ONCE)
+            except DataError as error:  # said once the images before are done
+                stopped.append(error)
+
+        for judged in judge_images(self._judge, requests(), self._config.batch_size, looks=self._config.looks):
+            if judged.error is not None:
+                raise DataError(f"image {judged.error}")
+            (rescored,) = rescore_judged([judged], self._config, self._calibration)
+            yield rescored.sorted()
+        if stopped:
+            raise stopped[0]
 
     def rescore_unchecked(self, images: Sequence[Picture], detections: Sequence[Detections]) -> list[Detections]:
         """As :meth:`rescore_many`, of boxes that may be odd, such as one face that reaches far beyond its picture."""
@@ -157,38 +171,36 @@ class SecondStage:
         self._calibration = found or self._calibration
         return found is not None
 
-    def enlarge(self, image: Picture, boxes: FloatArray, most: int) -> Enlarged:
-        """The super-resolved pictures of faces small enough for the generator; larger ones have none.
-
-        Args:
-            image: the image, as for :meth:`rescore`.
-            boxes: float64 [N, 4], the more important first.
-            most: largest number of pictures.
-        """
-        picture, crops = to_picture(image, self._orientation), self._judge.crops
-        squares = crops.squares(boxes, picture.width, picture.height)
-        rows = np.flatnonzero(crops.is_small(longer_side(squares)))[:most]
-        lr = cut_stack(picture, squares[rows], crops.lr_size)
-        if not len(rows):
-            return Enlarged(rows, lr, np.zeros((0, crops.hr_size, crops.hr_size, 3), np.uint8))
-        return Enlarged(rows, lr, self._judge.super_resolve(lr)[1])
-
     def _judged(self, images: Sequence[Picture], detections: Sequence[Detections]) -> list[Judged]:
         _check_count(images, detections)
-        requests = (
-            Request(
-                str(number),
-                to_picture(image, self._orientation),
-                best,
-                self._config.count_judged(best, self._calibration),
-            )
-            for number, (image, best) in enumerate(zip(images, (one.sorted() for one in detections), strict=True))
-        )
+        requests = self._requests(images, detections)
         judged = list(judge_images(self._judge, requests, self._config.batch_size, looks=self._config.looks))
         for one in judged:
             if one.error is not None:
                 raise DataError(f"image {one.error}")
         return judged
+
+    def _requests(
+        self, images: Sequence[Picture], detections: Sequence[Detections], first: int = 0
+    ) -> Iterator[Request]:
+        """What is judged; ``first`` is the number of the first image."""
+        for number, (image, found) in enumerate(zip(images, detections, strict=True), first):
+            best, picture = found.sorted(), to_picture(image, self._orientation)
+            yield Request(str(number), picture, best, self._config.count_judged(best, self._calibration))
+
+
+def _grouped(
+    images: Iterable[Picture], detections: Iterable[Detections], size: int
+) -> Iterator[list[tuple[Picture, Detections]]]:
+    """Images with their detections, several at once."""
+    pairs = itertools.zip_longest(images, detections)
+    count = 0
+    while group := list(itertools.islice(pairs, size)):
+        for image, found in group:
+            if image is None or found is None:
+                raise _unequal(count, count + 1) if image is None else _unequal(count + 1, count)
+            count += 1
+        yield group
 
 
 def _check(images: Sequence[Picture], detections: Sequence[Detections], orientation: Orientation) -> None:
@@ -211,7 +223,11 @@ def _size(image: Picture, orientation: Orientation) -> tuple[int, int] | None:
 
 def _check_count(images: Sequence[Picture], detections: Sequence[Detections]) -> None:
     if len(images) != len(detections):
-        raise DataError(f"expected detections of every image, got {len(images)} images and {len(detections)} of them")
+        raise _unequal(len(images), len(detections))
+
+
+def _unequal(images: int, detections: int) -> DataError:
+    return DataError(f"expected detections of every image, got {images} images and {detections} of them")
 
 
 def _detections(boxes: npt.ArrayLike | Detections, scores: npt.ArrayLike | None) -> Detections:

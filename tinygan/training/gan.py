@@ -240,7 +240,14 @@ def fit_gan(
     stage = Gan(recipe, runtime, HeldOut(prepared.holdout, recipe), start)
     batch_size = stage_batch_size(recipe.gan, runtime)
     batches = BatchSource(
-        prepared.training, recipe.crops, recipe.batches, recipe.degradation, batch_size, recipe.seed, runtime.rank
+        prepared.training,
+        recipe.crops,
+        recipe.batches,
+        recipe.degradation,
+        batch_size,
+        recipe.seed,
+        runtime.rank,
+        runtime.world_size,
     )
     run_loop(stage, batches.draw, recipe.gan, folder, runtime)
     if runtime.is_main:

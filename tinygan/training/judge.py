@@ -224,7 +224,7 @@ def train_judge(
     discriminator = _starting_discriminator(start, recipe, tower)
     stage = JudgeStage(recipe, runtime, prepared.holdout, discriminator)
     batch_size = stage_batch_size(recipe.judge, runtime)
-    batches = RegionSource(prepared.training, recipe.batches, batch_size, recipe.seed, runtime.rank)
+    batches = RegionSource(prepared.training, recipe.batches, batch_size, recipe.seed, runtime.rank, runtime.world_size)
     run_loop(stage, batches.draw, recipe.judge, folder, runtime)
     if runtime.is_main:
         tensors = {name: value for name, value in start.tensors.items() if name.startswith("generator.")}

@@ -156,7 +156,7 @@ def run_loop(
         runtime: the device and the precision.
 
     Raises:
-        TinyGanError: if a loss is not finite.
+        TinyGanError: if a loss, or a weight that is about to be saved, is not finite.
     """
     first = _restore(stage, folder, runtime)
     if runtime.is_main:
@@ -185,11 +185,12 @@ def run_loop(
                 stage.draw_samples(folder.sample((step + 1) // config.steps_per_epoch))
                 loss_curves(folder.metrics(), folder.file(CURVES_FILE))
             if (step + 1) % config.save_every == 0 or last_of_epoch:
-                state = {
+                state: dict[str, Any] = {
                     "step": step + 1,
                     "stage": stage.state_dict(),
                     "rng": rng_state(runtime.device),
                 }  # on every device
+                _check_saved(state["stage"], step)
                 if runtime.is_main:
                     save_state(folder.file(STATE_FILE), state)
 
@@ -239,9 +240,33 @@ def _check_finite(terms: Mapping[str, Tensor], step: int) -> None:
     if torch.stack(list(terms.values())).isfinite().all():
         return
     name = next(name for name, value in terms.items() if not value.isfinite())
-    raise TinyGanError(
-        f"loss '{name}' is {float(terms[name])} at step {step}: the training diverged; the last good state is kept; "
-        "start again with a lower learning_rate, or with --precision 32"
+    raise _diverged(f"loss '{name}' is {float(terms[name])} at step {step}")
+
+
+def _check_saved(state: Mapping[str, Any], step: int) -> None:
+    """A loss shows the weights of before its step: those after it may be spoilt, and would replace the last good ones.
+
+    Raises:
+        TinyGanError: naming the first tensor that is not finite.
+    """
+    for name, tensor in _tensors(state, ""):
+        if not tensor.isfinite().all():
+            raise _diverged(f"'{name}' is not finite after step {step}")
+
+
+def _tensors(tree: object, above: str) -> Iterator[tuple[str, Tensor]]:
+    """All tensors of a state, nested in any way, with their names."""
+    if isinstance(tree, Tensor):
+        yield above, tree
+    elif isinstance(tree, Mapping | list | tuple):
+        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            yield from _tensors(value, f"{above}.{key}".lstrip("."))
+
+
+def _diverged(what: str) -> TinyGanError:
+    return TinyGanError(
+        f"{what}: the training diverged; the last good state is kept; start again with a lower learning_rate, or with "
+        "--precision 32"
     )
 
 

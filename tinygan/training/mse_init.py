@@ -132,5 +132,12 @@ def fit_mse_init(
 def _batches(prepared: Prepared[Mapping[str, Patches]], recipe: Recipe, runtime: Runtime) -> BatchSource:
     size = stage_batch_size(recipe.mse_init, runtime)
     return BatchSource(
-        prepared.training, recipe.crops, recipe.batches, recipe.degradation, size, recipe.seed, runtime.rank
+        prepared.training,
+        recipe.crops,
+        recipe.batches,
+        recipe.degradation,
+        size,
+        recipe.seed,
+        runtime.rank,
+        runtime.world_size,
     )

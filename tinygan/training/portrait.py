@@ -12,6 +12,7 @@ Shapes: B pairs per batch; s and S = 4 s, the sides of this batch's pictures (``
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tinygan.data.patches import PAIRED
 from tinygan.errors import ConfigError
 from tinygan.losses import PIXEL_LOSSES, adversarial_loss, real_generated_loss
 from tinygan.models.build import load_efficientnet_lite0, load_generator
-from tinygan.models.generator import AnyGenerator, BilinearGenerator
+from tinygan.models.generator import AnyGenerator, BilinearGenerator, Generator, ShuffleGenerator
 from tinygan.models.perceptual import ImageNetFeatures, PerceptualDiscriminator, feature_distance
 from tinygan.runtime import Runtime, seed_everything
 from tinygan.training.gan import check_fits
@@ -49,16 +50,18 @@ class Portrait:
         features: the frozen features.
 
     Raises:
-        ConfigError: if the generator has no weights.
+        ConfigError: if the generator has no weights, or cannot get further blocks.
     """
 
     def __init__(
         self, recipe: Recipe, runtime: Runtime, held_out: HeldOut, init: Checkpoint, features: ImageNetFeatures
     ) -> None:
-        self.recipe, self.runtime, self.held_out, self.features = recipe, runtime, held_out, features
+        self.runtime, self.held_out, self.features = runtime, held_out, features
         self.generator = load_generator(init, recipe.generator)
         if isinstance(self.generator, BilinearGenerator):
             raise ConfigError("generator.form: bilinear has no weights that stage portrait could train")
+        _deepen(self.generator, recipe.portrait_training.further_blocks)
+        self.recipe = replace(recipe, generator=self.generator.config)
         self.discriminator = PerceptualDiscriminator()
         for network in (self.generator, self.discriminator, self.features):
             runtime.place(network)
@@ -191,15 +194,26 @@ def train_portrait(data: TrainingInput, init: Path, recipe: Recipe, folder: RunF
     stage = Portrait(recipe, runtime, HeldOut(prepared.holdout, recipe), start, features)
     batches = BatchSource(
         prepared.training, recipe.crops, recipe.batches, recipe.degradation,
-        stage_batch_size(recipe.portrait, runtime), recipe.seed + 1, runtime.rank,
+        stage_batch_size(recipe.portrait, runtime), recipe.seed + 1, runtime.rank, runtime.world_size,
     )  # fmt: skip
     run_loop(stage, batches.draw, recipe.portrait, folder, runtime)
     if runtime.is_main:
         tensors = {f"generator.{name}": value for name, value in stage.final_generator().state_dict().items()}
-        checkpoint = Checkpoint("generator", to_tree(recipe), tensors, trained_on(prepared) | start.trained_on)
+        checkpoint = Checkpoint("generator", to_tree(stage.recipe), tensors, trained_on(prepared) | start.trained_on)
         save_checkpoint(folder.file(WEIGHTS_FILE), checkpoint)
         finish(folder, prepared)
     return prepared.unreadable
+
+
+def _deepen(generator: Generator | ShuffleGenerator, blocks: int) -> None:
+    if not blocks:
+        return
+    if not isinstance(generator, ShuffleGenerator):
+        raise ConfigError(
+            f"portrait_training.further_blocks: expected 0 for generator.form {generator.config.form}, got {blocks}; "
+            "form: shuffle alone can get further blocks"
+        )
+    generator.deepen(blocks)
 
 
 def _mean(losses: list[Tensor]) -> Tensor:

@@ -13,10 +13,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tinygan.checkpoint import WEIGHTS_FILE, name_hash
 from tinygan.errors import CheckpointError, DataError
-from tinygan.files import remove_written, write_atomically
+from tinygan.files import append_line, remove_half_written, remove_written, write_atomically
 
 CONFIG_FILE = "config.yaml"  # the resolved recipe, with the inputs of the run as comments
-CONTENT = "# content of proposals:"  # in it, before a hash of each detector's
+CONTENT = "# content of"  # in it, before an input's name and hash
 METRICS_FILE = "metrics.jsonl"  # a line of figures every few steps
 CURVES_FILE = "curves.png"  # the same, drawn
 STATE_FILE = "last.ckpt"  # to resume from
@@ -145,8 +145,14 @@ class RunFolder:
 
     def append_metrics(self, row: Mapping[str, float]) -> None:
         """Append a row to ``metrics.jsonl``."""
-        with self.file(METRICS_FILE).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_line(self.file(METRICS_FILE), json.dumps(row).encode())
+
+    def remove_half_written(self) -> None:
+        """Remove half-written copies that a run which was killed left; for a process that writes here alone."""
+        remove_half_written(self.path / name for name in FILES)
+        for folder, files in ((SAMPLES_FOLDER, SAMPLE_FILES), (JUDGED_FOLDER, JUDGED_FILES)):
+            for temporary in (self.path / folder).glob(f".{files}.*.tmp"):
+                temporary.unlink()
 
     def _clear(self) -> None:
         drawn, judged = self.path / SAMPLES_FOLDER, self.path / JUDGED_FOLDER
@@ -158,8 +164,8 @@ class RunFolder:
 
 def _check_same(config: Path, config_yaml: str) -> None:
     before, now = config.read_text().splitlines(), config_yaml.splitlines()
-    if not any(line.startswith(CONTENT) for line in before):  # earlier versions did not note it
-        now = [line for line in now if not line.startswith(CONTENT)]
+    noted = {line.partition(":")[0] for line in before}  # earlier versions noted the content of few inputs
+    now = [line for line in now if not line.startswith(CONTENT) or line.partition(":")[0] in noted]
     if before == now:
         return
     differing = next((new for old, new in zip(before, now, strict=False) if old != new), "its length")

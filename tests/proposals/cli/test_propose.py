@@ -81,7 +81,7 @@ def test_a_judge_is_no_first_stage(tiny_wider, tmp_path, capsys):
         (("--overlap", "0.3"), "--overlap 0.3 is for --slice"),
         (("--slice", "640", "--overlap", "0"), "slice_overlap lies above 0"),
         (("--slice", "10"), "slice_px must be 0 (no tiles) or at least 64, got 10"),
-        (("--proposer", "callable", "--scale", "2"), "--scale: first stage 'callable' has no setting 'scales'"),
+        (("--proposer", "callable", "--scale", "2"), "function is package.module:name (set function=...), got ''"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(tiny_wider, tmp_path, words, message, capsys):

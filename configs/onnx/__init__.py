@@ -1,0 +1,1 @@
+"""Presets that describe detectors in ONNX files."""

@@ -161,6 +161,10 @@ class DetectorNetwork(ABC, nn.Module, Generic[OutputT]):
             CheckpointError: if they are absent, damaged or another network's.
         """
 
+    def kept_tensors(self) -> dict[str, Tensor]:
+        """The weights that are saved after training: all that :meth:`forward` needs outside of it."""
+        return self.state_dict()
+
     def deploy(self) -> None:
         """Change what makes it faster and leaves its answers; it is trained no more."""
 

@@ -92,6 +92,14 @@ def focal_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: float, weigh
     return total / faces.sum().clamp(min=1)
 
 
+def classification_loss(logits: Tensor, labels: Tensor, config: DetectionLossConfig) -> Tensor:
+    """The classification loss of logits and labels [B, A] in the form that ``config`` wants, a scalar."""
+    if config.classification == "hard_negatives":
+        return hard_negative_loss(logits, labels, config.negatives_per_face)
+    weights = torch.where(labels == MINED, config.mined_weight, 1.0)
+    return focal_loss(logits, labels, config.focal_alpha, config.focal_gamma, weights)
+
+
 def offset_loss(offsets: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
     """Smooth-L1 of box or landmark offsets.
 
@@ -118,14 +126,8 @@ def detection_losses(output: Output, targets: Targets, config: DetectionLossConf
     Returns:
         ``classification``, ``box`` and, if there are any, ``landmarks``, each a scalar.
     """
-    labels = targets.labels
-    logits = output.face_logits.float()
-    if config.classification == "focal":
-        weights = torch.where(labels == MINED, config.mined_weight, 1.0)
-        classification = focal_loss(logits, labels, config.focal_alpha, config.focal_gamma, weights)
-    else:
-        classification = hard_negative_loss(logits, labels, config.negatives_per_face)
-    faces = labels == FACE
+    faces = targets.labels == FACE
+    classification = classification_loss(output.face_logits.float(), targets.labels, config)
     terms = {"classification": classification, "box": offset_loss(output.boxes, targets.boxes, faces)}
     if output.landmarks is not None:
         known = faces & torch.isfinite(targets.landmarks).all(dim=-1)

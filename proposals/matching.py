@@ -143,6 +143,16 @@ def match_moved(
     return Targets(*(torch.stack(column) for column in zip(*matched, strict=True)))
 
 
+def label_boxes(boxes: Tensor, faces: Faces, config: MatchingConfig) -> Tensor:
+    """Labels int64 [N] of boxes [N, 4] by their IoU with faces alone: no face is rescued, no hard negative marked."""
+    labels = torch.full((len(boxes),), BACKGROUND, device=boxes.device)
+    best = _best_pairs(faces.boxes[~faces.ignored], boxes).of_anchors
+    labels[_best_pairs(faces.boxes[faces.ignored], boxes).of_anchors >= config.ignored_iou] = IGNORED
+    labels[best >= config.negative_iou] = IGNORED
+    labels[best >= config.positive_iou] = FACE
+    return labels
+
+
 class _BestPairs(NamedTuple):
     """The largest IoU of each of A anchors with one of M faces, and the other way round; of equals the first.
 

@@ -13,8 +13,8 @@ class First(NamedTuple):
     """What a first step said of the same anchors, where there are two: a cascade.
 
     Attributes:
-        face_logits: float [B, A].
-        boxes: float [B, A, 4], offsets.
+        face_logits: float [B, A]; 0 on levels of which it said nothing.
+        boxes: float [B, A, 4], offsets; 0 on levels of which it said nothing.
         landmarks: float [B, A, 10], offsets; None where none are learnt.
     """
 
@@ -32,6 +32,7 @@ class Output(NamedTuple):
         landmarks: float [B, A, 10], offsets of eyes, nose and corners of the mouth; None where none are learnt.
         sizes: height and width of each level, in cells.
         first: what a first step said; the offsets above are then those from the anchors as it moved them.
+        levels: the pyramid's maps [B, C, H, W], where training needs them; else None.
     """
 
     face_logits: Tensor
@@ -39,6 +40,7 @@ class Output(NamedTuple):
     landmarks: Tensor | None
     sizes: list[tuple[int, int]]
     first: First | None = None
+    levels: list[Tensor] | None = None
 
 
 def cat_levels(levels: Sequence[Tensor], columns: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,12 +84,15 @@ class RetinaNetNetwork(AnchoredNetwork):
         self.normalise = Normalise(config.backbone)
         self.body = build_backbone(config.backbone)
         self.fpn = FeaturePyramidNetwork(list(self.body.channels), channels, LastLevelP6P7(channels, channels))
-        self.faces = subnet(channels, config.subnet_depth, anchors)
-        self.boxes = subnet(channels, config.subnet_depth, 4 * anchors)
+        self.faces, self.boxes = self.build_subnet(anchors), self.build_subnet(4 * anchors)
         for layer in (*self.fpn.modules(), *self.faces.modules(), *self.boxes.modules()):
             if isinstance(layer, nn.Conv2d):
                 start(layer)
         start(self.faces[-1], -math.log(1 / config.prior - 1))
+
+    def build_subnet(self, outputs: int) -> nn.Sequential:
+        """A subnet that predicts ``outputs`` numbers of each cell."""
+        return subnet(self.config.channels, self.config.subnet_depth, outputs)
 
     def forward(self, pictures: Tensor) -> Output:
         """Judge every anchor.
@@ -96,8 +100,14 @@ class RetinaNetNetwork(AnchoredNetwork):
         Args:
             pictures: RGB [B, 3, H, W] in [0, 255], uint8 or float.
         """
-        maps = self.body(self.normalise(pictures))
-        levels = list(self.fpn(OrderedDict((str(at), one) for at, one in enumerate(maps))).values())
+        return self.judge(self.pyramid(self.body(self.normalise(pictures))))
+
+    def pyramid(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """The levels P2 to P7 [B, channels, H, W] of the backbone's maps C2 to C5."""
+        return list(self.fpn(OrderedDict((str(at), one) for at, one in enumerate(maps))).values())
+
+    def judge(self, levels: Sequence[Tensor]) -> Output:
+        """What the subnets say of the anchors of all levels."""
         sizes = [(level.shape[-2], level.shape[-1]) for level in levels]  # no int(): an export keeps them free
         face_logits = cat_levels([self.faces(level) for level in levels], 1)[..., 0]
         return Output(face_logits, cat_levels([self.boxes(level) for level in levels], 4), None, sizes)

@@ -13,7 +13,18 @@ from tinygan.errors import CheckpointError, ConfigError
 from tinygan.formats.registry import open_detections
 from tinygan.proposers import Entry, best_inside, build_proposer, choose_proposer, find_proposer, proposer_names
 
-OURS = ["callable", "mb_fcn", "mtcnn", "onnx", "retinaface", "retinanet", "torchvision", "yunet", "yunet-opencv"]
+OURS = [
+    "callable",
+    "mb_fcn",
+    "mtcnn",
+    "onnx",
+    "refineface",
+    "retinaface",
+    "retinanet",
+    "torchvision",
+    "yunet",
+    "yunet-opencv",
+]
 MODULE = '''
 from dataclasses import dataclass
 import numpy as np

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinygan.cli.common import DONE, WIDER_ROOT, Parser, make_parser, run_command
+from tinygan.cli.common import DONE, SUBSET, WIDER_ROOT, Parser, make_parser, run_command
 from tinygan.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = make_parser("tinygan-anchors", "Find the anchors that fit the faces of a data set, by k-means.", EXAMPLE)
     parser.add_argument("root", type=Path, metavar="ROOT", help=WIDER_ROOT)
+    parser.add_argument("--subset", type=Path, metavar="LIST", help=f"count the faces of these images only: {SUBSET}")
     parser.add_argument("--count", type=int, default=6, metavar="K", help="anchors, all levels together (default: 6)")
     parser.add_argument(
         "--levels", type=int, default=3, choices=FIRST_LEVEL, help="levels of RetinaFace's pyramid (default: 3)"
@@ -45,11 +46,16 @@ def _anchors(arguments: argparse.Namespace) -> int:
     from proposals.kmeans import cluster_sizes, split_levels
     from proposals.retinaface import RetinaFaceConfig
     from tinygan.data.rois import split_holdout
-    from tinygan.formats.wider import load_split
+    from tinygan.formats.names import select_names
+    from tinygan.formats.wider import load_split, load_subset
 
     if arguments.count < 1 or arguments.count % arguments.levels or arguments.scale <= 0 or arguments.seed < 0:
         raise ConfigError("--count is a multiple of --levels, --scale is above 0 and --seed not below")
     faces = load_split(arguments.root, "train").faces
+    if arguments.subset is not None:
+        faces = {
+            name: faces[name] for name in select_names(load_subset(arguments.subset), faces, str(arguments.subset))
+        }
     parts = dict(zip(("training part", "hold-out"), split_holdout(faces, HOLDOUT), strict=True))
     boxes = {
         part: arguments.scale

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 PRESETS = (
     "proposers/mb_fcn_mobilenet025",
     "proposers/mb_fcn_resnet50",
+    "proposers/refineface_mobilenet025",
+    "proposers/refineface_resnet101",
+    "proposers/refineface_resnet152",
+    "proposers/refineface_resnet18",
+    "proposers/refineface_resnet50",
     "proposers/retinaface_cascade",
     "proposers/retinaface_mobilenet025",
     "proposers/retinaface_mobilenet025_finetune",

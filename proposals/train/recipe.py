@@ -220,8 +220,14 @@ class DetectorRecipe(ABC):
         """
 
     @abstractmethod
-    def terms(self, output: Any, batch: PictureBatch) -> Mapping[str, Tensor]:
-        """All terms of the loss, unweighted, as scalars."""
+    def terms(self, network: DetectorNetwork[Any], output: Any, batch: PictureBatch) -> Mapping[str, Tensor]:
+        """All terms of the loss, unweighted, as scalars.
+
+        Args:
+            network: the network, which may have parts that only training needs.
+            output: what it said of the pictures of the batch.
+            batch: the pictures and the faces.
+        """
 
     @abstractmethod
     def weighted_sum(self, terms: Mapping[str, Tensor]) -> Tensor:
@@ -247,12 +253,12 @@ class AnchoredRecipe(DetectorRecipe):
     def build(self) -> AnchoredNetwork:
         """See :class:`DetectorRecipe`."""
 
-    def matcher(self, size_px: int) -> Callable[[Faces], Targets]:
+    def matcher(self, size_px: int) -> Callable[[Faces], Targets] | None:
         """See :class:`DetectorRecipe`."""
         anchors, variances = self.network.anchors_of_picture(size_px), self.network.scales_of_offsets
         return lambda faces: match_anchors(faces, anchors, variances, self.matching)
 
-    def terms(self, output: Output, batch: PictureBatch) -> Mapping[str, Tensor]:
+    def terms(self, network: DetectorNetwork[Any], output: Output, batch: PictureBatch) -> Mapping[str, Tensor]:
         """See :class:`DetectorRecipe`."""
         assert batch.targets is not None
         return detection_losses(output, batch.targets, self.losses)
@@ -286,10 +292,10 @@ class ProposerRecipe(AnchoredRecipe):
         """See :class:`DetectorRecipe`."""
         return RetinaFaceNetwork(self.network)
 
-    def terms(self, output: Output, batch: PictureBatch) -> Mapping[str, Tensor]:
+    def terms(self, network: DetectorNetwork[Any], output: Output, batch: PictureBatch) -> Mapping[str, Tensor]:
         """See :class:`DetectorRecipe`."""
         if output.first is None:
-            return super().terms(output, batch)
+            return super().terms(network, output, batch)
         assert batch.targets is not None
         anchors = self.network.anchor_boxes(output.sizes).to(output.boxes.device)
         variances = self.network.scales_of_offsets
@@ -360,7 +366,7 @@ class MbFcnRecipe(AnchoredRecipe):
         """See :class:`DetectorRecipe`."""
         return MbFcnNetwork(self.network)
 
-    def terms(self, output: Output, batch: PictureBatch) -> Mapping[str, Tensor]:
+    def terms(self, network: DetectorNetwork[Any], output: Output, batch: PictureBatch) -> Mapping[str, Tensor]:
         """See :class:`DetectorRecipe`."""
         assert batch.targets is not None
         return level_losses(output, batch.targets, self.losses)
@@ -388,7 +394,7 @@ class YuNetRecipe(DetectorRecipe):
         """See :class:`DetectorRecipe`."""
         return None
 
-    def terms(self, output: YuNetOutput, batch: PictureBatch) -> Mapping[str, Tensor]:
+    def terms(self, network: DetectorNetwork[Any], output: YuNetOutput, batch: PictureBatch) -> Mapping[str, Tensor]:
         """See :class:`DetectorRecipe`."""
         return yunet_losses(output, batch.faces, self.network.strides, self.assignment)
 

@@ -200,7 +200,7 @@ def train_proposer(inputs: Inputs, recipe: DetectorRecipe, folder: RunFolder, ru
     run_loop(stage, source.draw, recipe.loop, folder, runtime)
     prepared = Prepared(inputs.training_names, inputs.holdout_names, list(source.unreadable))
     if runtime.is_main:
-        tensors = {f"proposer.{name}": tensor for name, tensor in stage.result.state_dict().items()}
+        tensors = {f"proposer.{name}": tensor for name, tensor in stage.result.kept_tensors().items()}
         checkpoint = Checkpoint("proposer", to_tree(recipe), tensors, trained_on(prepared), proposer=recipe.proposer)
         save_checkpoint(folder.file(WEIGHTS_FILE), checkpoint)
         finish(folder, prepared)

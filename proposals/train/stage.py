@@ -61,7 +61,7 @@ class DetectorStage:
         pictures = batch.pictures.contiguous(memory_format=torch.channels_last)
         with self._runtime.autocast():
             output = self.network(pictures)
-        terms = recipe.terms(output, batch)
+        terms = recipe.terms(self.network, output, batch)
         self.optimiser.zero_grad(set_to_none=True)
         recipe.weighted_sum(terms).backward()  # type: ignore[no-untyped-call]
         self._runtime.average_gradients(self.network)

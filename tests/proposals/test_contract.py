@@ -26,6 +26,7 @@ MORE = [
     ("retinaface", ("backbone=resnet50",)),
     ("retinaface", ("cascade=true",)),
     ("yunet", ("fine=true", "norm=true")),
+    ("refineface", ("backbone=mobilenet025", "str_levels=[2]", "stc_levels=[7]", "prior=0.5")),
 ]
 BUILDS = [(name, ()) for name in proposer_names()] + MORE
 FACES = 40  # of the function

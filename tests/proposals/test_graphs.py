@@ -5,6 +5,7 @@ import torch
 
 from proposals.detector import PyramidDetector
 from proposals.mb_fcn import MbFcnConfig, MbFcnNetwork
+from proposals.refineface import RefineFaceConfig, RefineFaceNetwork
 from proposals.retinaface import RetinaFaceConfig, RetinaFaceNetwork
 from proposals.retinanet import RetinaNetConfig, RetinaNetNetwork
 from tinygan.models.graphs import to_onnx
@@ -13,6 +14,7 @@ SIDES = tuple((2.0**k, 1.5 * 2**k) for k in range(3, 8))
 NETWORKS = {
     "mb_fcn": lambda: MbFcnNetwork(MbFcnConfig(backbone="mobilenet025", skip_channels=4, channels=8)),
     "retinanet": lambda: RetinaNetNetwork(RetinaNetConfig(backbone="mobilenet025", channels=8, subnet_depth=1)),
+    "refineface": lambda: RefineFaceNetwork(RefineFaceConfig(backbone="mobilenet025", channels=8)),
     "cascade": lambda: RetinaFaceNetwork(RetinaFaceConfig(levels=(2, 3, 4, 5, 6), anchors=SIDES, cascade=True)),
 }
 

@@ -149,7 +149,7 @@ def test_the_first_step_gets_no_gradient_from_the_second():
     batch = PictureBatch(
         torch.zeros(2, 3, 64, 64), [FACE_84] * 2, Targets(*map(torch.stack, zip(*targets, strict=True)))
     )
-    terms = recipe.terms(output, batch)
+    terms = recipe.terms(network, output, batch)
     assert set(terms) == {f"{n}{s}" for n in ("classification", "box", "landmarks") for s in ("", "_first")}
     (terms["box"] + terms["classification"]).backward()
     assert all(

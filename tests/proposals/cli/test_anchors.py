@@ -6,6 +6,7 @@ from PIL import Image
 from proposals.cli.anchors import main
 from proposals.retinaface import RetinaFaceConfig
 from tinygan.config import build_config
+from tinygan.formats.wider import load_split
 
 
 def test_what_is_printed_is_what_a_training_reads(tiny_wider, tmp_path, capsys):
@@ -22,6 +23,19 @@ def test_what_is_printed_is_what_a_training_reads(tiny_wider, tmp_path, capsys):
     assert figures["found"] > figures["present"] + 0.1
     with Image.open(plot) as drawn:
         assert drawn.size[0] > 100
+
+
+def test_a_subset_counts_its_faces_alone(tiny_wider, tmp_path, capsys):
+    def counted(*more):
+        assert main([str(tiny_wider.root), "--count", "3", *more]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        return sum(int(line.split(", ")[1].split()[0]) for line in lines if "found" in line)
+
+    faces = load_split(tiny_wider.root, "train").faces
+    names = list(faces)[:3]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    part = counted("--subset", str(tmp_path / "names.txt"))
+    assert part == sum(int(faces[name].usable.sum()) for name in names) < counted()
 
 
 def test_mistakes_are_one_line_and_exit_2(tiny_wider, capsys):

@@ -30,8 +30,16 @@ DETECTORS = {
         "network.subnet_depth=2",
         "matching.rescue_iou=0.2",
     ],
+    "refineface": [
+        "network.backbone=mobilenet025",
+        "network.channels=32",
+        "network.fsm_regions=32",
+        "matching.rescue_iou=0.2",
+        "first_matching.rescue_iou=0.2",
+    ],
     "mb_fcn": ["network.backbone=mobilenet025", "network.skip_channels=32", "network.channels=64"],
 }
+STEPS = {"refineface": 60}  # of learning by heart; the others take 100, which are faster
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +72,7 @@ def test_four_pictures_are_learnt_by_heart(name, four, runtime):
     seed_everything(0)
     stage = DetectorStage(recipe.build(), recipe, runtime, folder, truths)
     source = PictureSource(photographs(folder, truths, list(truths), None), recipe, 4)
-    batch, steps = source.draw(0), 100
+    batch, steps = source.draw(0), STEPS.get(name, 100)
     for step in range(steps):
         stage.set_learning_rate(3e-3 * min(1, (step + 1) / 10) * (1 - step / steps))
         stage.step(batch)

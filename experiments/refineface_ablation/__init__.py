@@ -1,0 +1,1 @@
+"""RefineFace's tables in small."""

@@ -1,0 +1,1 @@
+"""papers/retinaface_finetuning in small."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -230,11 +232,26 @@ def barriers() -> Callable[[Any], list[str]]:
     def find(page: Any) -> list[str]:
         from axe_playwright_python.sync_playwright import Axe
 
-        violations = Axe().run(page).response["violations"]
-        grave = [one for one in violations if one["impact"] in ("serious", "critical")]
-        return [f"{one['id']}: {node['html'][:200]}" for one in grave for node in one["nodes"]]
+        found: list[str] = []
+        for _ in range(20):  # colours fade in, which takes its time on a busy machine
+            violations = Axe().run(page).response["violations"]
+            grave = [one for one in violations if one["impact"] in ("serious", "critical")]
+            found = [f"{one['id']}: {node['html'][:200]}" for one in grave for node in one["nodes"]]
+            if not found:
+                break
+            page.wait_for_timeout(250)
+        return found
 
     return find
+
+
+@pytest.fixture
+def loops_collected() -> Iterator[None]:
+    """For tests whose servers or kernels leave event loops behind, which would be said of a later test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def make_tiny_wider(folder: Path, train: int = 12, val: int = 4) -> TinyWider:

@@ -14,7 +14,7 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
@@ -80,9 +80,16 @@ def find_config(source: str | Path, schema: type[Any]) -> Path:
 
 
 def presets_for(schema: type[Any]) -> dict[str, Path]:
-    """The packaged presets whose keys are all keys of ``schema``, by name."""
+    """The packaged presets for ``schema``, by name: those whose keys are all its own.
+
+    If it has a key ``proposer``, they are those that name a first stage, whose own settings may have further keys.
+    """
     known = {field.name for field in dataclasses.fields(schema)}
-    return {name: path for name, path in _presets().items() if _read_yaml(path).keys() <= known}
+
+    def fits(keys: Set[str]) -> bool:
+        return "proposer" in keys if "proposer" in known else keys <= known
+
+    return {name: path for name, path in _presets().items() if fits(_read_yaml(path).keys())}
 
 
 def peek(source: str | Path | None, key: str) -> Any:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -243,15 +241,6 @@ def barriers() -> Callable[[Any], list[str]]:
         return found
 
     return find
-
-
-@pytest.fixture
-def loops_collected() -> Iterator[None]:
-    """For tests whose servers or kernels leave event loops behind, which would be said of a later test."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 def make_tiny_wider(folder: Path, train: int = 12, val: int = 4) -> TinyWider:

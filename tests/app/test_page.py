@@ -14,10 +14,7 @@ from tinygan.app.search import Stages
 from tinygan.boxes import iou
 from tinygan.runtime import RuntimeOptions
 
-pytestmark = [  # warnings of Gradio's server are not ours
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.usefixtures("loops_collected"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore")  # those of Gradio's server are not ours
 FACE = np.array([[180.0, 60, 270, 180]])
 
 

@@ -13,8 +13,6 @@ from experiments.demo.crowd import make_crowd
 from experiments.notebooks import data as shared
 from experiments.notebooks.run import FOLDER, main
 
-pytestmark = pytest.mark.usefixtures("loops_collected")
-
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 PICTURES = {"1": 7, "2": 4, "3": 2, "4": 1, "5": 2}  # shown by each, at least
 

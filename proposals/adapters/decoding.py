@@ -43,13 +43,13 @@ class DecodingConfig(AdapterConfig):
             (CenterFace). ``cells``: class, object, boxes, landmarks, each for all levels (YuNet). ``none``: not said.
         outputs: names of the outputs in that order; empty: the file's own order.
         strides: pixels of the input from cell to cell of each level.
-        columns: of ``rows``: numbers per row.
+        columns: numbers per row of ``rows``.
         corners: of ``rows``: whether a row begins with ``x1, y1, x2, y2``, not with the centre, width and height.
         scores: of ``rows``: columns, from 0, whose product is the score.
         landmarks: of ``rows``: columns of ``x, y`` of five points in turn; empty: there are none.
         anchors: of ``anchors``: sides of the square anchors of a cell in pixels, level by level.
         variances: of ``anchors``: scales of the offsets of centre and size.
-        per_cell: of ``distances``: boxes per cell.
+        per_cell: boxes per cell of ``distances``.
         class_share: of ``cells``: the score is this power of the class probability, times the rest of the power of
             the object probability.
     """

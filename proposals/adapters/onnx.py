@@ -70,7 +70,7 @@ class OnnxProposer:
     """A detector in an ONNX file; ``fields["landmarks"]`` [N, 10] holds ``x, y`` of five points, if it gives any.
 
     Args:
-        session: of onnxruntime.
+        session: onnxruntime's session of the file.
         config: what it takes and gives.
         name: the file's name, for messages.
 

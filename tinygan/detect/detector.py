@@ -67,7 +67,7 @@ class FaceDetector:
             first_stage, fusion = choice.build(Runtime(options.exact())), fitted_fusion(choice.weights)
         self._first = first_stage
         if second_stage is None:
-            second_stage = SecondStage(LITE, fusion=fusion, device=device, backend=backend)
+            second_stage = SecondStage(LITE, max_rois=DEFAULT_ROIS, fusion=fusion, device=device, backend=backend)
         self._second = second_stage
         self._device = device
         self._orientation = orientation
@@ -179,7 +179,7 @@ class FaceDetector:
         """What the first stage finds by itself: boxes inside the picture, by falling score.
 
         Args:
-            image: as of :meth:`SecondStage.rescore`.
+            image: the picture, as of :meth:`SecondStage.rescore`.
 
         Raises:
             DataError: if the image cannot be read or is unfit.
@@ -192,7 +192,7 @@ class FaceDetector:
         """Super-resolve the first faces of up to 32 px by ``portrait``, made to be looked at; it judges nothing.
 
         Args:
-            image: as of :meth:`detect`.
+            image: the picture, as of :meth:`detect`.
             faces: the more important first.
             most: largest number of pictures.
         """

@@ -281,7 +281,7 @@ def to_record(name: str, size: tuple[int, int], found: Detections, dropped: int)
     """A line of the journal, and an entry of the JSON table.
 
     Args:
-        name: of the image or video.
+        name: the name of the image or video.
         size: its width and height in pixels.
         found: its faces, as of :meth:`FaceDetector.detect`.
         dropped: how many more the second stage lowered below the least score.

@@ -2,8 +2,8 @@
 
     python -m experiments.scale.overhead --proposals P --images DIR --subset LIST --out runs/overhead
 
-Both write the same files, which is checked. What starting Ray and its actors takes is given apart: it does not grow with
-the number of images. Throughput is that of the time in which images are judged and written.
+Both write the same files, which is checked. What starting Ray and its actors takes is given apart, as it does not grow
+with the number of images. Throughput is that of the time in which images are judged and written.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def _make_judge(
 
 def _absolute(request: Request) -> Request:
     image = request.image
-    if isinstance(image, ImageFile):
+    if isinstance(image, ImageFile) and isinstance(image.path, Path):
         return replace(request, image=image._replace(path=image.path.resolve()))
     return replace(request, image=image.resolve()) if isinstance(image, Path) else request
 

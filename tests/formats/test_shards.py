@@ -198,11 +198,11 @@ def test_what_a_killed_worker_left_half_written_is_removed(table, tmp_path):
 def test_a_part_reads_back_exactly(table, tmp_path):
     planned, folder = plan_table(str(table), with_boxes=True), opened(tmp_path / "out")
     boxes = np.array([[1 / 3, 2, 3, 4], [5, 6, 7, 8]])
-    columns = {"outcome": np.array(["kept", "moved"]), "landmarks": np.zeros((2, 5, 2))}
+    columns = {"outcome": np.array(["kept", "moved"]), "landmarks": np.zeros((2, 10))}
     found = Detections(boxes, np.array([0.7, 0.1]), columns)
     part = write_part(folder, planned.shards[0], [Answer("x", found), Answer("y", Detections.empty(), "y: no")])
     assert part.boxes == 2 and part.skipped == ["y: no"]
     first, second = pq.read_table(tmp_path / "out" / planned.shards[0].part).to_pylist()
     assert first["boxes"] == boxes.tolist() and first["outcome"] == ["kept", "moved"] and first["face_logit"] is None
-    assert np.shape(first["landmarks"]) == (2, 5, 2) and first["error"] is None
+    assert np.shape(first["landmarks"]) == (2, 10) and first["error"] is None
     assert second["boxes"] == [] and second["error"] == "y: no"

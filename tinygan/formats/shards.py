@@ -36,7 +36,7 @@ SETTINGS, MANIFEST = "settings.json", "manifest.json"
 _PART = re.compile(r"part-\d{6,}\.parquet")
 _FOOTERS = 16  # threads that read footers
 _COLUMNS = {  # of the output: how deep its lists of numbers are
-    "boxes": 2, "scores": 1, "proposal_box": 2, "proposal_score": 1, "face_logit": 1, "outcome": 1, "landmarks": 3,
+    "boxes": 2, "scores": 1, "proposal_box": 2, "proposal_score": 1, "face_logit": 1, "outcome": 1, "landmarks": 2,
 }  # fmt: skip
 Item = TypeVar("Item")
 Result = TypeVar("Result")

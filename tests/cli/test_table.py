@@ -77,7 +77,9 @@ def test_the_calibration_of_the_whole_table_is_found_once(tiny_wider, mapped, tm
     assert all(np.allclose(found[name].scores, expected[name].scores, atol=1e-5) for name in expected)
     saved = json.loads((tmp_path / "usual/calibration.json").read_text())["calibration"]
     assert saved is not None
-    monkeypatch.setattr("tinygan.second_stage.tables.calibrate_detector", lambda *_: pytest.fail("it was found already"))
+    monkeypatch.setattr(
+        "tinygan.second_stage.tables.calibrate_detector", lambda *_: pytest.fail("it was found already")
+    )
     part = tmp_path / "out/part-000002.parquet"
     before = part.read_bytes()
     part.unlink()
@@ -90,7 +92,9 @@ def test_scores_of_another_scale_stop_before_any_part_is_written(tiny_wider, map
     pq.write_table(pa.Table.from_pylist(percents), tmp_path / "in.parquet")
     assert rescore(words("--table", tmp_path / "in.parquet", "--out", tmp_path / "out", "--checkpoint", mapped)) == 2
     said = capsys.readouterr().err
-    assert "none of 4 pictures, spread evenly, could be judged: 0--Parade/val_0.jpg: detector scores must lie in" in said
+    assert (
+        "none of 4 pictures, spread evenly, could be judged: 0--Parade/val_0.jpg: detector scores must lie in" in said
+    )
     assert not list((tmp_path / "out").glob("part-*"))
 
 
@@ -98,7 +102,9 @@ def test_a_damaged_picture_costs_that_picture_alone(tiny_wider, checkpoint, tmp_
     rows = pq.read_table(make_table(tiny_wider, tmp_path / "in.parquet", 2)).to_pylist()
     rows[1]["bytes"], rows[2]["boxes"] = b"no picture", [[1.0, 2.0, 3.0]]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
-    assert rescore(words("--table", tmp_path / "in.parquet", "--out", tmp_path / "out", "--checkpoint", checkpoint)) == 1
+    assert (
+        rescore(words("--table", tmp_path / "in.parquet", "--out", tmp_path / "out", "--checkpoint", checkpoint)) == 1
+    )
     said = capsys.readouterr().err
     assert "2 images were skipped" in said and "val_2.jpg: expected boxes x1, y1, x2, y2" in said
     written = pq.read_table(tmp_path / "out/part-000000.parquet").to_pylist()

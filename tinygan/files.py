@@ -238,7 +238,7 @@ def _read(marker: Path, read_settings: Callable[[str], Any]) -> Mapping[str, Any
         with marker.open(encoding="utf-8") as file:
             settings: Mapping[str, Any] = dict(read_settings(file.readline()))
             return settings
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{marker}:1: expected the settings of a run; replace it with --overwrite") from error
 
 

@@ -136,6 +136,8 @@ def test_detecting_in_a_table_is_detecting_in_its_files(tiny_wider, tmp_path):
         (rescore, ["--proposals", "p", "--images", "d", "--out", "s3://b/o"], "an address is for --table"),
         (detect, ["--out", "o"], "expected INPUT, or --table ADDRESS"),
         (detect, ["a.jpg", "--table", "t", "--out", "o"], "INPUT: does not go with --table"),
+        (detect, ["--table", "t", "--out", "t/o"], "--out t/o: is, or lies in, the folder --table"),
+        (detect, ["--table", "s3://b/t/", "--out", "s3://b/t"], "lies in, the folder --table"),
         (detect, ["--table", "none.parquet", "--out", "o"], "none.parquet: no such Parquet file"),
     ],
 )

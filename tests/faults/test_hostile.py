@@ -25,7 +25,7 @@ from tinygan.formats.images import read_image
 from tinygan.formats.registry import open_detections
 from tinygan.formats.truths import load_faces
 from tinygan.formats.wider_mat import read_mat
-from tinygan.formats.writing import write_wider
+from tinygan.formats.writing import open_output, write_wider
 from tinygan.models.public_weights import load_tensors
 from tinygan.training.recipe import Recipe
 
@@ -88,6 +88,42 @@ def test_links_devices_and_ways_out_of_an_archive_are_never_followed(tmp_path):
     with pytest.raises(DataError, match="cannot name a file after image '../../out.jpg'"):
         write_wider(tmp_path / "out", {"../../out.jpg": Detections.empty()})
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"name": []}, {"name": "\ud800"}, {"dropped": None}, {"faces": None}, {"faces": "x"}, {"faces": [{"a": 1}]},
+     {"faces": [{"outcome": "kept"}]}],
+)  # fmt: skip
+def test_a_journal_whose_lines_hold_something_else_is_one_error(tmp_path, changed):
+    """Found by damaging files at random."""
+    face = {"box": [1.0, 2, 3, 4], "score": 0.5, "proposal_score": 0.4, "face_logit": 1.0, "outcome": "kept"}
+    record = {"name": "a.jpg", "width": 4, "height": 5, "dropped": 0, "faces": [face], **changed}
+    done = {"done": "a.jpg", "output": None, "path": "/a.jpg", "made_of": ""}
+    lines = [json.dumps(line) + "\n" for line in ({"settings": {}}, record, done)]
+    (tmp_path / "detect.jsonl").write_text("".join(lines))
+    with (
+        open_results(tmp_path, {}, resume=True, overwrite=False) as results,
+        pytest.raises(DataError, match=r"detect\.jsonl: is damaged; replace the results with --overwrite"),
+    ):
+        results.write_tables({})
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_brackets_without_end_in_what_a_run_continues_are_one_error(tmp_path):
+    deep = 100_000 * "["
+    for name, lines in (
+        ("detect.jsonl", ['{"settings": {}}', f'{{"name": "a", "faces": {deep}']), ("detect.jsonl", [deep])
+    ):  # fmt: skip
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
+        with pytest.raises(DataError, match=r"detect\.jsonl.*--overwrite"):
+            open_results(tmp_path, {}, resume=True, overwrite=False)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/run.json").write_text("{}")
+    (tmp_path / "out/done.list").write_text(f"{deep}\n")
+    writer = open_output(tmp_path / "out", ("run.json",), "test", {}, resume=True, overwrite=False, names=["a"])
+    with pytest.raises(DataError, match=r"done\.list: is damaged"):
+        writer.done({"a": {}})
 
 
 def test_a_journal_that_names_files_elsewhere_removes_none_of_them(tmp_path):

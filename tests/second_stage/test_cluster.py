@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import make_table, make_tiny_wider
 from tests.faults.kills import descendants
 from tinygan.cli.rescore import main
+from tinygan.second_stage import cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = "from tinygan.cli.{} import main; raise SystemExit(main())"
@@ -52,6 +53,17 @@ def test_without_ray_one_line_says_what_to_install(tiny_wider, checkpoint, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_what_waits_in_the_clusters_memory_is_bounded(monkeypatch):
+    monkeypatch.setattr(cluster, "WINDOW_BYTES", 1000)
+    monkeypatch.setattr(cluster, "WINDOW_TASKS", 4)
+    drawn = []
+    windows = cluster._windows((drawn.append(number) or bytes(400) for number in range(5)), per_task=8)
+    assert len(next(windows)) == len(drawn) == 3  # no more are drawn before these are done
+    assert [len(window) for window in windows] == [2]
+    assert [len(window) for window in cluster._windows(range(10), per_task=2)] == [8, 2]
+    assert not list(cluster._windows([], per_task=2))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("work", ["rescore", "detect", "rescore a table", "detect in a table"])
 def test_killed_actors_and_drivers_lose_and_repeat_nothing(finding_checkpoint, tmp_path, work):
@@ -71,13 +83,13 @@ def test_killed_actors_and_drivers_lose_and_repeat_nothing(finding_checkpoint, t
         with (tmp_path / "log").open("ab") as log:
             return subprocess.Popen(typed, env=environment, stderr=log, stdout=log)
 
-    cluster = ("--engine", "ray", "--workers", "2")
+    on_ray = ("--engine", "ray", "--workers", "2")
     assert start(tmp_path / "local").wait(900) == 0, (tmp_path / "log").read_text()[-2000:]
     expected = contents(tmp_path / "local")
     assert len(expected) > 10
     for kill in ("nobody", "an actor", "the driver"):
         out = tmp_path / kill
-        process = start(out, *cluster)
+        process = start(out, *on_ray)
         if kill != "nobody":
             while not begun(out) and process.poll() is None:
                 time.sleep(0.002)
@@ -90,7 +102,7 @@ def test_killed_actors_and_drivers_lose_and_repeat_nothing(finding_checkpoint, t
         code = process.wait(900)
         if kill == "the driver":
             assert code == -signal.SIGKILL
-            code = start(out, *cluster, "--resume").wait(900)
+            code = start(out, *on_ray, "--resume").wait(900)
         assert code == 0, f"{kill}: {(tmp_path / 'log').read_text()[-2000:]}"
         assert contents(out) == expected, kill
         assert not list(out.rglob("*.tmp")), kill

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -60,6 +61,11 @@ def check_table(arguments: argparse.Namespace, usual: Mapping[str, str], unfit: 
     given += [f"--{name}" for name in unfit if getattr(arguments, name.replace("-", "_"))]
     if given:
         raise ConfigError(f"{given[0]}: does not go with --table, whose rows say it all; leave it out")
+    above, out = (
+        str(one) if is_address(str(one)) else os.path.abspath(one) for one in (arguments.table, arguments.out)
+    )
+    if f"{out}/".startswith(f"{above.rstrip('/')}/"):
+        raise ConfigError(f"--out {arguments.out}: is, or lies in, the folder --table; choose another --out")
 
 
 def open_parts(arguments: argparse.Namespace, command: str, settings: Mapping[str, Any]) -> PartFolder:

@@ -152,7 +152,8 @@ def plan_table(address: str, with_boxes: bool) -> Table:
         below = [fs.find(one) if fs.isdir(one) else [one] for one in listed if fs.exists(one)]
     except Exception as error:  # each storage raises its own
         raise DataError(f"{address}: cannot be listed: {_one_line(error)}") from error
-    files = [one for some in below for one in some if len(some) == 1 or one.endswith((".parquet", ".pq"))]
+    files = [one for some in below for one in some if some == [one] or one.endswith((".parquet", ".pq"))]
+    files = [one for one in files if not posixpath.basename(one).startswith((".", "_"))]  # as Ray Data and Spark do
     if not files:
         raise DataError(f"{address}: no such Parquet file, nor a folder or pattern of some")
     shards: list[Shard] = []

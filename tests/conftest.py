@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from skimage import data
 
 from tinygan.checkpoint import Checkpoint, save_checkpoint
 from tinygan.config import load_config, to_tree
@@ -36,6 +37,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 # No sandbox, as it is refused to root; and no name is looked up.
 CHROMIUM = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # asks nobody for permission
 
 TINY = [
     "crops.lr_size=8",
@@ -161,16 +163,22 @@ def finding_checkpoint(tiny_options: list[str], tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="module")  # while it runs, nothing else may run asyncio in this thread
-def chromium() -> Iterator[Any]:
-    """A headless Chromium, by playwright; tests that need it skip where one of both is absent."""
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A headless Chromium, by playwright; tests that need it skip where one of both is absent.
+
+    Its camera sees scikit-image's astronaut.
+    """
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[browser]'")
     pytest.importorskip("axe_playwright_python", reason="needs axe-core: pip install -e '.[browser]'")
     names = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
     binary = next(filter(None, map(shutil.which, names)), None)
     if binary is None:
         pytest.skip("needs Chromium: apt-get install chromium, or its path as CHROMIUM=…")
+    film = tmp_path_factory.mktemp("camera") / "astronaut.mjpeg"
+    Image.fromarray(data.astronaut()).save(film, "JPEG", quality=95)
+    camera = [*CAMERA, f"--use-file-for-fake-video-capture={film}"]
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=binary, args=CHROMIUM)
+        browser = playwright.chromium.launch(executable_path=binary, args=[*CHROMIUM, *camera])
         yield browser
         browser.close()
 

@@ -46,6 +46,9 @@ def to_page(file: Path) -> str:
     notebook = nbformat.read(file, as_version=4)
     root = {"metadata": {"path": str(FOLDER.parents[1])}}
     nbclient.NotebookClient(notebook, timeout=MOST_SECONDS, kernel_name="python3", resources=root).execute()
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
+        if output.output_type == "stream":
+            output.name = "stdout"  # a command's progress; as stderr the page would print it on red, like an error
     exporter = nbconvert.HTMLExporter(template_name="lab", mathjax_url="", require_js_url="", jquery_url="")
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": file.stem}})

@@ -114,6 +114,16 @@ def test_all_is_done_by_keyboard_too(uploaded, barriers):
     page.get_by_text("0 faces by yunet alone").wait_for()
 
 
+def test_the_camera_takes_a_photograph(address, pages, barriers):
+    page = pages.open(address, 390)
+    page.get_by_label("Capture from camera").click()
+    page.get_by_role("button", name="Access Webcam").click()
+    page.get_by_role("button", name="capture photo").click()
+    page.get_by_text("1 face by yunet and the second stage").wait_for()
+    page.get_by_alt_text("Your photograph with numbered boxes").wait_for()
+    assert barriers(page) == []
+
+
 def test_a_file_that_is_too_large_is_refused(address, pages, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.png")

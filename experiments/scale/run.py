@@ -26,7 +26,13 @@ from tinygan.formats.folders import ParsedDetections
 from tinygan.formats.shards import ROWS, Answer, Part, PartFolder, Shard, Table, plan_table, write_part
 from tinygan.formats.writing import open_output
 from tinygan.runtime import RuntimeOptions
-from tinygan.second_stage.cluster import Cluster, ClusterOptions
+from tinygan.second_stage.cluster import (
+    TASKS_PER_ACTOR,
+    WINDOW_TASKS,
+    Cluster,
+    ClusterOptions,
+    items_per_task,
+)  # fmt: skip
 from tinygan.second_stage.engine import CHUNK, Plan, rescore
 from tinygan.second_stage.judging import Judged, Request
 from tinygan.second_stage.rescoring import RescoreConfig
@@ -47,6 +53,7 @@ class Costs:
         shards: of the table.
         plan: planning it.
         plan_mb: memory that the planner took, in MB.
+        queue: of the driver before the first task, per task of Ray.
         task: of the driver, per task of Ray.
         picture: of the driver, per picture of a folder: calibrating, fusing and writing.
         resume: looking at one part that is there.
@@ -56,6 +63,7 @@ class Costs:
     shards: int
     plan: float
     plan_mb: float
+    queue: float
     task: float
     picture: float
     resume: float
@@ -100,11 +108,15 @@ class Stub:
         return (Part(shard) for shard in shards)
 
 
-def measure_task(table: Table, tasks: int, workers: int) -> float:
-    """Seconds of the driver per task, once the actors are there."""
+def measure_task(table: Table, tasks: int, workers: int) -> tuple[float, float]:
+    """Seconds of the driver per task, before the first one runs, and once they run."""
     cluster = Cluster(ClusterOptions(workers=workers, options=RuntimeOptions(threads=1)))
-    arrived = [time.perf_counter() for _ in cluster.map(Stub, table.shards[:tasks], per_task=1)]
-    return (arrived[-1] - arrived[tasks // 10]) / (len(arrived) - 1 - tasks // 10)
+    arrivals = []
+    for count in (workers, tasks):
+        began = time.perf_counter()
+        arrivals.append([time.perf_counter() - began for _ in cluster.map(Stub, table.shards[:count], per_task=1)])
+    few, many = arrivals
+    return max(0.0, many[0] - few[0]) / tasks, (many[-1] - many[0]) / (len(many) - 1)
 
 
 def measure_picture(folder: Path, pictures: int) -> float:
@@ -156,33 +168,40 @@ def simulate(durations: Sequence[float], workers: int, driver_s: float, start_s:
     return end
 
 
-def rows_of(costs: Costs, machines: Sequence[int], rows: int) -> list[dict[str, float]]:
-    """For each number of machines the hours and the share of their time that is used, for a table and for a folder."""
+def wall_s(costs: Costs, kind: str, pictures: int, workers: int) -> float:
+    """Seconds for so many pictures in a ``table`` or in a ``folder``, with the windows that the cluster works in."""
+    if kind == "table":
+        together, driver, before = ROWS * items_per_task(pictures // ROWS, workers), costs.task, costs.plan
+    else:
+        together, before = round(CHUNK / BOXES), 0.0
+        driver = costs.task + costs.picture * together
     rng = np.random.default_rng(0)
-    found = []
+    # Pictures differ: a task is as long as the mean of its pictures, each between none and twice the mean.
+    lengths = rng.normal(1, 1 / np.sqrt(3 * together), -(-pictures // together)).clip(0.1)
+    durations = (SECONDS_PER_PICTURE * together * lengths).tolist()
+    window = max(WINDOW_TASKS, TASKS_PER_ACTOR * workers)
+    for start in range(0, len(durations), window):
+        some = durations[start : start + window]
+        before += simulate(some, workers, driver, START_S + costs.queue * len(some))
+    return before
+
+
+def lines_of(costs: Costs, kind: str, pictures: int, machines: Sequence[int]) -> list[dict[str, float]]:
+    """For each number of machines the hours, and the share of their time that is used."""
+    lines = []
     for count in machines:
-        line: dict[str, float] = {"machines": count}
-        for kind, pictures, driver in (
-            ("table", ROWS, costs.task),
-            ("folder", CHUNK / BOXES, costs.task + costs.picture * CHUNK / BOXES),
-        ):
-            tasks = int(-(-rows // pictures))
-            # Pictures differ: a task is as long as the mean of its pictures, each between none and twice the mean.
-            spread = 1 / np.sqrt(3 * pictures)
-            durations = SECONDS_PER_PICTURE * pictures * rng.normal(1, spread, tasks).clip(0.1)
-            wall = simulate(durations.tolist(), count * CORES, driver, START_S + (costs.plan if kind == "table" else 0))
-            line[f"{kind}_hours"] = round(wall / 3600, 3)
-            line[f"{kind}_used"] = round(float(durations.sum()) / (wall * count * CORES), 3)
-        found.append(line)
-    return found
+        wall = wall_s(costs, kind, pictures, count * CORES)
+        used = pictures * SECONDS_PER_PICTURE / (wall * count * CORES)
+        lines.append({"machines": count, "hours": round(wall / 3600, 3), "used": round(used, 3)})
+    return lines
 
 
 def main() -> None:
-    """Measure, simulate and print both as JSON."""
+    """Measure, simulate and print both as lines of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="scratch folder")
     parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--tasks", type=int, default=4_000, help="given to Ray")
+    parser.add_argument("--tasks", type=int, default=2_000, help="given to Ray")
     parser.add_argument("--pictures", type=int, default=2_000, help="of the folder")
     parser.add_argument("--machines", type=int, nargs="+", default=[1, 10, 100, 300, 1000, 3000])
     arguments = parser.parse_args()
@@ -193,10 +212,12 @@ def main() -> None:
     print(
         f"driver: {1000 * picture:.2f} ms per picture of a folder; resume: {1000 * resume:.2f} ms per part", flush=True
     )
-    task = measure_task(table, arguments.tasks, 2)
-    costs = Costs(table.rows, len(table.shards), plan_s, plan_mb, task, picture, resume)
-    report = {"costs": asdict(costs), "machines": rows_of(costs, arguments.machines, table.rows)}
-    print(json.dumps(report, indent=1))
+    queue, task = measure_task(table, arguments.tasks, 2)
+    costs = Costs(table.rows, len(table.shards), plan_s, plan_mb, queue, task, picture, resume)
+    print(json.dumps(asdict(costs)), flush=True)
+    for kind, pictures in (("table", table.rows), ("table", 100 * table.rows), ("folder", table.rows)):
+        for line in lines_of(costs, kind, pictures, arguments.machines):
+            print(json.dumps({"from": kind, "pictures": pictures, **line}), flush=True)
 
 
 if __name__ == "__main__":

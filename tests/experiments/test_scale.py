@@ -6,10 +6,10 @@ from experiments.scale.run import (
     ROWS_PER_FILE,
     Costs,
     Stub,
+    lines_of,
     measure_picture,
     measure_plan,
     measure_resume,
-    rows_of,
     simulate,
 )
 from tinygan.formats.shards import ROWS
@@ -32,11 +32,13 @@ def test_workers_are_free_when_they_are_done_and_one_driver_hands_out(durations,
 
 
 def test_more_machines_are_quicker_until_the_driver_is_what_takes_time():
-    costs = Costs(10**6, 1954, 1.0, 1.0, 0.01, 0.002, 0.001)
-    lines = rows_of(costs, [1, 10, 1000], 10**6)
-    table, folder = ([line[f"{kind}_hours"] for line in lines] for kind in ("table", "folder"))
-    assert table[0] > 3 * table[1] > 3 * table[2] and lines[0]["table_used"] > 0.98 > lines[2]["table_used"]
-    assert folder[2] >= 10**6 * 0.002 / 3600 > table[2]
+    costs = Costs(10**6, 1954, 1.0, 1.0, 0.001, 0.01, 0.002, 0.001)
+    table, folder = (lines_of(costs, kind, 10**6, [1, 10, 1000]) for kind in ("table", "folder"))
+    assert table[0]["hours"] > 3 * table[1]["hours"] > 3 * table[2]["hours"]
+    assert table[0]["used"] > 0.98 > table[1]["used"] > table[2]["used"]
+    assert folder[2]["hours"] >= 10**6 * 0.002 / 3600 > table[2]["hours"]
+    few, many = (lines_of(costs, "table", count, [1000])[0]["used"] for count in (10**7, 10**9))
+    assert few < 0.6 and many > 0.8
 
 
 def test_the_driver_and_the_planner_are_the_real_ones(tmp_path):

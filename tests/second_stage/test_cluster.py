@@ -55,13 +55,17 @@ def test_without_ray_one_line_says_what_to_install(tiny_wider, checkpoint, tmp_p
 
 def test_what_waits_in_the_clusters_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(cluster, "WINDOW_BYTES", 1000)
-    monkeypatch.setattr(cluster, "WINDOW_TASKS", 4)
     drawn = []
-    windows = cluster._windows((drawn.append(number) or bytes(400) for number in range(5)), per_task=8)
+    windows = cluster._windows((drawn.append(number) or bytes(400) for number in range(5)), most=8)
     assert len(next(windows)) == len(drawn) == 3  # no more are drawn before these are done
     assert [len(window) for window in windows] == [2]
-    assert [len(window) for window in cluster._windows(range(10), per_task=2)] == [8, 2]
-    assert not list(cluster._windows([], per_task=2))
+    assert [len(window) for window in cluster._windows(range(10), most=8)] == [8, 2]
+    assert not list(cluster._windows([], most=2))
+
+
+@pytest.mark.parametrize(("items", "actors", "count"), [(10**6, 100, 1), (19_540, 16_000, 1), (2 * 10**6, 16_000, 8)])
+def test_a_task_holds_several_items_only_where_thousands_of_actors_have_many(items, actors, count):
+    assert cluster.items_per_task(items, actors) == count
 
 
 @pytest.mark.slow

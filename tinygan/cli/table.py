@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +80,7 @@ def spread_over(cluster: Cluster | None) -> Spread:
     """What has shards worked on: this process, or a cluster."""
     from tinygan.formats.shards import work_here
 
-    return work_here if cluster is None else partial(cluster.map, per_task=1)
+    return work_here if cluster is None else cluster.spread
 
 
 def print_parts(parts: Sequence[Part], out: Path | str, seconds: float) -> int:

@@ -74,7 +74,7 @@ def test_killed_actors_and_drivers_lose_and_repeat_nothing(finding_checkpoint, t
     pytest.importorskip("ray")
     data = make_tiny_wider(tmp_path / "data", 4, 48)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
-    given = ["--proposals", data.proposals / "val", "--images", data.root]
+    given = ["--proposals", data.proposals / "val", "--images", data.root / "WIDER_val/images"]
     if work == "detect":
         given = [data.root / "WIDER_val/images"]
     elif "table" in work:

@@ -23,7 +23,8 @@ import numpy as np
 
 from tinygan.detections import Detections
 from tinygan.formats.folders import ParsedDetections
-from tinygan.formats.shards import ROWS, Answer, Part, PartFolder, Shard, Table, plan_table, write_part
+from tinygan.formats.parts import Answer, Part, PartFolder, write_part
+from tinygan.formats.shards import ROWS, Shard, Table, plan_table
 from tinygan.formats.writing import open_output
 from tinygan.runtime import RuntimeOptions
 from tinygan.second_stage.cluster import (

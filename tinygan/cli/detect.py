@@ -146,7 +146,8 @@ def _detect_table(
     arguments: argparse.Namespace, opened: Callable[..., FaceDetector], settings: dict[str, Any], started: float
 ) -> int:
     from tinygan.detect.tables import table_finder
-    from tinygan.formats.shards import plan_table, work_through
+    from tinygan.formats.parts import work_through
+    from tinygan.formats.shards import plan_table
 
     table, cluster = plan_table(arguments.table, with_boxes=False), open_cluster(arguments)
     settings = {**settings, "table": arguments.table}

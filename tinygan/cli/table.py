@@ -13,7 +13,7 @@ from tinygan.errors import ConfigError
 from tinygan.files import is_address
 
 if TYPE_CHECKING:
-    from tinygan.formats.shards import Part, PartFolder, Spread
+    from tinygan.formats.parts import Part, PartFolder, Spread
     from tinygan.second_stage.cluster import Cluster
 
 
@@ -69,7 +69,7 @@ def check_table(arguments: argparse.Namespace, usual: Mapping[str, str], unfit: 
 
 def open_parts(arguments: argparse.Namespace, command: str, settings: Mapping[str, Any]) -> PartFolder:
     """The folder ``--out`` for the parts of a table."""
-    from tinygan.formats.shards import PartFolder
+    from tinygan.formats.parts import PartFolder
 
     return PartFolder(
         str(arguments.out), command, settings, resume=arguments.resume, overwrite=arguments.overwrite
@@ -78,7 +78,7 @@ def open_parts(arguments: argparse.Namespace, command: str, settings: Mapping[st
 
 def spread_over(cluster: Cluster | None) -> Spread:
     """What has shards worked on: this process, or a cluster."""
-    from tinygan.formats.shards import work_here
+    from tinygan.formats.parts import work_here
 
     return work_here if cluster is None else cluster.spread
 

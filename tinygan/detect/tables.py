@@ -9,14 +9,15 @@ from tinygan.detect.detector import FaceDetector
 from tinygan.detections import Detections
 from tinygan.errors import ConfigError, DataError, unexpected
 from tinygan.formats.images import Orientation, read_image
-from tinygan.formats.shards import Answer, Part, PartFolder, Row, Shard, read_rows, write_part
+from tinygan.formats.parts import Answer, Part, PartFolder, write_part
+from tinygan.formats.shards import Row, Shard, read_rows
 
 
 def table_finder(
     open_detector: Callable[[], FaceDetector], folder: PartFolder, min_score: float, orientation: Orientation
 ) -> Callable[[], Callable[[Sequence[Shard]], Iterator[Part]]]:
     """What makes a worker that finds the faces of shards and writes them; see
-    :func:`tinygan.formats.shards.work_through`.
+    :func:`tinygan.formats.parts.work_through`.
 
     Args:
         open_detector: opens both stages, once per worker.

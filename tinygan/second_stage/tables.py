@@ -13,18 +13,8 @@ from tinygan.config import build_config, to_tree
 from tinygan.detections import Detections
 from tinygan.errors import DataError
 from tinygan.formats.images import Orientation
-from tinygan.formats.shards import (
-    Answer,
-    Part,
-    PartFolder,
-    Row,
-    Shard,
-    Spread,
-    Table,
-    read_rows,
-    work_through,
-    write_part,
-)
+from tinygan.formats.parts import Answer, Part, PartFolder, Spread, work_through, write_part
+from tinygan.formats.shards import Row, Shard, Table, read_rows
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.calibration import Calibration, score_logit
 from tinygan.second_stage.engine import CALIBRATION_FILE, CHUNK, is_calibrated
@@ -70,17 +60,15 @@ class TableRescorer:
         """The calibration of the whole table, from pictures spread evenly; a run that goes on keeps its own."""
         if not is_calibrated(self._config):
             return None
-        saved = folder.read(CALIBRATION_FILE)
-        if saved is None:
+        if not folder.has(CALIBRATION_FILE):
             every = max(1, -(-table.boxes // self._config.calibration_proposals))
             some = [shard for shard in table.shards if shard.holds(every)]
             judged = [one for shard in spread(partial(self._make_sampler, every), some) for one in shard]
             if judged and all(one.error for one in judged):
                 raise DataError(f"none of {len(judged)} pictures, spread evenly, could be judged: {judged[0].error}")
             found = calibrate_detector((one for one in judged if one.error is None), self._config.fusion)
-            saved = json.dumps(None if found is None else to_tree(found)).encode()
-            folder.write(CALIBRATION_FILE, saved)
-        tree = json.loads(saved)
+            folder.write(CALIBRATION_FILE, json.dumps(None if found is None else to_tree(found)).encode())
+        tree = folder.read_json(CALIBRATION_FILE)
         return None if tree is None else build_config(Calibration, tree)
 
     def _make_sampler(self, every: int) -> Callable[[Sequence[Shard]], Iterator[list[Judged]]]:

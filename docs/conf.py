@@ -14,12 +14,14 @@ project, author, release = "tinygan", "The tinygan developers", tinygan.__versio
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 html_theme = "alabaster"
+html_static_path = ["_static"]
 html_theme_options = {
     "description": "Finds the faces other detectors miss",
-    "page_width": "1000px",
+    "page_width": "1300px",
     "fixed_sidebar": True,
 }
 html_show_sourcelink = False
+html_show_copyright = False
 myst_heading_anchors = 3
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"

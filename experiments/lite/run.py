@@ -4,9 +4,9 @@
         --out runs/lite
 
 Every step is the command a user would type; finished steps are reused and a cut-off one goes on, so the
-command can be repeated until it is through. Steps: ``look`` (sheets of patches), ``mse``, ``gan``, ``judge`` (for
-the second look), ``first_look`` and ``fusion`` (the model that ships, ``lite.safetensors``), ``widths`` (short runs of
-three discriminators), ``unseen`` (a copy that never saw the detectors of ``--also``), and at the end, the only steps
+command can be repeated until it is through. Steps: ``look`` (sheets of patches), ``mse``, ``gan``, ``judge``,
+``second_look`` (a narrow copy of it), ``first_look`` and ``fusion`` (the model that ships, ``lite.safetensors``),
+``widths`` (short runs of three discriminators), ``unseen`` (a copy that never saw the detectors of ``--also``), and at the end, the only steps
 that read WIDER_val, ``report`` (what ships) and ``report_unseen`` (the copy, behind those detectors).
 """
 
@@ -55,14 +55,20 @@ FIRST_LOOK = (  # another network for the first look, a third of the cost; 1,000
     "judge_training.surroundings_rate=0.1",
     "judge_training.ema_decay=0",  # over so few steps an average keeps much of the first weights
 )
+SECOND_LOOK = (  # a narrow copy of that judge, which it teaches: as good for two thirds of the time
+    *JUDGE[:-1],
+    "judge.epochs=3",
+    "judge_training.widths=[16,48,64,112,192]",
+)
 SHIPPED = "lite.safetensors"
 WIDTHS = {  # discriminators beside the shipped one, whose short run is "gan_standard"
     "narrow": "[8,32,64,96,128]",
     "narrowest": "[8,16,32,64,96]",
 }
-RUNS = ("mse", "gan", "judge", "first_look", "unseen", "gan_standard", "gan_narrow", "gan_narrowest")
+RUNS = ("mse", "gan", "judge", "second_look", "first_look", "unseen", "gan_standard", "gan_narrow", "gan_narrowest")
 STEPS = (
-    "look", "mse", "gan", "judge", "first_look", "fusion", "left_out", "unseen", "widths", "report", "report_unseen"
+    "look", "mse", "gan", "judge", "second_look", "first_look", "fusion", "left_out", "unseen", "widths", "report",
+    "report_unseen",
 )  # fmt: skip
 
 
@@ -125,6 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         inputs.results = json.loads(results.read_text())
     steps = {"look": _look, "mse": _mse, "gan": _gan, "judge": _judge}
     steps |= {
+        "second_look": _second_look,
         "first_look": _first_look,
         "fusion": _fusion,
         "left_out": _left_out,
@@ -162,6 +169,12 @@ def _judge(inputs: Inputs) -> None:
     _train(inputs, "judge", [*inputs.proposals, *inputs.also], JUDGE, init="gan", stage="judge")
 
 
+def _second_look(inputs: Inputs) -> None:
+    """The judge that looks from the second time on: a narrow copy of the one before, which teaches it."""
+    everyone = [*inputs.proposals, *inputs.also]
+    _train(inputs, "second_look", everyone, SECOND_LOOK, init="judge", stage="judge", teacher="judge")
+
+
 def _first_look(inputs: Inputs) -> None:
     """The judge that looks first; its tower for the surroundings starts from that of the other one."""
     _train(inputs, "first_look", [*inputs.proposals, *inputs.also], FIRST_LOOK, init="judge", stage="judge")
@@ -169,7 +182,7 @@ def _first_look(inputs: Inputs) -> None:
 
 def _fusion(inputs: Inputs) -> None:
     """The checkpoint that ships, with both judges, its filters in half precision."""
-    _fuse(inputs, "first_look", [*inputs.proposals, *inputs.also], "--second", inputs.run("judge"), out="fused")
+    _fuse(inputs, "first_look", [*inputs.proposals, *inputs.also], "--second", inputs.run("second_look"), out="fused")
     fused = load_checkpoint(inputs.run("fused"), ("fused",))
     save_checkpoint(inputs.run(SHIPPED), replace(fused, tensors=halved(fused.tensors)))
 
@@ -262,8 +275,10 @@ def _train(
     settings: Sequence[str],
     init: str = "mse",
     stage: str = "gan",
+    teacher: str | None = None,
 ) -> None:
     options: list[object] = [word for setting in settings for word in ("--set", setting)]
+    options += [] if teacher is None else ["--teacher", inputs.run(teacher)]
     knows = init == "judge" or (inputs.run(init) == inputs.start and run != "unseen")  # the start may have seen them
     if stage == "judge" and inputs.surroundings is not None and not knows:
         options += ["--surroundings", inputs.surroundings]

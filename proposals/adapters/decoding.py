@@ -97,7 +97,7 @@ def _of_rows(outputs: Sequence[Tensor], config: DecodingConfig, size: tuple[int,
 
 def _of_bins(outputs: Sequence[Tensor], config: DecodingConfig, size: tuple[int, int]) -> Found:
     sides = 4 * BINS
-    rows = _levels(outputs, [outputs[0].shape[1]], config)[0]
+    rows = _levels(outputs, [outputs[0].shape[1]], config, size)[0]
     where = _cells(size, config)
     bins = rows[:, :sides].reshape(-1, 4, BINS).softmax(dim=-1) @ torch.arange(BINS).float()
     points = rows[:, sides + 1 :].reshape(len(rows), -1, 3)[..., :2].flatten(1)  # the third says whether it is visible
@@ -106,14 +106,14 @@ def _of_bins(outputs: Sequence[Tensor], config: DecodingConfig, size: tuple[int,
 
 
 def _of_distances(outputs: Sequence[Tensor], config: DecodingConfig, size: tuple[int, int]) -> Found:
-    said = _levels(outputs, [1, 4, 2 * LANDMARKS], config)
+    said = _levels(outputs, [1, 4, 2 * LANDMARKS], config, size, config.per_cell)
     where = _cells(size, config).repeat_interleave(config.per_cell, dim=0)
     landmarks = place_landmarks(said[2], where) if len(said) > 2 else said[1].new_zeros(len(where), 0)
     return Found(_beside(where[:, :2], said[1] * where[:, 2:]), said[0][:, 0], landmarks)
 
 
 def _of_cells(outputs: Sequence[Tensor], config: DecodingConfig, size: tuple[int, int]) -> Found:
-    faces, objects, boxes, landmarks = _levels(outputs, [1, 1, 4, 2 * LANDMARKS], config)
+    faces, objects, boxes, landmarks = _levels(outputs, [1, 1, 4, 2 * LANDMARKS], config, size)
     where = _cells(size, config)
     scores = faces.clamp(0, 1).pow(config.class_share) * objects.clamp(0, 1).pow(1 - config.class_share)
     return Found(place_boxes(boxes, where), scores[:, 0], place_landmarks(landmarks, where))
@@ -164,7 +164,9 @@ def _cells(size: tuple[int, int], config: DecodingConfig) -> Tensor:
     return cells(_sizes(size, config), config.strides)
 
 
-def _levels(outputs: Sequence[Tensor], columns: Sequence[int], config: DecodingConfig) -> list[Tensor]:
+def _levels(
+    outputs: Sequence[Tensor], columns: Sequence[int], config: DecodingConfig, size: tuple[int, int], per_cell: int = 1
+) -> list[Tensor]:
     """What is said of all places, [K, columns] for each of ``columns``, of outputs level by level.
 
     An output is a map [1, C, H, W], or rows [1, K, C] or [K, C].
@@ -173,7 +175,12 @@ def _levels(outputs: Sequence[Tensor], columns: Sequence[int], config: DecodingC
     if len(outputs) % levels:
         raise ValueError(f"a multiple of {levels} outputs, one per stride, got {len(outputs)}")
     kinds = [outputs[at : at + levels] for at in range(0, len(outputs), levels)]
-    return [torch.cat([_flat(one, width) for one in kind]) for kind, width in zip(kinds, columns, strict=False)]
+    said = [[_flat(one, width) for one in kind] for kind, width in zip(kinds, columns, strict=False)]
+    expected = [height * width * per_cell for height, width in _sizes(size, config)]
+    for kind in said:  # outputs in another order would give boxes of the wrong size, without any error
+        if (rows := [len(one) for one in kind]) != expected:
+            raise ValueError(f"outputs of {expected} places, finest level first, got {rows}; name them by outputs")
+    return [torch.cat(kind) for kind in said]
 
 
 def _flat(output: Tensor, columns: int) -> Tensor:

@@ -80,14 +80,15 @@ def build_opencv(config: OpenCvConfig, weights: Path | None, runtime: Runtime) -
     cv2 = import_extra("cv2", "opencv", "proposer 'yunet-opencv'")
     if weights is None or not weights.is_file():
         raise CheckpointError(f"{weights}: no such file; expected a YuNet in an ONNX file, such as OpenCV Zoo's")
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it tells users what they cannot change
+    log = cv2.utils.logging if hasattr(cv2.utils, "logging") else cv2  # OpenCV 4 has it at the top
+    level = log.setLogLevel(0)  # silent: it tells users what they cannot change
     try:
         detector = cv2.FaceDetectorYN.create(str(weights), "", (320, 320), config.score_threshold, config.nms_iou, MOST)
     except cv2.error as error:
         reason = " ".join(str(error).split())[:160]
         raise CheckpointError(f"{weights}: expected a YuNet in an ONNX file: {reason}") from error
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        log.setLogLevel(level)
     return Viewed(OpenCvProposer(detector, config.keep), config)
 
 

@@ -14,7 +14,7 @@ from tinygan.proposers import choose_proposer
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.training.fusion import with_second
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs/faster.md"
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_the_readmes_lines_find_faces_without_tinygan(run, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     Image.fromarray(data.astronaut()).save("photo.jpg", quality=95)
     assert run(["tinygan-export", "--format", "onnx", "--proposer", "retinaface", "--out", "exported"]) == 0
-    lines = README.read_text().split("```python\nimport numpy as np, onnxruntime")[1].split("```")[0]
+    lines = DOCS.read_text().split("```python\nimport numpy as np, onnxruntime")[1].split("```")[0]
     code = [line for line in lines.splitlines() if line]  # after the first
     assert len(code) == 9 and "tinygan" not in lines
     found: dict[str, object] = {}

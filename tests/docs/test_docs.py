@@ -22,6 +22,7 @@ WITH_PACKAGES = {
     "huggingface",
     "insightface",
     "opencv",
+    "faster",
 }  # elsewhere
 
 

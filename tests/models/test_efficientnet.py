@@ -11,7 +11,7 @@ from tinygan.errors import CheckpointError, MissingDependency
 from tinygan.models.build import build_discriminator
 from tinygan.models.discriminator import Discriminator, DiscriminatorConfig
 from tinygan.models.efficientnet import EfficientNetLite0
-from tinygan.models.folding import fold_batch_norm
+from tinygan.models.folding import fold_batch_norm, fold_padding
 
 LITE0 = DiscriminatorConfig(backbone="efficientnet_lite0", weights="none", fc_std=0.01, box=True)
 
@@ -39,6 +39,18 @@ def test_folded_it_answers_as_before():
         after = fold_batch_norm(network)(pictures).face_logit
     assert torch.allclose(before, after, atol=1e-4)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+
+
+@pytest.mark.parametrize("side", [32, 38])
+def test_it_pads_by_itself_in_use_and_answers_the_same(side):
+    torch.manual_seed(0)
+    network = EfficientNetLite0().eval()
+    pictures = torch.randn(3, 3, side, side)
+    with torch.no_grad():
+        before = network(pictures)
+        after = fold_padding(fold_batch_norm(network))(pictures)
+    assert torch.allclose(before, after, atol=1e-5)
+    assert not any(isinstance(module, torch.nn.ZeroPad2d) for module in network.modules())
 
 
 def test_public_weights_are_taken_in_their_order_and_the_rest_left_out():

@@ -72,6 +72,32 @@ def test_it_learns_what_and_where(runtime, tiny_options):
     assert figures["iou_after"] > figures["iou_before"] + 0.05 and figures["auc_medium"] > 0.95
 
 
+def test_a_narrow_student_learns_from_its_teacher_what_labels_do_not_say(runtime, tiny_options):
+    """The labels are wrong, and the teacher alone is believed."""
+    regions = bright_squares(40)
+    teaching = stage(runtime, tiny_options, regions)
+    source = RegionSource(regions, BatchConfig(), 16, seed=0)
+    teaching.set_learning_rate(3e-3)
+    for step in range(150):
+        teaching.step(source.draw(step))
+    teacher = teaching.final_network()
+    weights = {name: value.clone() for name, value in teacher.state_dict().items()}
+    recipe = teaching.recipe
+    narrow = replace(recipe.discriminator, lite_widths=tuple(max(2, n - 1) for n in recipe.discriminator.lite_widths))
+    start = as_checkpoint(recipe, teacher)
+    recipe = replace(recipe, discriminator=narrow, judge_training=replace(recipe.judge_training, taught=1.0))
+    wrong = replace(regions, labels=1 - regions.labels, targets=np.full_like(regions.targets, np.nan))
+    student = JudgeStage(recipe, runtime, regions, _starting_discriminator(start, recipe, None), teacher)
+    student.set_learning_rate(3e-3)
+    source = RegionSource(wrong, BatchConfig(), 16, seed=1)
+    for step in range(100):
+        terms = student.step(source.draw(step))
+    said, labelled = (float(terms[name].detach()) for name in ("imitation", "classification"))
+    assert said < labelled
+    assert student.evaluate()["auc_medium"] > 0.9
+    assert all(torch.equal(value, weights[name]) for name, value in teacher.state_dict().items())
+
+
 def test_a_box_that_moves_onto_a_face_is_a_face(runtime, tiny_options):
     regions = bright_squares(8)
     loose = replace(regions, labels=np.zeros(8, np.int64), boxes=regions.boxes + np.array([0.45, 0, 0.45, 0]))
@@ -133,10 +159,10 @@ def test_second_tower_starts_from_a_public_detector(tiny_options, tmp_path):
 
 
 def test_settings_are_checked(runtime, tiny_options):
-    for bad in ({"box_iou": 0.0}, {"shift": -1.0}, {"ema_decay": 1.0}):
+    for bad in ({"box_iou": 0.0}, {"shift": -1.0}, {"ema_decay": 1.0}, {"taught": 1.1}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             JudgeTraining(**bad)
-    with pytest.raises(CheckpointError, match="may grow, not shrink"):
+    with pytest.raises(CheckpointError, match="differs in widths alone"):
         stage(runtime, [*tiny_options, "judge_training.widths=[2,4,8,8,8]"], bright_squares(4))
 
 

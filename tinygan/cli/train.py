@@ -84,6 +84,12 @@ def _parser() -> Parser:
         help="judge: .pth of a public RetinaFace-MobileNet0.25, from which the tower for the surroundings starts",
     )
     add(
+        "--teacher",
+        type=Path,
+        metavar="RUN",
+        help="judge: run folder of stage judge of another judge, whose answers are learnt as well",
+    )
+    add(
         "--second",
         type=Path,
         metavar="RUN",
@@ -143,12 +149,14 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         raise ConfigError("--stage mse-init starts from scratch; it takes no --init")
     if stage != "judge" and arguments.surroundings is not None:
         raise ConfigError("--surroundings is for --stage judge, whose second tower sees what lies around a proposal")
+    if stage != "judge" and arguments.teacher is not None:
+        raise ConfigError("--teacher is for --stage judge, which learns from labels and, with it, from another judge")
     if stage != "fusion" and arguments.subset is not None:
         raise ConfigError("--subset is for --stage fusion; training uses all of WIDER_train but the hold-out")
     if stage != "fusion" and arguments.second is not None:
         raise ConfigError("--second is for --stage fusion, which puts two judges together")
     given = (arguments.data, arguments.init, arguments.extra_images, arguments.surroundings, arguments.second)
-    for path in (*given, *arguments.proposals):
+    for path in (*given, arguments.teacher, *arguments.proposals):
         if path is not None and not path.exists():
             raise DataError(f"{path}: no such file or folder")
 
@@ -167,11 +175,13 @@ def _origin(arguments: argparse.Namespace, runtime: Runtime) -> str:
         "extra images": [arguments.extra_images] if arguments.extra_images else [],
         "surroundings": [arguments.surroundings] if arguments.surroundings else [],
         "second": [arguments.second] if arguments.second else [],
+        "teacher": [arguments.teacher] if arguments.teacher else [],
         "subset": [arguments.subset] if arguments.subset else [],
     }
     lines = [f"# {name}: {' '.join(str(path.resolve()) for path in given)}" for name, given in paths.items() if given]
     digests = {"proposals": [content_digest(path) for path in arguments.proposals]}
-    digests |= {name: [content_digest(find_weights(path)) for path in paths[name]] for name in ("init", "second")}
+    weights = ("init", "second", "teacher")
+    digests |= {name: [content_digest(find_weights(path)) for path in paths[name]] for name in weights}
     digests["data"] = [split_digest(arguments.data, "train")]
     lines += [f"{CONTENT} {name}: {' '.join(hashes)}" for name, hashes in digests.items() if hashes]
     lines += [f"# dialect: {dialect}"] if (dialect := str(read_dialect(arguments))) else []
@@ -230,7 +240,7 @@ def _run_stage(
     if arguments.stage == "judge":
         from tinygan.training.judge import train_judge
 
-        return train_judge(data, arguments.init, recipe, folder, runtime, arguments.surroundings)
+        return train_judge(data, arguments.init, recipe, folder, runtime, arguments.surroundings, arguments.teacher)
     from tinygan.training.fusion import train_fusion
 
     return train_fusion(

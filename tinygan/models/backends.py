@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tinygan.models.exported import exported_file
+from tinygan.models.folding import fold_padding
 from tinygan.models.graphs import Graph, import_extra, to_onnx, to_openvino
 from tinygan.runtime import Runtime
 
@@ -34,7 +35,7 @@ def deploy(graph: Graph, runtime: Runtime) -> Run:
         return _onnxruntime(graph, runtime)
     if runtime.backend == "openvino":
         return _openvino(graph, runtime)
-    runtime.place(graph.network)
+    runtime.place(fold_padding(graph.network))
     return graph.network
 
 

@@ -92,7 +92,8 @@ class Discriminator(nn.Module):
         self.features, channels = _backbone(config)
         lite0 = config.backbone == "efficientnet_lite0"
         self.normalise = Normalise(efficientnet.MEAN, efficientnet.STD) if lite0 else Normalise()
-        inputs = channels * (hr_size // 16) ** 2  # four max-pools, or four strides of 2
+        self.cells = (hr_size // 16) ** 2  # of the features' maps, after four max-pools or four strides of 2
+        inputs = channels * self.cells
         self.surroundings = None
         if config.surroundings != "none":
             self.surroundings = Surroundings()
@@ -104,6 +105,11 @@ class Discriminator(nn.Module):
             if head is not None:
                 nn.init.normal_(head.weight, 0.0, std)
                 nn.init.zeros_(head.bias)
+
+    @property
+    def heads(self) -> list[nn.Linear]:
+        """All heads that it has."""
+        return [head for head in (self.fc_gan, self.fc_clc, self.fc_box) if head is not None]
 
     def forward(self, hr: Tensor, wide: Tensor | None = None) -> Judgement:
         """Judge pictures.

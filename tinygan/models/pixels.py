@@ -17,4 +17,9 @@ def to_bytes(pictures: Tensor) -> ByteArray:
 
 def to_float(pixels: ByteArray) -> Tensor:
     """uint8 [B, S, S, 3] to float32 [B, 3, S, S] in [0, 1], stored channels-last."""
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
+    return scale_bytes(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+
+
+def scale_bytes(pixels: Tensor) -> Tensor:
+    """uint8 to float32 in [0, 1], of the same shape and memory layout."""
+    return pixels.float().div_(255)

@@ -19,7 +19,7 @@ from tinygan.errors import CheckpointError
 from tinygan.models.backends import Run, deploy
 from tinygan.models.build import load_discriminator, load_generator, load_second
 from tinygan.models.discriminator import Discriminator
-from tinygan.models.pixels import to_float
+from tinygan.models.pixels import scale_bytes
 from tinygan.runtime import Runtime, one_thread
 from tinygan.second_stage.graphs import generator_graph, judge_graph
 
@@ -123,17 +123,18 @@ class Judge:
         count = len(small) + len(large)
         if not count:
             return np.zeros(0), np.zeros((0, 4))
-        enlarge = self._enlarge() if len(small) else None
+        extra = filled_up(count) - count
         with self._runtime.autocast():
-            pictures = [] if not len(large) else [self._load(large)]  # [M, 3, S, S]
-            if enlarge is not None:
-                pictures.insert(0, enlarge(self._load(small))[1].float())  # [N, 3, S, S]
-            seen = [torch.cat(pictures)]
+            pictures = []
+            if len(small):
+                enlarged = self._enlarge()(self._load(small, 0 if len(large) else extra))[1].float()  # [N, 3, S, S]
+                pictures.append(enlarged.flip(3) if again else enlarged)
+            if len(large):
+                pictures.append(self._load(large, extra, again))  # [M, 3, S, S]
+            seen = [pictures[0] if len(pictures) == 1 else torch.cat(pictures)]
             if wide is not None and self.sees_wide:
-                seen.append(self._load(wide))
-            look, extra = self._look_again if again else self._look, filled_up(count) - count
-            filled = (F.pad(picture.flip(3) if again else picture, (0, 0, 0, 0, 0, 0, 0, extra)) for picture in seen)
-            face_logit, *found = look(*filled)
+                seen.append(self._load(wide, extra, again))
+            face_logit, *found = (self._look_again if again else self._look)(*seen)
         face_logits: FloatArray = face_logit[:count].double().cpu().numpy()
         boxes: FloatArray = found[0][:count].double().cpu().numpy() if found else np.full((count, 4), np.nan)
         return face_logits, mirror_boxes(boxes) if again else boxes
@@ -146,5 +147,12 @@ class Judge:
                     self._deployed_generator = deploy(generator_graph(self._generator, self.crops), self._runtime)
         return self._deployed_generator
 
-    def _load(self, pixels: ByteArray) -> Tensor:
-        return to_float(pixels).to(self._runtime.device)
+    def _load(self, pixels: ByteArray, extra: int, mirrored: bool = False) -> Tensor:
+        """uint8 [N, S, S, 3] to float32 [N + extra, 3, S, S] in [0, 1], stored channels-last; what is extra is black.
+
+        Bytes are mirrored and filled up, not floats: each fresh copy of a batch costs as much as a layer of a network.
+        """
+        ready = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        ready = ready.flip(3) if mirrored else ready
+        ready = F.pad(ready, (0, 0, 0, 0, 0, 0, 0, extra)) if extra else ready
+        return scale_bytes(ready.to(self._runtime.device))

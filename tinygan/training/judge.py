@@ -13,6 +13,9 @@ Shapes: B regions per batch; S = ``hr_size``, W = ``wide_size``.
 Not in the paper. The generator is not changed. The discriminator of stage ``gan`` may get more filters, a second tower
 for the surroundings and a third head, which predicts the box of the face. A proposal that the third head moves onto a
 face is labelled as a face.
+
+With ``--teacher RUN`` the discriminator learns from another one too; by ``judge_training.widths`` it may be a narrower
+copy of it, half as dear and as good (``experiments/lite/README.md``).
 """
 
 from __future__ import annotations
@@ -30,14 +33,16 @@ from torch import Tensor
 
 from tinygan.checkpoint import WEIGHTS_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from tinygan.config import build_config, to_tree
+from tinygan.data.cutting import CropConfig
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, stream_of
 from tinygan.data.regions import RegionBatch, Regions, RegionSource
 from tinygan.detections import ByteArray, FloatArray, IntArray
-from tinygan.errors import ConfigError
-from tinygan.losses import box_loss, classification_loss
-from tinygan.models.build import build_discriminator, load_generator
-from tinygan.models.discriminator import Discriminator, DiscriminatorConfig, grow
+from tinygan.errors import CheckpointError, ConfigError
+from tinygan.losses import box_loss, classification_loss, imitation_loss
+from tinygan.models.build import build_discriminator, load_discriminator, load_generator
+from tinygan.models.discriminator import Discriminator, DiscriminatorConfig, Judgement, grow
 from tinygan.models.pixels import to_float
+from tinygan.models.pruning import shrink
 from tinygan.models.public_weights import load_into, load_tensors
 from tinygan.models.surroundings import Surroundings
 from tinygan.pictures import HIT, MISSED, UNJUDGED, draw_boxes, save_png, sr_sheet
@@ -50,6 +55,7 @@ from tinygan.training.run import RunFolder, finish, moving_average, trained_on
 from tinygan.training.samples import roc_area
 
 MEASURED, PICTURED = 4000, 8  # held-out regions in the figures, and on the sheet
+NEAR_IOU = 0.1  # with a face, from which the teacher's box is learnt
 DETECTOR_HEADS = ("ClassHead", "BboxHead", "LandmarkHead")  # of a public checkpoint; the tower has none
 
 
@@ -61,6 +67,7 @@ class JudgeStage:
         runtime: the device and the precision.
         held_out: held-out regions, for figures and sample pictures.
         discriminator: the discriminator to train.
+        teacher: a discriminator whose answers it learns as well; its weights stay.
     """
 
     def __init__(
@@ -69,10 +76,13 @@ class JudgeStage:
         runtime: Runtime,
         held_out: Regions,
         discriminator: Discriminator,
+        teacher: Discriminator | None = None,
     ) -> None:
         self.recipe, self.runtime, self.held_out = recipe, runtime, held_out
         self.discriminator, settings = discriminator, recipe.judge_training
-        runtime.place(self.discriminator)
+        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
+        for network in filter(None, (self.discriminator, self.teacher)):
+            runtime.place(network)
         tower = discriminator.surroundings
         slower = [(discriminator.features, settings.backbone_rate)]
         if tower is not None:
@@ -98,6 +108,9 @@ class JudgeStage:
             labels = (torch.maximum(before, after) >= self.recipe.rois.positive_iou).float()
         terms["classification"] = classification_loss(verdict.face_logit, labels)
         loss = terms["classification"] + settings.box_weight * terms.get("box", torch.zeros(()))
+        if self.teacher is not None:
+            terms["imitation"] = self._imitation(batch, verdict)
+            loss = (1 - settings.taught) * loss + settings.taught * terms["imitation"]
         descend(loss, self.discriminator, self.optimiser, self.runtime)
         if self.average is not None:
             self.average.update_parameters(self.discriminator)
@@ -105,6 +118,17 @@ class JudgeStage:
             terms["accuracy_face"] = ((verdict.face_logit > 0) == (labels > 0.5)).float().mean()
             terms["share_of_faces"] = labels.mean()
         return terms
+
+    def _imitation(self, batch: RegionBatch, verdict: Judgement) -> Tensor:
+        """How far the answers are from the teacher's, boxes where a face may be near."""
+        assert self.teacher is not None
+        with torch.no_grad(), self.runtime.autocast():
+            taught = self.teacher(batch.hr, batch.wide)
+        loss = imitation_loss(verdict.face_logit, taught.face_logit)
+        if verdict.box is None or taught.box is None:
+            return loss
+        near = _ious(batch.boxes, batch.targets) >= NEAR_IOU
+        return loss + self.recipe.judge_training.box_weight * box_loss(verdict.box[near], taught.box[near].float())
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the optimiser's learning rates."""
@@ -195,6 +219,7 @@ def train_judge(
     folder: RunFolder,
     runtime: Runtime,
     surroundings: Path | None = None,
+    teacher: Path | None = None,
 ) -> list[str]:
     """Run the stage to its end; the folder then holds ``model.safetensors`` of kind ``gan``.
 
@@ -205,24 +230,27 @@ def train_judge(
         folder: the run folder.
         runtime: the device and the precision.
         surroundings: PyTorch file of a RetinaFace-MobileNet0.25, from which the tower for the surroundings starts.
+        teacher: run folder of stage ``judge`` of another judge, whose answers are learnt as well.
 
     Returns:
         One line per image that could not be read.
 
     Raises:
-        CheckpointError: if ``init`` is of another kind, or the weights in ``init`` or ``surroundings`` do not fit.
+        CheckpointError: if ``init`` is of another kind, the weights in ``init`` or ``surroundings`` do not fit, or the
+            teacher sees other pictures.
         ConfigError: if ``surroundings`` is given but the recipe has no tower for the surroundings.
     """
     tower = None if surroundings is None else _public_tower(surroundings, recipe)
     start = load_checkpoint(init, ("gan", "fused"))
     check_fits(start, recipe, init)
+    teaches = None if teacher is None else _teacher(teacher, recipe)
     recipe = replace(recipe, discriminator=recipe.judge_training.form(recipe.discriminator), second=None)
     generator = load_generator(start)
     runtime.place(generator)
     prepared = prepare_regions(data, recipe, generator, folder.patches, runtime)
     seed_everything(recipe.seed)
     discriminator = _starting_discriminator(start, recipe, tower)
-    stage = JudgeStage(recipe, runtime, prepared.holdout, discriminator)
+    stage = JudgeStage(recipe, runtime, prepared.holdout, discriminator, teaches)
     batch_size = stage_batch_size(recipe.judge, runtime)
     batches = RegionSource(prepared.training, recipe.batches, batch_size, recipe.seed, runtime.rank, runtime.world_size)
     run_loop(stage, batches.draw, recipe.judge, folder, runtime)
@@ -238,11 +266,15 @@ def train_judge(
 def _starting_discriminator(
     start: Checkpoint, recipe: Recipe, surroundings: Mapping[str, Tensor] | None
 ) -> Discriminator:
-    """The discriminator that is trained: that of ``start``, grown; with another backbone only its tower is kept."""
+    """The discriminator that is trained: that of ``start``, grown or narrowed; of another backbone its tower alone."""
     crops, form = recipe.crops, recipe.discriminator
     trained = start.part("discriminator")
-    if form.backbone == build_config(DiscriminatorConfig, start.recipe["discriminator"]).backbone:
+    before = build_config(DiscriminatorConfig, start.recipe["discriminator"])
+    if form.backbone == before.backbone:
         discriminator = Discriminator(replace(form, weights="none"), crops.hr_size, crops.wide_size)
+        if form.backbone == "vgg_lite" and any(map(int.__lt__, form.lite_widths, before.lite_widths)):
+            shrink(discriminator, load_discriminator(start, crops.hr_size, crops.wide_size))
+            return discriminator
     else:
         discriminator = build_discriminator(form, crops.hr_size, crops.wide_size)
         trained = {name: value for name, value in trained.items() if name.startswith("surroundings.")}
@@ -250,6 +282,14 @@ def _starting_discriminator(
     if discriminator.surroundings is not None and surroundings is not None:
         discriminator.surroundings.load_state_dict(surroundings)
     return discriminator
+
+
+def _teacher(path: Path, recipe: Recipe) -> Discriminator:
+    checkpoint, crops = load_checkpoint(path, ("gan", "fused")), recipe.crops
+    seen = build_config(CropConfig, checkpoint.recipe["crops"])
+    if seen != crops:
+        raise CheckpointError(f"{path}: the teacher sees other pictures than the judge; got {seen}, expected {crops}")
+    return load_discriminator(checkpoint, crops.hr_size, crops.wide_size)
 
 
 def _public_tower(path: Path, recipe: Recipe) -> dict[str, Tensor]:

@@ -49,8 +49,9 @@ class JudgeTraining:
         backbone_weights: what that backbone starts from: ``imagenet`` or ``none``.
         backbone_rate: learning rate of the backbone, as a factor on the schedule's; to be lowered if the backbone
             starts from ImageNet weights.
-        widths: number of filters in each of ``vgg_lite``'s five stages, at least as many as in stage ``gan``;
-            ``None``: as many as in stage ``gan``.
+        widths: number of filters in each of ``vgg_lite``'s five stages; ``None``: as many as in stage ``gan``. Where
+            there are fewer than in ``--init``, those that matter most are kept, which takes a teacher to mend.
+        taught: share of the teacher's opinion in what a discriminator with a teacher learns; the rest is labels.
         surroundings: ``mobilenet025``: the discriminator gets a second tower, which sees the surroundings of a
             proposal; ``none``: it gets no second tower.
         surroundings_rate: learning rate of the second tower, as a factor on the schedule's; to be lowered if the
@@ -69,6 +70,7 @@ class JudgeTraining:
     backbone_weights: Literal["imagenet", "none"] = "imagenet"
     backbone_rate: float = 1.0
     widths: tuple[int, ...] | None = None
+    taught: float = 0.7
     surroundings: Literal["none", "mobilenet025"] = "none"
     surroundings_rate: float = 1.0
     box: bool = True
@@ -79,6 +81,8 @@ class JudgeTraining:
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.taught <= 1:
+            raise ValueError(f"taught is a share in [0, 1], got {self.taught}")
         if not 0 < self.box_iou < 1:
             raise ValueError(f"box_iou must lie in (0, 1), got {self.box_iou}")
         if min(self.box_weight, self.shift, self.weight_decay) < 0:

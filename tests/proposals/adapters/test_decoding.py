@@ -1,11 +1,13 @@
 """Every kind of outputs that public detectors have: known faces, written as such a detector would, come back."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from proposals.adapters.decoding import BINS, DECODERS, DecodingConfig
-from proposals.adapters.onnx import OnnxConfig
+from proposals.adapters.onnx import OnnxConfig, OnnxProposer
 from proposals.anchors import encode_boxes, encode_landmarks, pyramid_anchors
 from tinygan.config import load_config, presets_for
 from tinygan.detections import Detections
@@ -141,6 +143,107 @@ def test_centres():
     assert found.boxes[at].tolist() == pytest.approx([x - 6, y - 12, x + 6, y + 12])
     assert found.scores[at] == 1 and len(found.scores) == shape[0] * shape[1]
     assert found.landmarks[at, 2:4].tolist() == pytest.approx([x - 6 + 0.25 * 12, y - 12 + 0.5 * 24])
+
+
+def test_levels_in_another_order_are_refused():
+    config = DecodingConfig(decode="distances", strides=(8, 16), per_cell=1)
+    rows = {stride: torch.rand(len(grid(stride)), 1) for stride in (8, 16)}
+    sides = {stride: torch.rand(len(grid(stride)), 4) for stride in (8, 16)}
+    right = [rows[8], rows[16], sides[8], sides[16]]
+    assert len(DECODERS["distances"](right, config, SIZE).boxes) == 96 + 24
+    with pytest.raises(ValueError, match=r"outputs of \[96, 24\] places, finest level first, got \[24, 96\]"):
+        DECODERS["distances"]([rows[8], rows[16], sides[16], sides[8]], config, SIZE)
+
+
+class Session:
+    """Stands for a session of onnxruntime whose file gives these outputs, and keeps what it was given."""
+
+    def __init__(self, outputs):
+        self.outputs, self.given = [np.asarray(output) for output in outputs], None
+
+    def get_inputs(self):
+        return [SimpleNamespace(name="input.1", shape=[1, 3, "?", "?"], type="tensor(float)")]
+
+    def get_outputs(self):
+        return [SimpleNamespace(name=str(at), shape=list(one.shape)) for at, one in enumerate(self.outputs)]
+
+    def run(self, names, feeds):
+        (self.given,) = feeds.values()
+        return self.outputs
+
+    def get_providers(self):
+        return ["CPUExecutionProvider"]
+
+
+def propose(session, name, image):
+    config = load_config(OnnxConfig, f"onnx/{name}", ["keep=5000"])
+    return OnnxProposer(session, config, name).propose([image])[0]
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("landmarks", [True, False])
+def test_scrfd_as_insightface_itself_reads_it(landmarks):
+    """The same numbers go into the network, and the same outputs mean the same boxes and points."""
+    scrfd = pytest.importorskip("insightface.model_zoo.scrfd")
+    random, side = np.random.default_rng(0), 128
+    outputs = [
+        random.random(((side // stride) ** 2 * 2, columns), dtype=np.float32) * (3 if columns == 4 else 1)
+        for columns in ([1, 4, 10] if landmarks else [1, 4])
+        for stride in STRIDES
+    ]
+    session = Session(outputs)
+    image = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
+    known = scrfd.SCRFD(model_file=None, session=session)
+    known.prepare(0, input_size=(side, side), det_thresh=0.5, nms_thresh=0.4)
+    rows, points = known.detect(image)  # BGR
+    given = session.given
+    found = propose(session, "scrfd", torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1))
+    assert np.abs(session.given - given).max() < 1e-6
+    for number in np.argsort(-rows[:, 4])[:40]:  # its NMS differs a little: sides are one pixel longer there
+        at = np.abs(found.scores - rows[number, 4]).argmin()
+        assert np.abs(found.boxes[at] - rows[number, :4].clip(0, side)).max() < 1e-3
+        assert not landmarks or np.abs(found.fields["landmarks"][at] - points[number].ravel()).max() < 1e-3
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore")
+def test_yolov8_face_as_ultralytics_itself_reads_it():
+    """A network of YOLOv8-face's form, with random weights: as Ultralytics exports it and as its authors do."""
+    tasks = pytest.importorskip("ultralytics.nn.tasks")
+    from ultralytics.utils.nms import non_max_suppression
+
+    torch.manual_seed(0)
+    network = tasks.PoseModel("yolov8n-pose.yaml", nc=1, data_kpt_shape=(5, 3), verbose=False).eval()
+    head, maps = network.model[-1], []
+    for sides, face, points in zip(head.cv2, head.cv3, head.cv4, strict=True):
+        for part in (sides, face, points):
+            part[-1].weight.data *= 20  # boxes that differ
+        sides[-1].bias.data = torch.linspace(6, -6, BINS).repeat(4)  # and are small
+        face[-1].bias.data.zero_()
+
+    def keep_maps(head, given):
+        parts = zip(head.cv2, head.cv3, head.cv4, given[0], strict=True)
+        maps.extend(torch.cat([sides(x), face(x), points(x)], dim=1) for sides, face, points, x in parts)
+
+    head.register_forward_pre_hook(keep_maps)
+    image = torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8)
+    with torch.no_grad():
+        rows = network(image[None].float() / 255)[0]
+        maps = [one.detach() for one in maps]
+    assert rows.shape == (1, 20, 252) and [one.shape[1] for one in maps] == [80, 80, 80]
+    known = non_max_suppression(rows, 0.02, 0.5, nc=1, max_det=5000)[0].double().numpy()
+    corners = known[:, :4].clip(0, [128, 96, 128, 96])
+    inside = (corners[:, 2:] - corners[:, :2]).min(axis=1) > 0
+    for name, outputs in (("yolov8_face", [rows]), ("yolov8_face_maps", maps)):
+        session = Session(outputs)
+        found = propose(session, name, image)
+        assert np.abs(session.given - image[None].numpy() / 255).max() < 1e-6
+        assert len(found) == inside.sum() > 20
+        assert np.abs(found.boxes - corners[inside]).max() < 1e-3
+        assert np.abs(found.scores - known[inside, 4]).max() < 1e-5
+        points = known[inside, 6:].reshape(-1, 5, 3)[..., :2].reshape(-1, 10)
+        assert np.abs(found.fields["landmarks"] - points).max() < 1e-2
 
 
 def test_every_preset_of_a_detector_is_one():

@@ -266,16 +266,18 @@ def test_no_end_of_boxes_of_one_image(tmp_path, finding_checkpoint, count):
     write_wider(tmp_path / "p", {"a.png": Detections(np.hstack([corner, corner + 8]), rng.uniform(0, 1, count))})
     words = ["--proposals", tmp_path / "p", "--images", tmp_path / "images", "--out", tmp_path / "out"]
     words += ["--checkpoint", finding_checkpoint, "--device", "cpu", "--threads", "1", "--max-rois", "20"]
-    command = "from tinygan.cli.rescore import main; raise SystemExit(main())"
+    command = "from tinygan.cli.rescore import main; code = main(); print(open('/proc/self/status').read()); exit(code)"
     with (tmp_path / "said").open("wb") as said:
         process = subprocess.Popen([sys.executable, "-c", command, *map(str, words)], stdout=said)
         _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0
-    assert f"{count} proposals: 20 rescored, {count - 20} passed through" in (tmp_path / "said").read_text()
-    # 10 s and 0.6 GB are for Python and PyTorch; the rest is several times what it takes, as machines differ.
+    said = (tmp_path / "said").read_text()
+    assert f"{count} proposals: 20 rescored, {count - 20} passed through" in said
+    # 10 s and 1 GB are for Python and PyTorch; the rest is several times what it takes, as machines differ.
     assert used.ru_utime + used.ru_stime < 10 + 150 * count / 1e6
-    assert used.ru_maxrss / 1e6 < 0.6 + 2.0 * count / 1e6, "GB"
+    peak_gb = int(said.split("VmHWM:")[1].split()[0]) / 1e6  # the system's own figure counts the parent's memory too
+    assert peak_gb < 1 + 2 * count / 1e6
 
 
 def test_numbers_that_are_none_are_refused_everywhere(tmp_path):

@@ -20,6 +20,7 @@ from skimage import data
 from tinygan.checkpoint import Checkpoint, save_checkpoint
 from tinygan.config import load_config, to_tree
 from tinygan.detections import Detections, GroundTruth
+from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import format_ground_truth
 from tinygan.formats.writing import DetectionWriter
 from tinygan.models.discriminator import Discriminator
@@ -270,6 +271,25 @@ def make_tiny_wider(folder: Path, train: int = 12, val: int = 4) -> TinyWider:
         list_file = root / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt"
         list_file.write_text(format_ground_truth(truths))
     return TinyWider(root, proposals)
+
+
+def make_table(data: TinyWider, file: Path, row_group: int, split: str = "val") -> Path:
+    """The pictures of a split and the proposals on them as one Parquet file, with so many rows per row group."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found = open_detections(data.proposals / split)
+    rows = [
+        {
+            "name": f"{name}.jpg",
+            "bytes": (data.root / f"WIDER_{split}" / "images" / f"{name}.jpg").read_bytes(),
+            "boxes": found[name].boxes.tolist(),
+            "scores": found[name].scores.tolist(),
+        }
+        for name in sorted(found)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=row_group)
+    return file
 
 
 def _draw_scene(rng: np.random.Generator) -> tuple[Image.Image, GroundTruth]:

@@ -57,7 +57,7 @@ def make_way(
     elif not resume:
         raise DataError(f"{folder}: holds results already; continue with --resume or replace them with --overwrite")
     elif (before := _read(marker, read_settings)) != settings:
-        raise DataError(f"{folder}: {_difference(before, settings)}")
+        raise DataError(f"{folder}: {difference(before, settings)}")
 
 
 def remove_written(files: Collection[Path], below: Path) -> None:
@@ -175,6 +175,24 @@ def refuse_special(path: Path) -> None:
         raise OSError(errno.EINVAL, "is a pipe, a socket or a device, and no file", str(path))
 
 
+def is_address(text: str) -> bool:
+    """Whether this is an address such as ``s3://bucket/a.jpg``, which fsspec reads, and no path."""
+    return "://" in text
+
+
+def read_address(address: str) -> bytes:
+    """Content of a file at any address that fsspec reads.
+
+    Raises:
+        OSError: if it cannot be read.
+        ImportError: if fsspec needs a package for such an address.
+    """
+    import fsspec
+
+    with fsspec.open(address, "rb") as file:
+        return bytes(file.read())
+
+
 def real_path(path: Path) -> Path:
     """Where a path leads; of a link to itself, which leads nowhere, the link (``Path.resolve`` would raise)."""
     return Path(os.path.realpath(path))
@@ -220,11 +238,11 @@ def _read(marker: Path, read_settings: Callable[[str], Any]) -> Mapping[str, Any
         with marker.open(encoding="utf-8") as file:
             settings: Mapping[str, Any] = dict(read_settings(file.readline()))
             return settings
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{marker}:1: expected the settings of a run; replace it with --overwrite") from error
 
 
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Why a run cannot be continued, the first setting that differs, and what the user can do."""
     old, new = dict(_leaves(before)), dict(_leaves(now))
     for name in new:

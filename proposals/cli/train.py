@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -179,10 +179,28 @@ def _recipe(arguments: argparse.Namespace) -> DetectorRecipe:
 
 def _origin(arguments: argparse.Namespace, runtime: Runtime) -> str:
     """What a run was made from and its precision, as comments of its config.yaml: a resumed run has the same."""
-    names = ("data", "truth", "images", "init", "init_body", "landmarks")
-    paths = {name: getattr(arguments, name) for name in names}
-    lines = [f"# {name}: {path.resolve()}" for name, path in paths.items() if path is not None]
+    from tinygan.checkpoint import find_weights
+    from tinygan.files import content_digest, listing_digest
+    from tinygan.formats.wider import split_digest
+    from tinygan.training.run import CONTENT
+
+    def digest_weights(path: Path) -> str:
+        return content_digest(find_weights(path))
+
+    digests: dict[str, Callable[[Path], str]] = {
+        "data": lambda root: split_digest(root, "train"),
+        "truth": content_digest,
+        "images": listing_digest,
+        "init": digest_weights,
+        "init_body": digest_weights,
+        "landmarks": content_digest,
+    }
+    paths = {name: getattr(arguments, name) for name in digests if getattr(arguments, name) is not None}
+    lines = [f"# {name}: {path.resolve()}" for name, path in paths.items()]
     lines += [f"# folds: {' '.join(map(str, arguments.folds))}"] if arguments.folds else []
     lines += ["# mine: true"] if arguments.mine else []
     lines += [f"# teacher: {path.resolve()}" for path in arguments.teacher]
+    lines += [f"{CONTENT} {name}: {digests[name](path)}" for name, path in paths.items()]
+    if arguments.teacher:
+        lines.append(f"{CONTENT} teacher: {' '.join(map(content_digest, arguments.teacher))}")
     return "\n".join(["# tinygan-train-proposer", f"# precision: {runtime.precision}", *lines]) + "\n"

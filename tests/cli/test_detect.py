@@ -187,7 +187,7 @@ def test_results_are_not_lost(photos, tmp_path, capsys):
         (("face.png", "--first-stage-weights", "absent.pth"), "absent.pth"),
         (("face.png", "--set", "kep=3"), "did you mean 'keep'"),
         (("face.png", "deep/face.png"), "would both be written to"),
-        ((), "required: INPUT"),
+        ((), "expected INPUT, or --table ADDRESS"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(photos, tmp_path, words, message, capsys, monkeypatch):

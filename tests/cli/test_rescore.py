@@ -348,3 +348,28 @@ def test_a_run_that_goes_on_gives_the_same_bits_wherever_it_was_cut_off(
             (out / "0--Parade" / files[at].name).unlink()
         assert main(typed(data, finding_checkpoint, out, "--resume")) == 0
         assert [file.read_bytes() for file in files] == [(out / "0--Parade" / file.name).read_bytes() for file in files]
+
+
+def test_what_is_judged_together_depends_on_the_plan_alone(data, finding_checkpoint, tmp_path, monkeypatch):
+    """The last bits of an answer depend on what else is in its batch, wherever a run was cut off."""
+    monkeypatch.setattr("tinygan.second_stage.engine.CHUNK", 30)  # two images; a group would hold all four
+    together: list[list[str]] = []
+    judge_group = judging._judge_group
+
+    def noted(judge, group, *more):
+        if group:
+            together.append([member.name[-5:-4] for member in group])
+        return judge_group(judge, group, *more)
+
+    monkeypatch.setattr(judging, "_judge_group", noted)
+    assert main(typed(data, finding_checkpoint, tmp_path / "whole")) == 0
+    looks = load_checkpoint(finding_checkpoint, ("fused",)).fusion["looks"]
+    assert sorted(together) == sorted([["0", "1"], ["2", "3"]] * looks)
+    for gone, again in (("0", [["0", "1"]]), ("3", [["2", "3"]]), ("12", [["0", "1"], ["2", "3"]])):
+        out = tmp_path / f"cut{gone}"
+        shutil.copytree(tmp_path / "whole", out)
+        for number in gone:
+            (out / f"0--Parade/val_{number}.txt").unlink()
+        together.clear()
+        assert main(typed(data, finding_checkpoint, out, "--resume")) == 0
+        assert sorted(together) == sorted(again * looks)

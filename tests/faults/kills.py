@@ -349,6 +349,8 @@ def works(run: Run) -> Iterator[Work]:
     rescore = ["--proposals", run.data.proposals, "--images", run.data.root, "--checkpoint", made / "fusion", *cpu]
     yield Work("rescore", "tinygan.cli.rescore", rescore)
     yield Work("rescore-archive", "tinygan.cli.rescore", rescore, suffix=".tar.gz")
+    table = ["--table", drawn.make_table(run.data, run.folder / "in.parquet", 1), "--checkpoint", made / "fusion"]
+    yield Work("rescore-table", "tinygan.cli.rescore", [*table, *cpu])
     yield Work("detect", "tinygan.cli.detect", [images, *cpu])
     yield Work("upscale", "tinygan.cli.upscale", [_faces(run.folder), "--device", "cpu", "--threads", "1"])
     truth = run.data.root / "wider_face_split" / "wider_face_val_bbx_gt.txt"
@@ -371,10 +373,18 @@ def load_networks() -> None:
     """Import what commands use, and give stage portrait features that are not downloaded."""
     for module in ("train", "rescore", "detect", "upscale", "report", "convert"):
         importlib.import_module(f"tinygan.cli.{module}")
-    for module in ("training.portrait", "training.gan", "training.judge", "training.fusion", "detect.run"):
+    for module in (
+        "training.portrait",
+        "training.gan",
+        "training.judge",
+        "training.fusion",
+        "detect.run",
+        "second_stage.tables",
+    ):
         importlib.import_module(f"tinygan.{module}")
     for module in ("cli.train", "cli.propose", "train.run", "yunet", "retinaface"):
         importlib.import_module(f"proposals.{module}")
+    importlib.import_module("pyarrow.parquet")
     import torch
 
     from tinygan.models.efficientnet import EfficientNetLite0

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +32,10 @@ from tinygan.cli.common import (
     show_config,
     view_overrides,
 )
+from tinygan.cli.table import add_table_option, check_table, open_parts, print_parts, spread_over
 
 if TYPE_CHECKING:
+    from tinygan.detect.detector import FaceDetector
     from tinygan.detect.results import Totals
     from tinygan.proposers import Choice
     from tinygan.runtime import Runtime
@@ -52,8 +54,8 @@ def _parser() -> Parser:
     from tinygan.proposers import DEFAULT, DEFAULT_ROIS, proposer_names
 
     parser = make_parser("tinygan-detect", "Find the faces in photographs and videos; list and draw them.", EXAMPLE)
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="images, videos, or folders of them")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
+    parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT", help="images, videos, or folders of them")
+    add_table_option(parser, "folder to write", with_boxes=False)
     parser.add_argument(
         "--min-score", type=share, default=0.3, metavar="S", help="lowest final score of a face, 0 to 1 (default: 0.3)"
     )
@@ -98,10 +100,11 @@ def _parser() -> Parser:
 def _detect(arguments: argparse.Namespace) -> int:
     if arguments.show_config:
         return show_config(_choice(arguments).config)
+    check_table(arguments, {"inputs": "INPUT"}, ())
     from tinygan.detect.sources import find_sources
 
     started = time.monotonic()
-    sources = find_sources(arguments.inputs, arguments.out)
+    sources = None if arguments.table is not None else find_sources(arguments.inputs, arguments.out)
     from tinygan.detect.detector import FaceDetector
     from tinygan.detect.results import open_results
     from tinygan.detect.run import DetectConfig, detect_all, find_on
@@ -120,8 +123,10 @@ def _detect(arguments: argparse.Namespace) -> int:
         max_rois=arguments.max_rois,
         batch_size=arguments.batch_size or 64,
     )
-    detector, cluster = opened(options=options), open_cluster(arguments)
     settings = _settings(arguments, chosen, first, second)
+    if sources is None:
+        return _detect_table(arguments, opened, settings, started)
+    detector, cluster = opened(options=options), open_cluster(arguments)
     config = DetectConfig(
         min_score=arguments.min_score, pictures=not arguments.no_pictures, orientation=arguments.orientation
     )
@@ -135,6 +140,22 @@ def _detect(arguments: argparse.Namespace) -> int:
     code = _print(totals, skipped, arguments.out, time.monotonic() - started)
     name_unread(sources.unread)
     return code
+
+
+def _detect_table(
+    arguments: argparse.Namespace, opened: Callable[..., FaceDetector], settings: dict[str, Any], started: float
+) -> int:
+    from tinygan.detect.tables import table_finder
+    from tinygan.formats.parts import work_through
+    from tinygan.formats.shards import plan_table
+
+    table, cluster = plan_table(arguments.table, with_boxes=False), open_cluster(arguments)
+    settings = {**settings, "table": arguments.table}
+    folder = open_parts(arguments, "tinygan-detect --table", settings)
+    options = runtime_options(arguments) if cluster is None else cluster.settings.options
+    make = table_finder(partial(opened, options=options), folder, arguments.min_score, arguments.orientation)
+    parts = work_through(table, folder, settings, spread_over(cluster), make)
+    return print_parts(parts, arguments.out, time.monotonic() - started)
 
 
 def _choice(arguments: argparse.Namespace) -> Choice:

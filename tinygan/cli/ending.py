@@ -63,12 +63,15 @@ def stoppable() -> Iterator[Stop]:
 
 
 def hold_output(arguments: argparse.Namespace) -> AbstractContextManager[None]:
-    """Keep other runs out of ``--out`` of a command that can be continued; of several processes the first one does."""
+    """Keep other runs out of ``--out`` of a command that can be continued; of several processes the first one does.
+
+    What lies at an address cannot be locked: there, two runs write the same.
+    """
     from tinygan.files import hold_folder
     from tinygan.formats.writing import working_folder
 
     out = getattr(arguments, "out", None)
-    if out is None or not hasattr(arguments, "resume") or os.environ.get("RANK", "0") != "0":
+    if out is None or isinstance(out, str) or not hasattr(arguments, "resume") or os.environ.get("RANK", "0") != "0":
         return nullcontext()
     return hold_folder(working_folder(out))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ from tinygan.cli.common import (
     share,
     show_config,
 )
+from tinygan.cli.table import add_table_option, check_table, open_parts, print_parts, spread_over
 from tinygan.errors import DataError
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+OF_FILES = ("subset", "report", "format", "boxes", "names", "category")  # options that a table has no use for
 EXAMPLE = "tinygan-rescore --proposals P --images DIR --out rescored"
 
 
@@ -53,9 +56,9 @@ def _parser() -> Parser:
     parser = make_parser(
         "tinygan-rescore", "Re-score a detector's boxes by what super-resolution makes visible.", EXAMPLE
     )
-    parser.add_argument("--proposals", required=True, type=Path, metavar="P", help=f"boxes to rescore, in {DETECTIONS}")
-    parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="folder of the images, at any depth")
-    parser.add_argument("--out", required=True, type=Path, metavar="OUT", help="folder or .tar.gz to write")
+    parser.add_argument("--proposals", type=Path, metavar="P", help=f"boxes to rescore, in {DETECTIONS}")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, at any depth")
+    add_table_option(parser, "folder or .tar.gz to write", with_boxes=True)
     parser.add_argument(
         "--checkpoint",
         default="lite",
@@ -89,6 +92,8 @@ def _parser() -> Parser:
 
 
 def _rescore(arguments: argparse.Namespace) -> int:
+    if not arguments.show_config:
+        check_table(arguments, {"proposals": "--proposals P", "images": "--images DIR"}, OF_FILES)
     if arguments.report is not None and not arguments.report.absolute().parent.is_dir():
         raise DataError(f"{arguments.report}: no such folder to write the report into")
     from tinygan.files import write_atomically
@@ -102,8 +107,10 @@ def _rescore(arguments: argparse.Namespace) -> int:
     config = _config(arguments, weights)
     if arguments.show_config:
         return show_config(config)
-    dialect = read_dialect(arguments)
     allow_pixels(arguments.max_pixels)
+    if arguments.table is not None:
+        return _rescore_table(arguments, weights, config)
+    dialect = read_dialect(arguments)
     plan = plan_rescoring(
         arguments.proposals,
         arguments.images,
@@ -129,6 +136,24 @@ def _rescore(arguments: argparse.Namespace) -> int:
     if arguments.report is not None:
         write_atomically(arguments.report, report.to_json().encode())
     return _print(report, arguments.out)
+
+
+def _rescore_table(arguments: argparse.Namespace, weights: Checkpoint, config: RescoreConfig) -> int:
+    from tinygan.formats.shards import plan_table
+    from tinygan.runtime import Runtime
+    from tinygan.second_stage.engine import run_settings
+    from tinygan.second_stage.tables import TableRescorer
+
+    started = time.monotonic()
+    table = plan_table(arguments.table, with_boxes=True)
+    options, cluster = runtime_options(arguments), open_cluster(arguments)
+    settings = run_settings(weights, config, arguments.table, Runtime(options), arguments.orientation)
+    folder = open_parts(arguments, "tinygan-rescore --table", settings)
+    rescorer = TableRescorer(
+        weights, config, options if cluster is None else cluster.settings.options, arguments.orientation
+    )
+    parts = rescorer.rescore(table, folder, settings, spread_over(cluster))
+    return print_parts(parts, arguments.out, time.monotonic() - started)
 
 
 def _judging(weights: Checkpoint, config: RescoreConfig, cluster: Cluster) -> Judging:

@@ -32,6 +32,13 @@ from tinygan.files import (
 
 JOURNAL, JSON_TABLE, CSV_TABLE = "detect.jsonl", "detections.json", "detections.csv"
 Record = dict[str, Any]  # a line of JSON
+_DAMAGE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)  # of JSON of another shape than was written
 _COLUMNS = ("x1", "y1", "x2", "y2", "score", "proposal_score", "face_logit", "outcome")
 
 
@@ -80,9 +87,9 @@ class Results:
         self._safe = len(self._journal.readline())  # the settings
         try:
             self._read_journal()
-        except (ValueError, LookupError, TypeError) as error:
+        except _DAMAGE as error:
             self._journal.close()
-            raise DataError(f"{folder / JOURNAL}: is damaged; replace the results with --overwrite") from error
+            raise self._damaged() from error
         if self._begun is not None:
             remove_written([folder / self._begun], folder)
         remove_half_written(folder / name for name in (JOURNAL, JSON_TABLE, CSV_TABLE))
@@ -187,14 +194,23 @@ class Results:
 
         Args:
             header: JSON types, to stand before the images.
+
+        Raises:
+            DataError: if the journal was damaged before it was continued.
         """
         self.drop()
         totals = Totals()
-        for record in self._records():
-            totals.add(record)
-        self._write_json(header)
-        self._write_csv(timed=totals.frames > 0)
+        try:
+            for record in self._records():
+                totals.add(record)
+            self._write_json(header)
+            self._write_csv(timed=totals.frames > 0)
+        except _DAMAGE as error:
+            raise self._damaged() from error
         return totals
+
+    def _damaged(self) -> DataError:
+        return DataError(f"{self.folder / JOURNAL}: is damaged; replace the results with --overwrite")
 
     def _records(self) -> Iterator[Record]:
         with (self.folder / JOURNAL).open("rb") as journal:

@@ -26,7 +26,7 @@ from PIL import Image, UnidentifiedImageError
 
 from tinygan.detections import ByteArray, to_numpy
 from tinygan.errors import DataError
-from tinygan.files import refuse_special
+from tinygan.files import is_address, read_address, refuse_special
 
 Orientation = Literal["upright", "stored"]
 ORIENTATIONS: tuple[Orientation, ...] = ("upright", "stored")
@@ -52,11 +52,11 @@ class ImageFile(NamedTuple):
     """An image on disk, and how to read it.
 
     Attributes:
-        path: any file that :func:`read_image` reads.
+        path: any file that :func:`read_image` reads, its address, or its content.
         orientation: ``upright`` or ``stored``.
     """
 
-    path: Path
+    path: Path | str | bytes
     orientation: Orientation = "upright"
 
 
@@ -64,7 +64,7 @@ def read_image(source: Path | str | bytes | BinaryIO | ImageFile, orientation: O
     """Decode an image.
 
     Args:
-        source: a file that Pillow reads (with ``pillow-heif``, HEIC too), or its content.
+        source: a file that Pillow reads (with ``pillow-heif``, HEIC too), its address, or its content.
         orientation: ``upright`` applies EXIF orientation; ``stored`` leaves the pixels where the file has them (HEIC is
             upright always). A damaged EXIF block counts as none.
 
@@ -128,6 +128,8 @@ def allow_pixels(most: int | None) -> None:
 
 
 def _read(source: Path | str | bytes | BinaryIO, orientation: Orientation) -> Image.Image:
+    if isinstance(source, str) and is_address(source):
+        source = read_address(source)
     if not isinstance(source, Path | str):
         if not isinstance(source, bytes) and source.seekable():
             source.seek(0)

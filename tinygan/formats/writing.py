@@ -312,7 +312,7 @@ def _finished(file: Path) -> dict[str, Fingerprint]:
         write_atomically(file, whole + end)  # or the next line would be glued to it
     try:
         return dict(json.loads(line) for line in whole.splitlines())
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise DataError(
             f"{file}: is damaged, expected a line of JSON per image; start again with --overwrite"
         ) from error

@@ -12,7 +12,6 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -26,7 +25,10 @@ from tinygan.second_stage.judging import Judged, Request, judge_images
 from tinygan.second_stage.rescoring import RescoreConfig
 
 ITEMS_PER_TASK = 16
-WINDOW = 4_000  # items that wait in the cluster's memory: pictures' names, or 1,024 proposals, 40 kB, each
+# What waits in the cluster's memory. Actors are started anew for each window, so it holds some tasks for each of them.
+WINDOW_TASKS, WINDOW_BYTES = 20_000, 200_000_000
+TASKS_PER_ACTOR = 8
+ACTORS_PER_ITEM = 2_000  # of minutes each: this process hands out more than a hundred tasks per second
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Work: TypeAlias = "Callable[[Sequence[Item]], Iterable[Result]]"
@@ -75,9 +77,8 @@ class Cluster:
             items: whatever can be pickled.
             per_task: items that an actor gets at once, and again if another one dies on them.
         """
-        waiting = iter(items)
         gpus = 1 if self.settings.options.device.startswith("cuda") else 0
-        while window := [{"item": pickle.dumps(item)} for item in islice(waiting, WINDOW)]:
+        for window in _windows(items, per_task * max(WINDOW_TASKS, TASKS_PER_ACTOR * self._workers)):
             tasks = -(-len(window) // per_task)
             results = self._ray.data.from_items(window, override_num_blocks=tasks).map_batches(
                 _Worker,
@@ -93,6 +94,30 @@ class Cluster:
                 raise DataError(
                     f"--engine ray: {' '.join(str(error).split())[-300:]}; continue with --resume"
                 ) from error
+
+    def spread(self, make: Callable[[], Work[Item, Result]], items: Iterable[Item]) -> Iterator[Result]:
+        """Like :meth:`map`, for items that take minutes each."""
+        some = list(items)
+        return self.map(make, some, items_per_task(len(some), self._workers))
+
+
+def items_per_task(items: int, actors: int) -> int:
+    """How many items of minutes each are a task: several where thousands of actors would wait for the next one."""
+    return max(1, min(actors // ACTORS_PER_ITEM, items // (TASKS_PER_ACTOR * actors)))
+
+
+def _windows(items: Iterable[object], most: int) -> Iterator[list[dict[str, bytes]]]:
+    """Pickled items, as many at once as may wait."""
+    window: list[dict[str, bytes]] = []
+    size = 0
+    for item in items:
+        window.append({"item": pickle.dumps(item)})
+        size += len(window[-1]["item"])
+        if size >= WINDOW_BYTES or len(window) >= most:
+            yield window
+            window, size = [], 0
+    if window:
+        yield window
 
 
 class _Worker:
@@ -143,7 +168,7 @@ def _make_judge(
 
 def _absolute(request: Request) -> Request:
     image = request.image
-    if isinstance(image, ImageFile):
+    if isinstance(image, ImageFile) and isinstance(image.path, Path):
         return replace(request, image=image._replace(path=image.path.resolve()))
     return replace(request, image=image.resolve()) if isinstance(image, Path) else request
 

@@ -215,7 +215,7 @@ def rescore(plan: Plan, judge: Judge | Judging, config: RescoreConfig, writer: D
             _keep(plan, name, writer, report)
         else:
             (done if name in finished else todo).append(name)
-    sample = _sample(plan, config) if _is_calibrated(config) else []
+    sample = _sample(plan, config) if is_calibrated(config) else []
     calibration, known = _find_calibration(plan, sample, judging, config, writer, report)
     for name in done:
         report.resumed += 1
@@ -241,7 +241,7 @@ def rescore(plan: Plan, judge: Judge | Judging, config: RescoreConfig, writer: D
 def run_settings(
     weights: Checkpoint,
     config: RescoreConfig,
-    proposals: Path,
+    proposals: Path | str,
     runtime: Runtime,
     orientation: Orientation = "upright",
     dialect: Dialect = AS_WRITTEN,
@@ -249,13 +249,18 @@ def run_settings(
 ) -> dict[str, object]:
     """What decides a run's result, as JSON types."""
     settings = {key: value for key, value in to_tree(config).items() if key in SETTINGS}
-    where = {"proposals": str(proposals.resolve()), **runtime.settings(), "orientation": orientation}
+    where = {
+        "proposals": str(proposals.resolve() if isinstance(proposals, Path) else proposals),
+        **runtime.settings(),
+        "orientation": orientation,
+    }
     where |= {"dialect": str(dialect)} if str(dialect) else {}
     where |= {"format": format} if format else {}
     return {"weights": weights.digest(), **settings, **where}
 
 
-def _is_calibrated(config: RescoreConfig) -> bool:
+def is_calibrated(config: RescoreConfig) -> bool:
+    """Whether the detector's calibration is found before anything is rescored."""
     return config.method == "logit" and config.calibration != "none" and config.fusion.curve is not None
 
 
@@ -263,7 +268,7 @@ def _find_calibration(
     plan: Plan, sample: list[str], judging: Judging, config: RescoreConfig, writer: DetectionWriter, report: Report
 ) -> tuple[Calibration | None, dict[str, Judged]]:
     """The calibration, and the judged images it was found from; a resumed run keeps the one it began with."""
-    if not _is_calibrated(config):
+    if not is_calibrated(config):
         return None, {}
     file = writer.folder / CALIBRATION_FILE
     known: dict[str, Judged] = {}

@@ -1,6 +1,7 @@
 """``tinygan-train-proposer`` as a user types it, on drawn data."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -276,3 +277,45 @@ def test_a_finished_or_started_run_is_not_lost(trained, tiny_wider, capsys):
     assert "--resume" in capsys.readouterr().err
     assert main(typed(tiny_wider.root, trained, "--resume")) == 0
     assert "finished already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("changed", ["picture", "faces", "init"])
+def test_a_run_says_what_it_was_made_of_changed_since(make_wider, trained, tmp_path, capsys, changed):
+    data, out, first = make_wider(tmp_path / "wider"), tmp_path / "run", tmp_path / "first.safetensors"
+    shutil.copy(trained / "model.safetensors", first)
+    words = typed(data.root, out, "--init", str(first), settings=["loop.epochs=1"])
+    assert main(words) == 0
+    (out / "finished.json").unlink()
+    assert main([*words, "--resume"]) == 0
+    (out / "finished.json").unlink()
+    if changed == "init":
+        shutil.copy(out / "model.safetensors", first)
+    else:
+        picture = next((data.root / "WIDER_train").rglob("*.jpg"))
+        file = picture if changed == "picture" else data.root / "wider_face_split/wider_face_train_bbx_gt.txt"
+        file.write_bytes(file.read_bytes() + b"\n")
+    capsys.readouterr()
+    assert main([*words, "--resume"]) == 2
+    said = capsys.readouterr().err
+    what = "init" if changed == "init" else "data"
+    assert f"first difference: '# content of {what}: " in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("changed", ["picture", "faces", "teacher"])
+def test_a_run_on_ones_own_faces_says_so_too(make_wider, tmp_path, capsys, changed):
+    data, out = make_wider(tmp_path / "wider"), tmp_path / "run"
+    truth, images = data.root / "wider_face_split/wider_face_train_bbx_gt.txt", data.root / "WIDER_train/images"
+    words = typed(data.root, out, "--teacher", str(data.proposals / "train"), settings=["loop.epochs=1"])
+    words = ["--truth", str(truth), "--images", str(images), *words[2:]]
+    assert main(words) == 0
+    (out / "finished.json").unlink()
+    file = {
+        "picture": next(images.rglob("*.jpg")),
+        "faces": truth,
+        "teacher": next((data.proposals / "train").rglob("*.txt")),
+    }[changed]
+    file.write_bytes(file.read_bytes() + b"\n")
+    capsys.readouterr()
+    assert main([*words, "--resume"]) == 2
+    what = {"picture": "images", "faces": "truth"}.get(changed, changed)
+    assert f"first difference: '# content of {what}: " in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""What a Ray cluster costs, and where it saturates."""

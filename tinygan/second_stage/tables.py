@@ -1,0 +1,124 @@
+"""Rescoring of tables of pictures: every shard by itself, here or on a cluster; the calibration alone is shared."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from tinygan.checkpoint import Checkpoint
+from tinygan.config import build_config, to_tree
+from tinygan.detections import Detections
+from tinygan.errors import DataError
+from tinygan.formats.images import Orientation
+from tinygan.formats.parts import Answer, Part, PartFolder, Spread, work_through, write_part
+from tinygan.formats.shards import Row, Shard, Table, read_rows
+from tinygan.runtime import Runtime, RuntimeOptions
+from tinygan.second_stage.calibration import Calibration, score_logit
+from tinygan.second_stage.engine import CALIBRATION_FILE, CHUNK, is_calibrated
+from tinygan.second_stage.judge import Judge
+from tinygan.second_stage.judging import Judged, Request, judge_images
+from tinygan.second_stage.rescoring import RescoreConfig, calibrate_detector, rescore_judged
+
+
+class TableRescorer:
+    """Rescores shards; one is sent to each worker, which builds the networks once.
+
+    Args:
+        weights: the checkpoint.
+        config: how.
+        options: device, precision and threads of each worker.
+        orientation: the position of the pictures that boxes refer to.
+    """
+
+    def __init__(
+        self, weights: Checkpoint, config: RescoreConfig, options: RuntimeOptions, orientation: Orientation = "upright"
+    ) -> None:
+        self._weights, self._config, self._options, self._orientation = weights, config, options, orientation
+
+    def rescore(self, table: Table, folder: PartFolder, settings: Mapping[str, Any], spread: Spread) -> list[Part]:
+        """Rescore a table.
+
+        Args:
+            table: the input.
+            folder: the output.
+            settings: of the run.
+            spread: has shards worked on, here or elsewhere.
+
+        Returns:
+            The parts of the output, in order.
+
+        Raises:
+            DataError: if rows of what is done changed, or no row of the sample can be judged.
+        """
+        calibration = self._find_calibration(table, folder, spread)
+        return work_through(table, folder, settings, spread, partial(self._make_worker, folder, calibration))
+
+    def _find_calibration(self, table: Table, folder: PartFolder, spread: Spread) -> Calibration | None:
+        """The calibration of the whole table, from pictures spread evenly; a run that goes on keeps its own."""
+        if not is_calibrated(self._config):
+            return None
+        if not folder.has(CALIBRATION_FILE):
+            every = max(1, -(-table.boxes // self._config.calibration_proposals))
+            some = [shard for shard in table.shards if shard.holds(every)]
+            judged = [one for shard in spread(partial(self._make_sampler, every), some) for one in shard]
+            if judged and all(one.error for one in judged):
+                raise DataError(f"none of {len(judged)} pictures, spread evenly, could be judged: {judged[0].error}")
+            found = calibrate_detector((one for one in judged if one.error is None), self._config.fusion)
+            folder.write(CALIBRATION_FILE, json.dumps(None if found is None else to_tree(found)).encode())
+        tree = folder.read_json(CALIBRATION_FILE)
+        return None if tree is None else build_config(Calibration, tree)
+
+    def _make_sampler(self, every: int) -> Callable[[Sequence[Shard]], Iterator[list[Judged]]]:
+        judge = Judge.from_weights(self._weights, Runtime(self._options))
+
+        def work(shards: Sequence[Shard]) -> Iterator[list[Judged]]:
+            for shard in shards:
+                yield list(self._judge(judge, read_rows(shard, self._orientation, every), None))
+
+        return work
+
+    def _make_worker(
+        self, folder: PartFolder, calibration: Calibration | None
+    ) -> Callable[[Sequence[Shard]], Iterator[Part]]:
+        judge = Judge.from_weights(self._weights, Runtime(self._options))
+
+        def work(shards: Sequence[Shard]) -> Iterator[Part]:
+            for shard in shards:
+                judged = self._judge(judge, read_rows(shard, self._orientation), calibration)
+                yield write_part(folder, shard, (self._answer(one, calibration) for one in judged))
+
+        return work
+
+    def _judge(self, judge: Judge, rows: Iterable[Row], calibration: Calibration | None) -> Iterator[Judged]:
+        """Rows judged in order; those with an error are not looked at."""
+        config, errors = self._config, deque[str | None]()
+
+        def requests() -> Iterator[Request]:
+            patches = 0
+            for row in map(_checked, rows):
+                errors.append(row.error)
+                count = config.count_judged(row.proposals, calibration)
+                patches += count
+                yield Request(row.name, row.image, row.proposals, count, closes=patches >= CHUNK)
+                patches = patches if patches < CHUNK else 0
+
+        for one in judge_images(judge, requests(), config.batch_size, config.workers, config.looks):
+            error = errors.popleft() or one.error
+            yield one if error is None else Judged(one.name, one.proposals, one.face_logits, one.boxes, error)
+
+    def _answer(self, judged: Judged, calibration: Calibration | None) -> Answer:
+        if judged.error is not None:
+            return Answer(judged.name, judged.proposals, judged.error)
+        return Answer(judged.name, rescore_judged([judged], self._config, calibration)[0].sorted())
+
+
+def _checked(row: Row) -> Row:
+    """A row without boxes if its scores are unfit for fusion, as percents are."""
+    try:
+        score_logit(row.proposals.scores)
+    except DataError as error:
+        return row._replace(proposals=Detections.empty(), error=f"{row.name}: {error}")
+    return row

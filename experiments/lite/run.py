@@ -6,8 +6,9 @@
 Every step is the command a user would type; finished steps are reused and a cut-off one goes on, so the
 command can be repeated until it is through. Steps: ``look`` (sheets of patches), ``mse``, ``gan``, ``judge``,
 ``second_look`` (a narrow copy of it), ``first_look`` and ``fusion`` (the model that ships, ``lite.safetensors``),
-``widths`` (short runs of three discriminators), ``unseen`` (a copy that never saw the detectors of ``--also``), and at the end, the only steps
-that read WIDER_val, ``report`` (what ships) and ``report_unseen`` (the copy, behind those detectors).
+``widths`` (short runs of three discriminators), ``unseen`` (a copy that never saw the detectors of ``--also``), and at
+the end, the only steps that read WIDER_val, ``report`` (what ships) and ``report_unseen`` (the copy, behind those
+detectors).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ for the surroundings and a third head, which predicts the box of the face. A pro
 face is labelled as a face.
 
 With ``--teacher RUN`` the discriminator learns from another one too; by ``judge_training.widths`` it may be a narrower
-copy of it, half as dear and as good (``experiments/lite/README.md``).
+copy of it, as good for half of the arithmetic (``experiments/lite/README.md``).
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import safetensors
 import torch
 from safetensors.torch import save_file
 
+import tinygan
 from tinygan.checkpoint import (
     Checkpoint,
+    chosen_weights,
     load_checkpoint,
     load_state,
     name_hash,
@@ -75,6 +78,22 @@ def test_absent_foreign_and_damaged_files(tmp_path):
         load_checkpoint(damaged, ("gan",))
     with pytest.raises(CheckpointError, match="no such file, folder or shipped checkpoint"):
         packaged_weights("huge")
+
+
+def test_a_folder_may_be_called_like_a_checkpoint_that_ships(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lite").mkdir()
+    (tmp_path / "lite/photo.jpg").touch()
+    assert chosen_weights("lite") == packaged_weights("lite")
+    assert tinygan.SuperResolver("lite").stages(np.zeros((8, 8, 3), np.uint8)).keys() == {"G1", "G2"}
+    with pytest.raises(CheckpointError, match=r"lite: no model\.safetensors in this folder"):
+        chosen_weights("./lite/../lite")  # a path, not a name
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors in this folder"):
+        chosen_weights(tmp_path)
+    with pytest.raises(CheckpointError, match="no such file, folder or shipped checkpoint"):
+        chosen_weights("huge")
+    save_checkpoint(tmp_path / "lite/model.safetensors", GAN)
+    assert chosen_weights("lite").resolve() == tmp_path / "lite"
 
 
 def test_state_round_trip_and_damage(tmp_path):

@@ -18,6 +18,7 @@ from torch import Tensor
 from tinygan.errors import CheckpointError
 from tinygan.files import write_atomically
 
+SHIPPED = Path(__file__).parent / "weights"  # the checkpoints that ship with tinygan
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = 1
 _HEADER = {"format": int, "kind": str, "config": dict, "facts": dict}
@@ -86,16 +87,37 @@ def packaged_weights(name: str, kinds: Sequence[Kind] = ("gan", "fused")) -> Pat
     Raises:
         CheckpointError: if there is none of that name.
     """
-    folder = Path(__file__).parent / "weights"
-    file = folder / f"{name}.safetensors"
+    file = SHIPPED / f"{name}.safetensors"
     if not file.is_file():
-        names = sorted(path.stem for path in folder.glob("*.safetensors") if _kind(path) in kinds)
+        names = sorted(path.stem for path in SHIPPED.glob("*.safetensors") if _kind(path) in kinds)
         have = f"this tinygan ships {', '.join(names)}" if names else "this version of tinygan ships none"
         raise CheckpointError(
             f"--checkpoint {name}: no such file, folder or shipped checkpoint ({have}); "
             f"give a run folder of tinygan-train{'' if 'generator' in kinds else ' --stage fusion'}"
         )
     return file
+
+
+def chosen_weights(checkpoint: str | Path, kinds: Sequence[Kind] = ("gan", "fused")) -> Path:
+    """The weights that a user names: a file, a run folder, or the name of a checkpoint that ships.
+
+    What has weights comes first, so a folder of anything else may be called like a checkpoint, such as ``lite``.
+
+    Args:
+        checkpoint: path or name.
+        kinds: kinds that fit, for the error.
+
+    Returns:
+        A file, or the run folder as it is named.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    path = Path(checkpoint)
+    if path.is_file() or (path / WEIGHTS_FILE).is_file():
+        return path
+    ships = path.name == str(checkpoint) and (SHIPPED / f"{path.name}.safetensors").is_file()
+    return find_weights(path) if path.exists() and not ships else packaged_weights(str(checkpoint), kinds)
 
 
 def _kind(file: Path) -> str:

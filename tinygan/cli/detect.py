@@ -168,11 +168,10 @@ def _choice(arguments: argparse.Namespace) -> Choice:
 
 def _settings(arguments: argparse.Namespace, chosen: Choice, first: Runtime, second: Runtime) -> dict[str, Any]:
     """What decides the result, as JSON types."""
-    from tinygan.checkpoint import find_weights, packaged_weights
+    from tinygan.checkpoint import chosen_weights, find_weights
     from tinygan.config import to_tree
 
-    checkpoint = Path(arguments.checkpoint)
-    checkpoint = find_weights(checkpoint) if checkpoint.exists() else packaged_weights(arguments.checkpoint)
+    checkpoint = find_weights(chosen_weights(arguments.checkpoint))
     return {
         "min_score": arguments.min_score,
         "orientation": arguments.orientation,

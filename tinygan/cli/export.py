@@ -100,10 +100,9 @@ def _second_stage(arguments: argparse.Namespace) -> tuple[list[Graph], Path | No
 
 
 def _weights(arguments: argparse.Namespace) -> tuple[Path, Checkpoint]:
-    from tinygan.checkpoint import find_weights, load_checkpoint, packaged_weights
+    from tinygan.checkpoint import chosen_weights, find_weights, load_checkpoint
 
-    named = arguments.checkpoint or "lite"
-    path = find_weights(Path(named)) if Path(named).exists() else packaged_weights(named)
+    path = find_weights(chosen_weights(arguments.checkpoint or "lite"))
     return path, load_checkpoint(path, ("fused", "gan"))
 
 

@@ -163,10 +163,9 @@ def _judging(weights: Checkpoint, config: RescoreConfig, cluster: Cluster) -> Ju
 
 
 def _weights(checkpoint: str) -> Checkpoint:
-    from tinygan.checkpoint import load_checkpoint, packaged_weights
+    from tinygan.checkpoint import chosen_weights, load_checkpoint
 
-    path = Path(checkpoint)
-    return load_checkpoint(path if path.exists() else packaged_weights(checkpoint), ("fused", "gan"))
+    return load_checkpoint(chosen_weights(checkpoint), ("fused", "gan"))
 
 
 def _config(arguments: argparse.Namespace, weights: Checkpoint) -> RescoreConfig:

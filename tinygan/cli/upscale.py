@@ -58,14 +58,13 @@ def _parser() -> Parser:
 
 def _upscale(arguments: argparse.Namespace) -> int:
     found, unread = _find(arguments.inputs, arguments.out)
-    from tinygan.checkpoint import find_weights, packaged_weights
+    from tinygan.checkpoint import chosen_weights, find_weights
     from tinygan.formats.images import allow_pixels
     from tinygan.runtime import Runtime
     from tinygan.second_stage.upscaling import KINDS, SuperResolver
 
     allow_pixels(arguments.max_pixels)
-    given = Path(arguments.checkpoint)
-    weights = find_weights(given) if given.exists() else packaged_weights(arguments.checkpoint, KINDS)
+    weights = find_weights(chosen_weights(arguments.checkpoint, KINDS))
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
     note = f"super-resolved {arguments.scale}x, weights {digest}, {arguments.orientation}"
     waiting = _waiting(found, note, arguments)

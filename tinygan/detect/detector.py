@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from tinygan.boxes import iou, longer_side
-from tinygan.checkpoint import is_ours, load_checkpoint, packaged_weights
+from tinygan.checkpoint import chosen_weights, is_ours, load_checkpoint, packaged_weights
 from tinygan.detect.picture import Tile
 from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError
@@ -253,5 +253,4 @@ def _to_tensor(picture: Image.Image) -> torch.Tensor:
 
 
 def _is_lite(checkpoint: str | Path) -> bool:
-    path = Path(checkpoint)
-    return path.resolve() == packaged_weights(LITE).resolve() if path.exists() else str(checkpoint) == LITE
+    return chosen_weights(checkpoint).resolve() == packaged_weights(LITE).resolve()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy.typing as npt
 
-from tinygan.checkpoint import load_checkpoint, packaged_weights
+from tinygan.checkpoint import chosen_weights, load_checkpoint
 from tinygan.detections import Detections, to_numpy
 from tinygan.errors import DataError
 from tinygan.formats.images import Orientation, Picture, to_picture
@@ -70,8 +70,7 @@ class SecondStage:
         runtime: Runtime | None = None,
         orientation: Orientation = "upright",
     ) -> None:
-        path = Path(checkpoint)
-        weights = load_checkpoint(path if path.exists() else packaged_weights(str(checkpoint)), ("fused", "gan"))
+        weights = load_checkpoint(chosen_weights(checkpoint), ("fused", "gan"))
         # A fusion that is given was fitted for one detector, so its usual calibration is that detector's own.
         self._calibration: Calibration | None = None if fusion is None else fusion.usual_calibration
         if fusion is None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tinygan.checkpoint import Kind, load_checkpoint, packaged_weights
+from tinygan.checkpoint import Kind, chosen_weights, load_checkpoint
 from tinygan.data.cutting import SCALE
 from tinygan.detections import ByteArray
 from tinygan.errors import DataError
@@ -52,8 +52,7 @@ class SuperResolver:
     def __init__(
         self, checkpoint: str | Path = PORTRAIT, *, device: Device = "auto", runtime: Runtime | None = None
     ) -> None:
-        path = Path(checkpoint)
-        weights = load_checkpoint(path if path.exists() else packaged_weights(str(checkpoint), KINDS), KINDS)
+        weights = load_checkpoint(chosen_weights(checkpoint, KINDS), KINDS)
         self._runtime = runtime or Runtime(RuntimeOptions(device=device_name(device)))
         self._generator = load_generator(weights).float().eval()
         self._runtime.place(self._generator)

@@ -99,17 +99,22 @@ def draw(found: Mapping[str, Mapping[str, object]]) -> bytes:
     figure = Figure(figsize=(9, 4), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    for name, parts in found.items():
+    for number, (name, parts) in enumerate(found.items()):
+        colour = f"C{number}"
         rows = parts["logit_by_size"]
         assert isinstance(rows, list)
-        right.plot([max(4, row["from_px"]) for row in rows], [row["logit"] for row in rows], marker="o", label=name)
+        sizes, logits = ([row[key] for row in rows] for key in ("from_px", "logit"))
+        right.plot(np.maximum(sizes, 4), logits, marker="os^Dv"[number % 5], color=colour, label=name)
         errors = parts["errors_at_recall"]
         assert isinstance(errors, dict)
-        known = {f"{name}\n{recall} %": kinds for recall, kinds in errors.items() if kinds}
+        known = {f"{name}\nat {recall} %": kinds for recall, kinds in errors.items() if kinds}
         near, others = ([kinds[kind] for kinds in known.values()] for kind in ("localisation", "classification"))
-        left.bar(list(known), near)
-        left.bar(list(known), others, bottom=near, hatch="//", fill=False)
-    left.set(title="false positives at recall: localisation, classification (hatched)", ylabel="boxes")
+        left.barh(list(known), near, color=colour)
+        bars = left.barh(list(known), others, left=near, hatch="//", fill=False)
+        left.bar_label(bars, [f" {sum(kinds.values()):,}" for kinds in known.values()])
+    left.invert_yaxis()
+    left.margins(x=0.2)
+    left.set(title="false positives at a recall\nlocalisation (full), classification (hatched)", xlabel="boxes")
     right.set(title="logit of boxes that find a face", xlabel="size of the face from, px", xscale="log")
     right.legend()
     content = io.BytesIO()

@@ -70,6 +70,20 @@ def _parser() -> Parser:
         help="boxes in the training images, one path per detector (mse-init does without them, unless by --config "
         f"paper), in {DETECTIONS}",
     )
+    _add_stage_options(parser)
+    add("--seed", type=int, metavar="N", help="seed of weights and batches (default: the settings')")
+    add_dialect_options(parser, "proposals")
+    add_output_options(parser, "a run")
+    add_config_options(parser, "this training", PRESETS)
+    add_runtime_options(
+        parser, "patches per training step (default: the settings'); fusion: per forward pass (default: 128)"
+    )
+    return parser
+
+
+def _add_stage_options(parser: argparse.ArgumentParser) -> None:
+    """Options that some stages take; each help begins with them."""
+    add = parser.add_argument
     add("--init", type=Path, metavar="RUN", help="gan, judge, fusion, portrait: run folder of the stage before")
     add(
         "--extra-images",
@@ -103,14 +117,6 @@ def _parser() -> Parser:
         metavar="N",
         help="fusion: judge the best N proposals per image (default: 600)",
     )
-    add("--seed", type=int, metavar="N", help="seed of weights and batches (default: the settings')")
-    add_dialect_options(parser, "proposals")
-    add_output_options(parser, "a run")
-    add_config_options(parser, "this training", PRESETS)
-    add_runtime_options(
-        parser, "patches per training step (default: the settings'); fusion: per forward pass (default: 128)"
-    )
-    return parser
 
 
 def _train(arguments: argparse.Namespace) -> int:

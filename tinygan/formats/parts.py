@@ -199,9 +199,9 @@ def work_through(
     """Have all shards worked on that are not done, and write the manifest.
 
     Args:
-        table: the input.
-        folder: the output, which ``make`` writes to as well.
-        settings: of the run.
+        table: the pictures to work on, and their boxes where a table has them.
+        folder: the folder of the parts, into which ``make`` writes as well.
+        settings: the settings of the run, which the manifest keeps.
         spread: ``spread(make, shards)`` gives the parts, in order.
         make: what works on shards.
     """

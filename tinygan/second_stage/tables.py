@@ -42,9 +42,9 @@ class TableRescorer:
         """Rescore a table.
 
         Args:
-            table: the input.
-            folder: the output.
-            settings: of the run.
+            table: the pictures to work on, and their boxes where a table has them.
+            folder: the folder of the parts that are written.
+            settings: the settings of the run, which the manifest keeps.
             spread: has shards worked on, here or elsewhere.
 
         Returns:

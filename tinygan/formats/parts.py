@@ -201,7 +201,7 @@ def work_through(
     Args:
         table: the pictures to work on, and their boxes where a table has them.
         folder: the folder of the parts, into which ``make`` writes as well.
-        settings: the settings of the run, which the manifest keeps.
+        settings: the settings of the run, which the manifest repeats.
         spread: ``spread(make, shards)`` gives the parts, in order.
         make: what works on shards.
     """

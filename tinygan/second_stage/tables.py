@@ -44,7 +44,7 @@ class TableRescorer:
         Args:
             table: the pictures to work on, and their boxes where a table has them.
             folder: the folder of the parts that are written.
-            settings: the settings of the run, which the manifest keeps.
+            settings: the settings of the run, which the manifest repeats.
             spread: has shards worked on, here or elsewhere.
 
         Returns:

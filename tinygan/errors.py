@@ -37,6 +37,11 @@ class MissingDependency(TinyGanError):
     """An optional package is needed and not installed."""
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, or its kind if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def unexpected(error: Exception, where: object) -> str:
     """A line on an error that nobody foresaw, for the list of skipped inputs; ``--debug`` shows its traceback.
 

@@ -86,6 +86,17 @@ def test_the_calibration_of_the_whole_table_is_found_once(tiny_wider, mapped, tm
     assert rescore([*given, "--resume"]) == 0 and part.read_bytes() == before
 
 
+def test_overwritten_results_have_a_calibration_of_their_own(tiny_wider, mapped, tmp_path, monkeypatch):
+    monkeypatch.setattr("tinygan.second_stage.calibration.MIN_PROPOSALS", 20)
+    table = make_table(tiny_wider, tmp_path / "in.parquet", 1)
+    given = words("--table", table, "--out", tmp_path / "out", "--checkpoint", mapped)
+    assert rescore(given) == 0
+    file = tmp_path / "out/calibration.json"
+    found = file.read_bytes()
+    file.write_text("null")  # what another checkpoint's, or another detector's, might be
+    assert rescore([*given, "--overwrite"]) == 0 and file.read_bytes() == found
+
+
 def test_scores_of_another_scale_stop_before_any_part_is_written(tiny_wider, mapped, tmp_path, capsys):
     rows = pq.read_table(make_table(tiny_wider, tmp_path / "in.parquet", 2)).to_pylist()
     percents = [{**row, "scores": [100 * score for score in row["scores"]]} for row in rows]

@@ -65,7 +65,7 @@ def test_tables_that_changed_are_not_mixed(table, tmp_path):
     (tmp_path / "out/part-000000.parquet").write_bytes(b"cut")
     with pytest.raises(DataError, match=r"part-000000\.parquet: is damaged"):
         opened(tmp_path / "out", resume=True).done(planned)
-    for text in ("{", 100_000 * "["):
+    for text in ("{", 100_000 * "[", "5"):
         (tmp_path / "out/settings.json").write_text(text)
         with pytest.raises(DataError, match=r"settings\.json: is damaged; replace the results with --overwrite"):
             opened(tmp_path / "out", resume=True)

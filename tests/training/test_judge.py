@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from proposals.retinaface import RetinaFaceConfig, RetinaFaceNetwork
-from tinygan.checkpoint import Checkpoint
+from tinygan.checkpoint import Checkpoint, save_checkpoint
 from tinygan.config import load_config, to_tree
 from tinygan.data.batches import BatchConfig
 from tinygan.data.cutting import CropConfig, Cut
@@ -22,7 +22,7 @@ from tinygan.models.efficientnet import EfficientNetLite0
 from tinygan.models.generator import Generator, GeneratorConfig
 from tinygan.models.surroundings import Surroundings
 from tinygan.runtime import Runtime, RuntimeOptions, seed_everything
-from tinygan.training.judge import JudgeStage, _public_tower, _starting_discriminator
+from tinygan.training.judge import JudgeStage, _public_tower, _starting_discriminator, _teacher
 from tinygan.training.prepare import GROUP, TrainingInput, _super_resolved, prepare_regions
 from tinygan.training.recipe import JudgeTraining, Recipe
 
@@ -156,6 +156,29 @@ def test_second_tower_starts_from_a_public_detector(tiny_options, tmp_path):
     torch.save({"weight": torch.zeros(3)}, file)
     with pytest.raises(CheckpointError, match="not the weights of RetinaFace"):
         _public_tower(file, load_config(Recipe, None, tiny_options))
+
+
+def test_a_teacher_sees_what_its_student_sees(tiny_options, tmp_path):
+    recipe = load_config(Recipe, None, tiny_options)
+    crops = replace(recipe.crops, wide_context=recipe.crops.wide_context + 1)
+    save_checkpoint(
+        tmp_path / "t.safetensors",
+        as_checkpoint(replace(recipe, crops=crops), Discriminator(recipe.discriminator, crops.hr_size)),
+    )
+    with pytest.raises(CheckpointError, match=r"t\.safetensors: was trained with crops\.wide_context = "):
+        _teacher(tmp_path / "t.safetensors", recipe)
+
+
+def test_a_narrowed_judge_takes_the_public_tower_too(tiny_options):
+    recipe = load_config(Recipe, None, tiny_options)
+    form = recipe.judge_training.form(recipe.discriminator)
+    wide = Discriminator(form, recipe.crops.hr_size, recipe.crops.wide_size)
+    start = as_checkpoint(replace(recipe, discriminator=form), wide)
+    narrow = replace(recipe, discriminator=replace(form, lite_widths=tuple(max(2, n - 1) for n in form.lite_widths)))
+    public = {name: torch.ones_like(value) for name, value in Surroundings().state_dict().items()}
+    own, given = (_starting_discriminator(start, narrow, tower).surroundings for tower in (None, public))
+    assert all(map(torch.equal, own.parameters(), wide.surroundings.parameters()))
+    assert all(bool((value == 1).all()) for value in given.state_dict().values())
 
 
 def test_settings_are_checked(runtime, tiny_options):

@@ -141,14 +141,14 @@ def _rescore(arguments: argparse.Namespace) -> int:
 def _rescore_table(arguments: argparse.Namespace, weights: Checkpoint, config: RescoreConfig) -> int:
     from tinygan.formats.shards import plan_table
     from tinygan.runtime import Runtime
-    from tinygan.second_stage.engine import run_settings
+    from tinygan.second_stage.engine import CALIBRATION_FILE, run_settings
     from tinygan.second_stage.tables import TableRescorer
 
     started = time.monotonic()
     table = plan_table(arguments.table, with_boxes=True)
     options, cluster = runtime_options(arguments), open_cluster(arguments)
     settings = run_settings(weights, config, arguments.table, Runtime(options), arguments.orientation)
-    folder = open_parts(arguments, "tinygan-rescore --table", settings)
+    folder = open_parts(arguments, "tinygan-rescore --table", settings, kept=(CALIBRATION_FILE,))
     rescorer = TableRescorer(
         weights, config, options if cluster is None else cluster.settings.options, arguments.orientation
     )

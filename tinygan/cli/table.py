@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,13 +67,14 @@ def check_table(arguments: argparse.Namespace, usual: Mapping[str, str], unfit: 
         raise ConfigError(f"--out {arguments.out}: is, or lies in, the folder --table; choose another --out")
 
 
-def open_parts(arguments: argparse.Namespace, command: str, settings: Mapping[str, Any]) -> PartFolder:
-    """The folder ``--out`` for the parts of a table."""
+def open_parts(
+    arguments: argparse.Namespace, command: str, settings: Mapping[str, Any], kept: Collection[str] = ()
+) -> PartFolder:
+    """The folder ``--out`` for the parts of a table, and for files of these names beside them."""
     from tinygan.formats.parts import PartFolder
 
-    return PartFolder(
-        str(arguments.out), command, settings, resume=arguments.resume, overwrite=arguments.overwrite
-    )  # fmt: skip
+    resume, overwrite = arguments.resume, arguments.overwrite
+    return PartFolder(str(arguments.out), command, settings, resume=resume, overwrite=overwrite, kept=kept)
 
 
 def spread_over(cluster: Cluster | None) -> Spread:

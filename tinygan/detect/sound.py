@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tinygan.errors import one_line
+
 COPIED = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")  # as they are, into MP4; other kinds become AAC
 
 
@@ -74,4 +76,4 @@ class Sound:
 
     def _end(self, error: Exception) -> None:
         self._waiting = None
-        self.problem = " ".join(str(error).split()) or type(error).__name__
+        self.problem = one_line(error)

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from tinygan.detections import ByteArray, to_numpy
-from tinygan.errors import DataError
+from tinygan.errors import DataError, one_line
 from tinygan.files import is_address, read_address, refuse_special
 
 Orientation = Literal["upright", "stored"]
@@ -85,9 +85,9 @@ def read_image(source: Path | str | bytes | BinaryIO | ImageFile, orientation: O
         raise DataError(f"{where}: no such image") from error
     except Image.DecompressionBombError as error:
         hint = "if you trust it, lift the limit with --max-pixels N (from Python: PIL.Image.MAX_IMAGE_PIXELS)"
-        raise DataError(f"{where}: {_one_line(error)}; {hint}") from error
+        raise DataError(f"{where}: {one_line(error)}; {hint}") from error
     except Exception as error:  # whatever a damaged file makes of a decoder costs that file alone
-        raise DataError(f"{where}: expected a readable image: {_one_line(error)}") from error
+        raise DataError(f"{where}: expected a readable image: {one_line(error)}") from error
 
 
 def to_picture(image: Picture, orientation: Orientation = "upright") -> Image.Image:
@@ -307,7 +307,3 @@ def _black_and_white(values: npt.NDArray[Any]) -> tuple[float, float]:
     narrow = high - low < white / 4 and not 0 <= low <= white / 16
     thermal = narrow or least < -white / 20
     return (low, high) if thermal and low < high else (0.0, white)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -10,7 +10,7 @@ import io
 import json
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -70,14 +70,22 @@ class PartFolder:
         command: the command's name, for messages.
         settings: what decides the results, as JSON types; a continued run must have the same.
         resume: continue what is there.
-        overwrite: replace what is there: the parts, settings and manifest, and nothing else.
+        overwrite: replace what is there: the parts, settings, manifest and what is kept, and nothing else.
+        kept: names of further files that the run keeps beside the parts, which ``overwrite`` removes.
 
     Raises:
         DataError: if something is there that may be neither continued nor replaced.
     """
 
     def __init__(
-        self, address: str, command: str, settings: Mapping[str, Any], *, resume: bool, overwrite: bool
+        self,
+        address: str,
+        command: str,
+        settings: Mapping[str, Any],
+        *,
+        resume: bool,
+        overwrite: bool,
+        kept: Collection[str] = (),
     ) -> None:
         fs, path = open_storage(address)
         self.address = path if is_local(fs) else address  # workers may be in another folder
@@ -88,7 +96,7 @@ class PartFolder:
             raise DataError(f"{address}: is not empty and was not written by {command}; choose another --out")
         self._parts = sorted(name for name in there if _PART.fullmatch(name))
         if there and overwrite:
-            for name in [*self._parts, *({MANIFEST} & there), SETTINGS]:
+            for name in [*self._parts, *({MANIFEST, *kept} & there), SETTINGS]:
                 fs.rm(posixpath.join(path, name))
             self._parts = []
         elif there and not resume:
@@ -96,6 +104,8 @@ class PartFolder:
                 f"{address}: holds results already; continue with --resume or replace them with --overwrite"
             )
         elif there and (before := self.read_json(SETTINGS)) != settings:
+            if not isinstance(before, dict):
+                raise self._damaged(SETTINGS)
             raise DataError(f"{address}: {difference(before, settings)}")
         self.write(SETTINGS, json.dumps(settings).encode())
 
@@ -123,7 +133,10 @@ class PartFolder:
         try:
             return json.loads(fs.cat_file(path))
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{self.address}/{name}: is damaged; replace the results with --overwrite") from error
+            raise self._damaged(name) from error
+
+    def _damaged(self, name: str) -> DataError:
+        return DataError(f"{self.address}/{name}: is damaged; replace the results with --overwrite")
 
     def done(self, table: Table) -> dict[int, Part]:
         """The parts that an earlier run wrote, by number.
@@ -149,7 +162,7 @@ class PartFolder:
                 noted = json.loads(import_parquet().read_metadata(file).metadata[b"tinygan"])
             return Part(Shard(**noted["shard"]), noted["boxes"], noted["skipped"])
         except Exception as error:
-            raise DataError(f"{self.address}/{name}: is damaged; replace the results with --overwrite") from error
+            raise self._damaged(name) from error
 
     def finish(self, parts: Sequence[Part], settings: Mapping[str, Any]) -> None:
         """Write the manifest, and remove what killed workers left half written."""

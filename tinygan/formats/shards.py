@@ -19,7 +19,7 @@ import numpy as np
 
 from tinygan.concurrency import ordered_map
 from tinygan.detections import Detections
-from tinygan.errors import DataError, MissingDependency
+from tinygan.errors import DataError, MissingDependency, one_line
 from tinygan.files import is_address
 from tinygan.formats.images import ImageFile, Orientation
 
@@ -224,8 +224,3 @@ def import_parquet() -> Any:
     except ImportError as error:
         raise MissingDependency("--table needs pyarrow: pip install 'tinygan[ray]'") from error
     return pyarrow.parquet
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says."""
-    return " ".join(str(error).split()) or type(error).__name__

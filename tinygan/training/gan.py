@@ -12,7 +12,7 @@ Shapes: P pairs, N small and M medium wild crops per batch; s = ``lr_size``, S =
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -269,13 +269,28 @@ def check_fits(start: Checkpoint, recipe: Recipe, init: Path) -> None:
         "crops": build_config(CropConfig, start.recipe["crops"]),
     }
     for section, old in before.items():
-        new = getattr(recipe, section)
-        for key, value in vars(old).items():
-            if getattr(new, key) != value and key not in ("route_px", "wide_context", "wide_size"):
-                raise CheckpointError(
-                    f"{init}: was trained with {section}.{key} = {value}, but the config says {getattr(new, key)}; "
-                    "use the config it was trained with"
-                )
+        check_same(section, old, getattr(recipe, section), init, may_differ=("route_px", "wide_context", "wide_size"))
+
+
+def check_same(section: str, old: object, new: object, path: Path, may_differ: Sequence[str] = ()) -> None:
+    """Refuse a checkpoint of which a section of the config differs from the recipe's.
+
+    Args:
+        section: the section's name.
+        old: the checkpoint's dataclass of it.
+        new: the recipe's.
+        path: where the checkpoint is, for the error.
+        may_differ: keys that may differ.
+
+    Raises:
+        CheckpointError: naming the first key that differs.
+    """
+    for key, value in vars(old).items():
+        if getattr(new, key) != value and key not in may_differ:
+            raise CheckpointError(
+                f"{path}: was trained with {section}.{key} = {value}, but the config says {getattr(new, key)}; "
+                "use the config it was trained with"
+            )
 
 
 def _box_terms(verdict: Judgement, batch: Batch) -> Terms:

@@ -37,7 +37,7 @@ from tinygan.data.cutting import CropConfig
 from tinygan.data.patches import MEDIUM, PAIRED, SMALL, stream_of
 from tinygan.data.regions import RegionBatch, Regions, RegionSource
 from tinygan.detections import ByteArray, FloatArray, IntArray
-from tinygan.errors import CheckpointError, ConfigError
+from tinygan.errors import ConfigError
 from tinygan.losses import box_loss, classification_loss, imitation_loss
 from tinygan.models.build import build_discriminator, load_discriminator, load_generator
 from tinygan.models.discriminator import Discriminator, DiscriminatorConfig, Judgement, grow
@@ -47,7 +47,7 @@ from tinygan.models.public_weights import load_into, load_tensors
 from tinygan.models.surroundings import Surroundings
 from tinygan.pictures import HIT, MISSED, UNJUDGED, draw_boxes, save_png, sr_sheet
 from tinygan.runtime import Runtime, seed_everything
-from tinygan.training.gan import check_fits
+from tinygan.training.gan import check_fits, check_same
 from tinygan.training.loop import descend, restore, run_loop, stage_batch_size, states_of
 from tinygan.training.prepare import TrainingInput, prepare_regions
 from tinygan.training.recipe import Recipe
@@ -267,28 +267,26 @@ def _starting_discriminator(
     start: Checkpoint, recipe: Recipe, surroundings: Mapping[str, Tensor] | None
 ) -> Discriminator:
     """The discriminator that is trained: that of ``start``, grown or narrowed; of another backbone its tower alone."""
-    crops, form = recipe.crops, recipe.discriminator
-    trained = start.part("discriminator")
+    crops, form, trained = recipe.crops, recipe.discriminator, start.part("discriminator")
     before = build_config(DiscriminatorConfig, start.recipe["discriminator"])
     if form.backbone == before.backbone:
         discriminator = Discriminator(replace(form, weights="none"), crops.hr_size, crops.wide_size)
         if form.backbone == "vgg_lite" and any(map(int.__lt__, form.lite_widths, before.lite_widths)):
             shrink(discriminator, load_discriminator(start, crops.hr_size, crops.wide_size))
-            return discriminator
+        else:
+            grow(discriminator, trained)
     else:
         discriminator = build_discriminator(form, crops.hr_size, crops.wide_size)
-        trained = {name: value for name, value in trained.items() if name.startswith("surroundings.")}
-    grow(discriminator, trained)
+        grow(discriminator, {name: value for name, value in trained.items() if name.startswith("surroundings.")})
     if discriminator.surroundings is not None and surroundings is not None:
         discriminator.surroundings.load_state_dict(surroundings)
     return discriminator
 
 
 def _teacher(path: Path, recipe: Recipe) -> Discriminator:
+    """The discriminator of a checkpoint, which must see the same pictures as the one that learns."""
     checkpoint, crops = load_checkpoint(path, ("gan", "fused")), recipe.crops
-    seen = build_config(CropConfig, checkpoint.recipe["crops"])
-    if seen != crops:
-        raise CheckpointError(f"{path}: the teacher sees other pictures than the judge; got {seen}, expected {crops}")
+    check_same("crops", build_config(CropConfig, checkpoint.recipe["crops"]), crops, path)
     return load_discriminator(checkpoint, crops.hr_size, crops.wide_size)
 
 

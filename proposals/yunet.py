@@ -388,4 +388,5 @@ ENTRY = Entry(
     build_yunet,
     packaged="yunet",
     recipe="proposals.train.recipe:YuNetRecipe",
+    half=True,
 )

@@ -3,6 +3,7 @@ import torch
 
 from tinygan.cli.common import add_runtime_options, make_parser, runtime_options
 from tinygan.errors import ConfigError
+from tinygan.proposers import choose_proposer
 from tinygan.runtime import (
     Runtime,
     RuntimeOptions,
@@ -54,6 +55,10 @@ def test_auto_is_bf16_where_the_cpu_multiplies_it_faster(monkeypatch, tmp_path, 
     monkeypatch.setattr("tinygan.runtime.CPUINFO", tmp_path / "cpuinfo")
     assert Runtime(RuntimeOptions(device="cpu")).precision == precision
     assert Runtime(RuntimeOptions(device="cpu").exact()).precision == "32"
+    assert [choose_proposer(name).runtime(RuntimeOptions()).precision for name in ("yunet", "retinaface")] == [
+        precision,
+        "32",
+    ]
     assert Runtime(RuntimeOptions(device="cpu", precision="bf16").exact()).precision == "bf16"
 
 

@@ -25,7 +25,7 @@ from tinygan.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tinygan.runtime import Runtime
+    from tinygan.runtime import Runtime, RuntimeOptions
 
 GROUP = "tinygan.proposers"
 DEFAULT = "yunet"  # the first stage where a user names none
@@ -66,6 +66,8 @@ class Entry:
             proposer of another package, which finds its own.
         recipe: ``module:class`` of the recipe by which ``tinygan-train-proposer`` trains it; None if it cannot.
         wanted: for a proposer that can do nothing without weights and ships with none: what the user may give.
+        half: whether its boxes are as good in bf16, so that at precision ``auto`` it runs in bf16 where the second
+            stage does; else it runs in single precision.
 
     Raises:
         TypeError: if ``config`` is not a dataclass, or ``build`` cannot be called.
@@ -76,6 +78,7 @@ class Entry:
     packaged: str | None = None
     recipe: str | None = None
     wanted: str | None = None
+    half: bool = False
 
     def __post_init__(self) -> None:
         if not (isinstance(self.config, type) and is_dataclass(self.config)):
@@ -97,6 +100,12 @@ class Choice:
     name: str
     config: object
     weights: Path | None
+
+    def runtime(self, options: RuntimeOptions) -> Runtime:
+        """Device and precision of this first stage, of those that the user chose for both stages."""
+        from tinygan.runtime import Runtime
+
+        return Runtime(options.of_first_stage(find_proposer(self.name).half))
 
     def build(self, runtime: Runtime) -> Proposer:
         """See :func:`build_proposer`.

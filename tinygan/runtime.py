@@ -83,12 +83,18 @@ class RuntimeOptions:
             raise ConfigError("backend onnxruntime has no precision bf16 on CPUs; use 32, or backend openvino")
 
     def exact(self) -> RuntimeOptions:
-        """These options, but in single precision unless the user chose bf16; first stages run with them.
+        """These options, but in single precision unless the user chose bf16; first stages are trained with them."""
+        return self.of_first_stage(half=False)
 
-        bf16 shifts boxes of a few pixels, which costs 0.4 points of AP on WIDER-mini. On a CPU depthwise convolutions
-        take a third longer in it.
+    def of_first_stage(self, half: bool) -> RuntimeOptions:
+        """These options for a first stage, whose networks are never read from a folder.
+
+        Args:
+            half: whether its boxes are as good in bf16. A YuNet's are; of a RetinaFace bf16 shifts boxes of a few
+                pixels, which costs 0.4 points of AP on WIDER-mini.
         """
-        return replace(self, precision="32" if self.precision == "auto" else self.precision, exported=None)
+        single = self.precision == "auto" and not half
+        return replace(self, precision="32" if single else self.precision, exported=None)
 
 
 class Runtime:

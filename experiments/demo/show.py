@@ -34,7 +34,7 @@ from tinygan.evaluate.truth import truth_of_faces
 from tinygan.evaluate.wider import WiderResult, evaluate_wider
 from tinygan.pictures import before_after, save_png
 from tinygan.proposers import DEFAULT, choose_proposer
-from tinygan.runtime import Runtime, RuntimeOptions
+from tinygan.runtime import RuntimeOptions
 from tinygan.second_stage.stage import SecondStage
 
 CROWDS, PRECISION = 6, 0.9
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def find_faces(pictures: Sequence[tuple[Image.Image, GroundTruth]]) -> list[Shown]:
     """Run both stages as ``tinygan-detect`` does, and keep what the first one proposed."""
     choice = choose_proposer(DEFAULT)
-    first = choice.build(Runtime(RuntimeOptions().exact()))
+    first = choice.build(choice.runtime(RuntimeOptions()))
     second = SecondStage(LITE, fusion=fitted_fusion(choice.weights))
     shown = []
     for image, truth in pictures:

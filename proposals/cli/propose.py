@@ -78,7 +78,6 @@ def _propose(arguments: argparse.Namespace) -> int:
     from tinygan.formats.images import allow_pixels
     from tinygan.formats.writing import open_output
     from tinygan.proposers import choose_proposer, find_proposer, name_proposer
-    from tinygan.runtime import Runtime
 
     arguments.proposer = name_proposer(arguments.proposer, arguments.weights)
     overrides = [*view_overrides(arguments, find_proposer(arguments.proposer).config), *arguments.overrides]
@@ -87,7 +86,7 @@ def _propose(arguments: argparse.Namespace) -> int:
         return show_config(chosen.config)
     allow_pixels(arguments.max_pixels)
     plan = plan_proposing(arguments.images, arguments.subset, arguments.orientation)
-    runtime = Runtime(runtime_options(arguments).exact())
+    runtime = chosen.runtime(runtime_options(arguments))
     proposer = chosen.build(runtime)
     settings = run_settings(
         chosen.name, chosen.config, chosen.weights, arguments.images, runtime, arguments.orientation

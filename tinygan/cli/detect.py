@@ -114,7 +114,7 @@ def _detect(arguments: argparse.Namespace) -> int:
     allow_pixels(arguments.max_pixels)
     chosen = _choice(arguments)
     options = runtime_options(arguments)
-    first, second = Runtime(options.exact()), Runtime(options)
+    first, second = chosen.runtime(options), Runtime(options)
     opened = partial(
         FaceDetector.open,
         chosen,

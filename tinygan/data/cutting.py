@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from tinygan.boxes import clip, longer_side, square_crops
@@ -112,35 +111,20 @@ def inside_image(boxes: FloatArray, width_px: float, height_px: float) -> FloatA
 
 
 class _Source:
-    """An RGB image that regions are cut from, and what many of them share.
+    """An RGB image that regions are cut from, and its halved copies, which many of them share.
 
     Args:
         image: the image.
     """
 
     def __init__(self, image: Image.Image) -> None:
-        self.image, self.width, self.height = image, image.width, image.height
         self._halved = [image]  # each half as wide and high as the one before
 
-    def resize(self, box: tuple[float, float, float, float], width_px: int, height_px: int) -> Image.Image:
-        """A part inside the image, resized; one that shrinks to a quarter or less is taken from a halved copy.
-
-        The part is at least twice as large in the copy as the result, which differs by 0.4 grey levels in the mean of
-        photographs from that of the image itself.
-        """
-        x1, y1, x2, y2 = box
-        scale = min((x2 - x1) / width_px, (y2 - y1) / height_px)
-        level = max(0, int(np.log2(max(scale, 1.0))) - 1)
-        while len(self._halved) <= level:
+    def halved(self, times: int) -> Image.Image:
+        """The image, halved so many times."""
+        while len(self._halved) <= times:
             self._halved.append(self._halved[-1].reduce(2))
-        part = (x1 / 2**level, y1 / 2**level, x2 / 2**level, y2 / 2**level)
-        return self._halved[level].resize((width_px, height_px), Image.Resampling.BICUBIC, box=part)
-
-    def window(self, left: int, top: int, right: int, bottom: int) -> Image.Image:
-        """A part of the image, reflected beyond the border."""
-        x1, y1, x2, y2 = max(left, 0), max(top, 0), min(right, self.width), min(bottom, self.height)
-        beyond = ((y1 - top, bottom - y2), (x1 - left, right - x2), (0, 0))
-        return Image.fromarray(np.pad(np.asarray(self.image.crop((x1, y1, x2, y2))), beyond, mode="symmetric"))
+        return self._halved[times]
 
 
 def cut_patch(image: Image.Image, square: FloatArray, size_px: int) -> ByteArray:
@@ -172,14 +156,25 @@ def _cut_stack(source: _Source, squares: FloatArray, size_px: int) -> ByteArray:
 
 
 def _cut_patch(source: _Source, square: FloatArray, size_px: int) -> ByteArray:
-    x1, y1, x2, y2 = square.tolist()
-    if x1 >= 0 and y1 >= 0 and x2 <= source.width and y2 <= source.height:
-        return np.asarray(source.resize((x1, y1, x2, y2), size_px, size_px))
-    if x2 - x1 > 4 * size_px:
-        return _cut_large(source, (x1, y1, x2, y2), size_px)
-    left, top, right, bottom = math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)
-    window, box = source.window(left, top, right, bottom), (x1 - left, y1 - top, x2 - left, y2 - top)
-    return np.asarray(window.resize((size_px, size_px), Image.Resampling.BICUBIC, box=box))
+    """A square that shrinks to half or less is taken from a halved copy, in which it is still as large as the patch.
+
+    In the mean of photographs this differs by about one grey level from shrinking the image itself, and takes a third
+    of the time.
+    """
+    times = int(math.log2(max((square[2] - square[0]) / size_px, 1.0)))
+    image, (x1, y1, x2, y2) = source.halved(times), (square / 2**times).tolist()
+    if x1 < 0 or y1 < 0 or x2 > image.width or y2 > image.height:
+        left, top = math.floor(x1), math.floor(y1)
+        image = _window(image, left, top, math.ceil(x2), math.ceil(y2))
+        x1, y1, x2, y2 = x1 - left, y1 - top, x2 - left, y2 - top
+    return np.asarray(image.resize((size_px, size_px), Image.Resampling.BICUBIC, box=(x1, y1, x2, y2)))
+
+
+def _window(image: Image.Image, left: int, top: int, right: int, bottom: int) -> Image.Image:
+    """A part of an image, reflected beyond the border."""
+    x1, y1, x2, y2 = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
+    beyond = ((y1 - top, bottom - y2), (x1 - left, right - x2), (0, 0))
+    return Image.fromarray(np.pad(np.asarray(image.crop((x1, y1, x2, y2))), beyond, mode="symmetric"))
 
 
 @dataclass(frozen=True)
@@ -312,23 +307,3 @@ def upscale(lr: ByteArray) -> ByteArray:
     """
     size = (lr.shape[1] * SCALE, lr.shape[0] * SCALE)
     return np.asarray(Image.fromarray(lr).resize(size, Image.Resampling.BICUBIC))
-
-
-def _reflect(positions: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
-    """Positions mirrored into [0, length), however far outside they are."""
-    period = 2 * length
-    wrapped = np.mod(positions, period)
-    mirrored: npt.NDArray[np.int64] = np.where(wrapped < length, wrapped, period - 1 - wrapped)
-    return mirrored
-
-
-def _cut_large(source: _Source, square: tuple[float, float, float, float], size_px: int) -> ByteArray:
-    """Shrink the part inside the image first, then reflect, so that memory stays small for a crop of any size."""
-    x1, y1, x2, y2 = square
-    scale = size_px / (x2 - x1)
-    left, top, right, bottom = max(x1, 0.0), max(y1, 0.0), min(x2, source.width), min(y2, source.height)
-    width, height = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
-    inside = np.asarray(source.resize((left, top, right, bottom), width, height))
-    columns = _reflect(np.arange(size_px) - round((left - x1) * scale), width)
-    rows = _reflect(np.arange(size_px) - round((top - y1) * scale), height)
-    return inside[rows].take(columns, axis=1)

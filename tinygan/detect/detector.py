@@ -64,7 +64,7 @@ class FaceDetector:
         fusion, options = None, RuntimeOptions(device=device_name(device), backend=backend)
         if first_stage is None:
             choice = choose_proposer(DEFAULT)
-            first_stage, fusion = choice.build(Runtime(options.exact())), fitted_fusion(choice.weights)
+            first_stage, fusion = choice.build(choice.runtime(options)), fitted_fusion(choice.weights)
         self._first = first_stage
         if second_stage is None:
             second_stage = SecondStage(LITE, max_rois=DEFAULT_ROIS, fusion=fusion, device=device, backend=backend)
@@ -91,8 +91,8 @@ class FaceDetector:
             move_boxes: whether boxes may move and merge, as for :class:`SecondStage`.
             max_rois: number of proposals judged per image; more than the 600 of the paper, as crowds have more faces.
             batch_size: patches per forward pass, as for :class:`SecondStage`.
-            options: device, precision, threads and backend; at precision ``auto`` the first stage runs in 32 bits, as
-                bf16 moves its boxes.
+            options: device, precision, threads and backend; at precision ``auto`` a first stage whose boxes bf16
+                would move runs in 32 bits (:meth:`tinygan.proposers.Choice.runtime`).
 
         Raises:
             ConfigError: if a setting is wrong.
@@ -107,7 +107,7 @@ class FaceDetector:
             fusion=fitted_fusion(first_stage.weights) if _is_lite(checkpoint) else None,
             runtime=Runtime(options),
         )
-        return cls(first_stage.build(Runtime(options.exact())), second, device=options.device)
+        return cls(first_stage.build(first_stage.runtime(options)), second, device=options.device)
 
     def detect(self, image: Picture, min_score: float = MIN_SCORE) -> Detections:
         """Find the faces of one image.

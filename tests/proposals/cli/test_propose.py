@@ -51,7 +51,7 @@ def test_scales_and_tiles_are_settings_of_the_first_stage(tiny_wider, tmp_path, 
 
 
 def test_another_precision_is_not_mixed_in(tiny_wider, tmp_path, capsys):
-    assert main(typed(tiny_wider, tmp_path / "out")) == 0  # auto: a first stage runs in single precision
+    assert main(typed(tiny_wider, tmp_path / "out", "--precision", "32")) == 0
     assert main(typed(tiny_wider, tmp_path / "out", "--resume", "--precision", "bf16")) == 2
     assert "precision was 32, is now bf16" in capsys.readouterr().err
     assert main(typed(tiny_wider, tmp_path / "out", "--resume", "--precision", "32")) == 0
@@ -60,7 +60,7 @@ def test_another_precision_is_not_mixed_in(tiny_wider, tmp_path, capsys):
 def test_a_backend_is_recorded_and_not_mixed_in(tiny_wider, tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     plain, out = tmp_path / "plain", tmp_path / "out"
-    assert main(typed(tiny_wider, plain)) == main(typed(tiny_wider, out, "--backend", "onnxruntime")) == 0
+    assert main(typed(tiny_wider, plain, "--precision", "32")) == main(typed(tiny_wider, out, "--backend", "onnxruntime")) == 0
     first, second = open_detections(plain), open_detections(out)
     for name in first:
         assert second[name].boxes == pytest.approx(first[name].boxes, abs=0.01)

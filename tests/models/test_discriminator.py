@@ -5,7 +5,6 @@ import torch
 
 from tinygan.errors import CheckpointError
 from tinygan.models.discriminator import Discriminator, DiscriminatorConfig, grow
-from tinygan.models.surroundings import Surroundings
 
 LITE = DiscriminatorConfig(backbone="vgg_lite", weights="none", lite_widths=(4, 4, 8, 8, 8), fc_std=0.01)
 
@@ -68,19 +67,3 @@ def test_a_network_cannot_shrink():
     small, large = Discriminator(LITE, 32), Discriminator(replace(LITE, lite_widths=(4, 4, 8, 8, 16)), 32)
     with pytest.raises(CheckpointError, match="widths may grow, not shrink"):
         grow(small, large.state_dict())
-
-
-def test_the_same_network_sees_smaller_surroundings():
-    """The sum of a map of weights stays; what a head says of the upper half, it says of the upper half."""
-    form = DiscriminatorConfig(backbone="vgg_lite", weights="none", lite_widths=(4, 4, 4, 4, 4), box=True,
-                               surroundings="mobilenet025")  # fmt: skip
-    large, small = Discriminator(form, 32, 96), Discriminator(form, 32, 64)
-    own = large.fc_clc.in_features - Surroundings.count(96)
-    with torch.no_grad():
-        large.fc_box.weight[:, own : own + 64 * 12**2] = (torch.arange(12) < 6).float().repeat_interleave(12).repeat(64)
-    small.load_state_dict(large.state_for(64))
-    upper = small.fc_box.weight[:, own : own + 64 * 8**2].view(4, 64, 8, 8)
-    assert torch.allclose(upper.sum((2, 3)), torch.full((4, 64), 72.0), rtol=1e-5)
-    assert bool((upper[:, :, 5:] == 0).all()) and bool((upper[:, :, :3] > 0).all())
-    assert torch.equal(small.fc_clc.weight[:, :own], large.fc_clc.weight[:, :own])
-    assert large.state_for(96)["fc_clc.weight"].shape == large.fc_clc.weight.shape

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from proposals.retinaface import RetinaFaceConfig, RetinaFaceNetwork
-from tinygan.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tinygan.checkpoint import Checkpoint, save_checkpoint
 from tinygan.config import load_config, to_tree
 from tinygan.data.batches import BatchConfig
 from tinygan.data.cutting import CropConfig, Cut
@@ -22,10 +22,9 @@ from tinygan.models.efficientnet import EfficientNetLite0
 from tinygan.models.generator import Generator, GeneratorConfig
 from tinygan.models.surroundings import Surroundings
 from tinygan.runtime import Runtime, RuntimeOptions, seed_everything
-from tinygan.training.judge import JudgeStage, _public_tower, _starting_discriminator, _teacher, train_judge
+from tinygan.training.judge import JudgeStage, _public_tower, _starting_discriminator, _teacher
 from tinygan.training.prepare import GROUP, TrainingInput, _super_resolved, prepare_regions
 from tinygan.training.recipe import JudgeTraining, Recipe
-from tinygan.training.run import RunFolder
 
 
 @pytest.fixture
@@ -51,8 +50,9 @@ def stage(runtime: Runtime, settings: list[str], held_out: Regions) -> JudgeStag
     recipe = load_config(Recipe, None, settings)
     seed_everything(0)
     trained = Discriminator(recipe.discriminator, recipe.crops.hr_size)
+    start = as_checkpoint(recipe, trained)
     recipe = replace(recipe, discriminator=recipe.judge_training.form(recipe.discriminator))
-    return JudgeStage(recipe, runtime, held_out, _starting_discriminator(trained, recipe, None))
+    return JudgeStage(recipe, runtime, held_out, _starting_discriminator(start, recipe, None))
 
 
 def as_checkpoint(recipe: Recipe, discriminator: Discriminator) -> Checkpoint:
@@ -84,9 +84,10 @@ def test_a_narrow_student_learns_from_its_teacher_what_labels_do_not_say(runtime
     weights = {name: value.clone() for name, value in teacher.state_dict().items()}
     recipe = teaching.recipe
     narrow = replace(recipe.discriminator, lite_widths=tuple(max(2, n - 1) for n in recipe.discriminator.lite_widths))
+    start = as_checkpoint(recipe, teacher)
     recipe = replace(recipe, discriminator=narrow, judge_training=replace(recipe.judge_training, taught=1.0))
     wrong = replace(regions, labels=1 - regions.labels, targets=np.full_like(regions.targets, np.nan))
-    student = JudgeStage(recipe, runtime, regions, _starting_discriminator(teacher, recipe, None), teacher)
+    student = JudgeStage(recipe, runtime, regions, _starting_discriminator(start, recipe, None), teacher)
     student.set_learning_rate(3e-3)
     source = RegionSource(wrong, BatchConfig(), 16, seed=1)
     for step in range(100):
@@ -168,28 +169,14 @@ def test_a_teacher_sees_what_its_student_sees(tiny_options, tmp_path):
         _teacher(tmp_path / "t.safetensors", recipe)
 
 
-def test_a_teacher_may_see_larger_surroundings(runtime, tiny_options, tiny_wider, tmp_path):
-    """The student's regions are kept as large as the teacher needs them."""
-    recipe = load_config(Recipe, None, [*tiny_options, "judge.epochs=1", "judge.patches_per_epoch=16"])
-    form, larger = recipe.judge_training.form(recipe.discriminator), replace(recipe.crops, wide_size=48)
-    teacher = Discriminator(form, larger.hr_size, larger.wide_size)
-    whole = as_checkpoint(replace(recipe, crops=larger, discriminator=form), teacher)
-    tensors = {f"generator.{name}": value for name, value in Generator(recipe.generator).state_dict().items()}
-    save_checkpoint(tmp_path / "t.safetensors", replace(whole, tensors={**whole.tensors, **tensors}))
-    file, folder = tmp_path / "t.safetensors", RunFolder(tmp_path / "run", config_yaml="")
-    train_judge(TrainingInput(tiny_wider.root, (tiny_wider.proposals,)), file, recipe, folder, runtime, teacher=file)
-    student = load_checkpoint(tmp_path / "run", ("gan",))
-    assert student.recipe["crops"]["wide_size"] == recipe.crops.wide_size == 32
-    assert student.tensors["discriminator.fc_clc.weight"].shape[1] < teacher.fc_clc.in_features
-
-
 def test_a_narrowed_judge_takes_the_public_tower_too(tiny_options):
     recipe = load_config(Recipe, None, tiny_options)
     form = recipe.judge_training.form(recipe.discriminator)
     wide = Discriminator(form, recipe.crops.hr_size, recipe.crops.wide_size)
+    start = as_checkpoint(replace(recipe, discriminator=form), wide)
     narrow = replace(recipe, discriminator=replace(form, lite_widths=tuple(max(2, n - 1) for n in form.lite_widths)))
     public = {name: torch.ones_like(value) for name, value in Surroundings().state_dict().items()}
-    own, given = (_starting_discriminator(wide, narrow, tower).surroundings for tower in (None, public))
+    own, given = (_starting_discriminator(start, narrow, tower).surroundings for tower in (None, public))
     assert all(map(torch.equal, own.parameters(), wide.surroundings.parameters()))
     assert all(bool((value == 1).all()) for value in given.state_dict().values())
 
@@ -228,10 +215,12 @@ def test_another_backbone_starts_from_imagenet_and_keeps_the_tower(runtime, tiny
     before = Discriminator(
         replace(form, backbone="vgg_lite", weights="none", box=False), crops.hr_size, crops.wide_size
     )
-    started = _starting_discriminator(before, replace(recipe, discriminator=form), None)
+    start = as_checkpoint(replace(recipe, discriminator=before.config), before)
+    started = _starting_discriminator(start, replace(recipe, discriminator=form), None)
     assert all(map(torch.equal, started.features.stages.parameters(), public.stages.parameters()))
     assert all(map(torch.equal, started.surroundings.parameters(), before.surroundings.parameters()))
-    grown = _starting_discriminator(started, replace(recipe, discriminator=form), None)
+    again = as_checkpoint(replace(recipe, discriminator=form), started)
+    grown = _starting_discriminator(again, replace(recipe, discriminator=form), None)
     assert all(map(torch.equal, grown.parameters(), started.parameters()))
     stage = JudgeStage(replace(recipe, discriminator=form), runtime, bright_squares(8), grown)
     stage.set_learning_rate(1.0)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tinygan.errors import CheckpointError
 from tinygan.models import efficientnet
 from tinygan.models.blocks import Normalise, conv_bn_relu
-from tinygan.models.surroundings import Surroundings, resample
+from tinygan.models.surroundings import Surroundings
 
 # Limit of the third head: in x and in y, the centre of the predicted face is less than 2 sides of the proposal away
 # from the proposal's centre; its width and its height are between e^-2 and e^2 sides.
@@ -92,7 +92,6 @@ class Discriminator(nn.Module):
         self.features, channels = _backbone(config)
         lite0 = config.backbone == "efficientnet_lite0"
         self.normalise = Normalise(efficientnet.MEAN, efficientnet.STD) if lite0 else Normalise()
-        self.wide_size = wide_size
         self.cells = (hr_size // 16) ** 2  # of the features' maps, after four max-pools or four strides of 2
         inputs = channels * self.cells
         self.surroundings = None
@@ -111,16 +110,6 @@ class Discriminator(nn.Module):
     def heads(self) -> list[nn.Linear]:
         """All heads that it has."""
         return [head for head in (self.fc_gan, self.fc_clc, self.fc_box) if head is not None]
-
-    def state_for(self, wide_size: int) -> dict[str, Tensor]:
-        """The state dict of the same network for surroundings of another size: its heads' weights are resampled."""
-        state = self.state_dict()
-        if self.surroundings is not None and wide_size != self.wide_size:
-            own = self.fc_clc.in_features - Surroundings.count(self.wide_size)
-            for name in (f"{head}.weight" for head in ("fc_gan", "fc_clc", "fc_box") if f"{head}.weight" in state):
-                of_tower = resample(state[name][:, own:], self.wide_size, wide_size)
-                state[name] = torch.cat([state[name][:, :own], of_tower], dim=1)
-        return state
 
     def forward(self, hr: Tensor, wide: Tensor | None = None) -> Judgement:
         """Judge pictures.

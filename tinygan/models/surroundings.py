@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tinygan.models.mobilenet import MobileNet025
 from tinygan.models.pyramid import ContextModule, FeaturePyramid
@@ -34,7 +33,7 @@ class Surroundings(nn.Module):
     @staticmethod
     def count(wide_size: int) -> int:
         """Number of features of a patch of ``wide_size`` px, F."""
-        return sum(CHANNELS * cells**2 for cells in _sides(wide_size))
+        return sum(CHANNELS * (-(-wide_size // stride)) ** 2 for stride in STRIDES)
 
     def forward(self, wide: Tensor) -> Tensor:
         """Patches float [B, 3, W, W], RGB in [0, 1], to features [B, F]."""
@@ -43,28 +42,3 @@ class Surroundings(nn.Module):
         )  # 3 x [B, 64, W / stride, W / stride], rounded up
         contexts = (self.ssh1, self.ssh2, self.ssh3)
         return torch.cat([SCALE * ssh(level).flatten(1) for ssh, level in zip(contexts, levels, strict=True)], dim=1)
-
-
-def resample(weights: Tensor, before_px: int, after_px: int) -> Tensor:
-    """Make the weights of a head fit patches of another size.
-
-    Args:
-        weights: float [N, F], of the features of patches of ``before_px`` px.
-        before_px: side of the patches that the head was trained on.
-        after_px: side of the patches that it is to see.
-
-    Returns:
-        Float [N, F'], of the features of patches of ``after_px`` px, which show the same; each map keeps its sum.
-    """
-    resampled, at = [], 0
-    for old, new in zip(_sides(before_px), _sides(after_px), strict=True):
-        maps = weights[:, at : at + CHANNELS * old**2].reshape(-1, CHANNELS, old, old)
-        maps = functional.interpolate(maps, size=(new, new), mode="bilinear", align_corners=False)
-        resampled.append(maps.flatten(1) * (old / new) ** 2)
-        at += CHANNELS * old**2
-    return torch.cat(resampled, dim=1)
-
-
-def _sides(wide_size: int) -> list[int]:
-    """Sides of the maps of features of a patch of ``wide_size`` px, one per stride."""
-    return [-(-wide_size // stride) for stride in STRIDES]

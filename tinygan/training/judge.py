@@ -30,7 +30,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from tinygan.checkpoint import WEIGHTS_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from tinygan.config import build_config, to_tree
@@ -41,7 +40,7 @@ from tinygan.detections import ByteArray, FloatArray, IntArray
 from tinygan.errors import ConfigError
 from tinygan.losses import box_loss, classification_loss, imitation_loss
 from tinygan.models.build import build_discriminator, load_discriminator, load_generator
-from tinygan.models.discriminator import Discriminator, Judgement, grow
+from tinygan.models.discriminator import Discriminator, DiscriminatorConfig, Judgement, grow
 from tinygan.models.pixels import to_float
 from tinygan.models.pruning import shrink
 from tinygan.models.public_weights import load_into, load_tensors
@@ -100,7 +99,7 @@ class JudgeStage:
         batch, settings = batch.to(self.runtime.device), self.recipe.judge_training
         self.discriminator.train()
         with self.runtime.autocast():
-            verdict = _ask(self.discriminator, batch.hr, batch.wide)
+            verdict = self.discriminator(batch.hr, batch.wide)  # [B, 3, S, S], [B, 3, W, W] -> logits [B], boxes [B, 4]
         labels, terms = batch.labels, {}
         if verdict.box is not None:
             before, after = _ious(batch.boxes, batch.targets), _ious(verdict.box.detach(), batch.targets)  # [B] each
@@ -124,7 +123,7 @@ class JudgeStage:
         """How far the answers are from the teacher's, boxes where a face may be near."""
         assert self.teacher is not None
         with torch.no_grad(), self.runtime.autocast():
-            taught = _ask(self.teacher, batch.hr, batch.wide)
+            taught = self.teacher(batch.hr, batch.wide)
         loss = imitation_loss(verdict.face_logit, taught.face_logit)
         if verdict.box is None or taught.box is None:
             return loss
@@ -202,7 +201,7 @@ class JudgeStage:
         for part in np.array_split(rows, max(1, len(rows) // 200)):
             pictures = (to_float(np.array(stack[part])) for stack in (self.held_out.hr, self.held_out.wide))
             with self.runtime.autocast():
-                verdict = _ask(network, *(picture.to(self.runtime.device) for picture in pictures))
+                verdict = network(*(picture.to(self.runtime.device) for picture in pictures))
             logits.append(verdict.face_logit.float().cpu().double().numpy())
             if verdict.box is not None:
                 boxes.append(verdict.box.cpu().double().numpy())
@@ -246,13 +245,11 @@ def train_judge(
     check_fits(start, recipe, init)
     teaches = None if teacher is None else _teacher(teacher, recipe)
     recipe = replace(recipe, discriminator=recipe.judge_training.form(recipe.discriminator), second=None)
-    generator, before = load_generator(start), _discriminator_of(start)
+    generator = load_generator(start)
     runtime.place(generator)
-    wide_size = max(recipe.crops.wide_size, 0 if teaches is None else teaches.wide_size)
-    kept = replace(recipe, crops=replace(recipe.crops, wide_size=wide_size))  # who sees less sees them shrunk
-    prepared = prepare_regions(data, kept, generator, folder.patches, runtime)
+    prepared = prepare_regions(data, recipe, generator, folder.patches, runtime)
     seed_everything(recipe.seed)
-    discriminator = _starting_discriminator(before, recipe, tower)
+    discriminator = _starting_discriminator(start, recipe, tower)
     stage = JudgeStage(recipe, runtime, prepared.holdout, discriminator, teaches)
     batch_size = stage_batch_size(recipe.judge, runtime)
     batches = RegionSource(prepared.training, recipe.batches, batch_size, recipe.seed, runtime.rank, runtime.world_size)
@@ -267,17 +264,15 @@ def train_judge(
 
 
 def _starting_discriminator(
-    before: Discriminator, recipe: Recipe, surroundings: Mapping[str, Tensor] | None
+    start: Checkpoint, recipe: Recipe, surroundings: Mapping[str, Tensor] | None
 ) -> Discriminator:
-    """The discriminator that is trained: the one before, grown or narrowed; of another backbone its tower alone."""
-    crops, form = recipe.crops, recipe.discriminator
-    trained = before.state_for(crops.wide_size)
-    if form.backbone == before.config.backbone:
+    """The discriminator that is trained: that of ``start``, grown or narrowed; of another backbone its tower alone."""
+    crops, form, trained = recipe.crops, recipe.discriminator, start.part("discriminator")
+    before = build_config(DiscriminatorConfig, start.recipe["discriminator"])
+    if form.backbone == before.backbone:
         discriminator = Discriminator(replace(form, weights="none"), crops.hr_size, crops.wide_size)
-        if form.backbone == "vgg_lite" and any(map(int.__lt__, form.lite_widths, before.config.lite_widths)):
-            whole = Discriminator(before.config, crops.hr_size, crops.wide_size)
-            whole.load_state_dict(trained)
-            shrink(discriminator, whole)
+        if form.backbone == "vgg_lite" and any(map(int.__lt__, form.lite_widths, before.lite_widths)):
+            shrink(discriminator, load_discriminator(start, crops.hr_size, crops.wide_size))
         else:
             grow(discriminator, trained)
     else:
@@ -289,25 +284,10 @@ def _starting_discriminator(
 
 
 def _teacher(path: Path, recipe: Recipe) -> Discriminator:
-    """The discriminator of a checkpoint, which must see the same as the one that learns, if maybe larger or smaller."""
-    checkpoint = load_checkpoint(path, ("gan", "fused"))
-    before = build_config(CropConfig, checkpoint.recipe["crops"])
-    check_same("crops", before, recipe.crops, path, may_differ=("wide_size",))
-    return _discriminator_of(checkpoint)
-
-
-def _discriminator_of(checkpoint: Checkpoint) -> Discriminator:
-    crops = build_config(CropConfig, checkpoint.recipe["crops"])
+    """The discriminator of a checkpoint, which must see the same pictures as the one that learns."""
+    checkpoint, crops = load_checkpoint(path, ("gan", "fused")), recipe.crops
+    check_same("crops", build_config(CropConfig, checkpoint.recipe["crops"]), crops, path)
     return load_discriminator(checkpoint, crops.hr_size, crops.wide_size)
-
-
-def _ask(network: Discriminator, hr: Tensor, wide: Tensor) -> Judgement:
-    """Judge [B, 3, S, S] by surroundings [B, 3, W, W], shrunk to the size that this network sees."""
-    size = network.wide_size
-    if network.surroundings is not None and wide.shape[-1] != size:
-        wide = functional.interpolate(wide.float(), size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
-    verdict: Judgement = network(hr, wide)
-    return verdict
 
 
 def _public_tower(path: Path, recipe: Recipe) -> dict[str, Tensor]:

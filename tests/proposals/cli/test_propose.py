@@ -60,11 +60,15 @@ def test_another_precision_is_not_mixed_in(tiny_wider, tmp_path, capsys):
 def test_a_backend_is_recorded_and_not_mixed_in(tiny_wider, tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     plain, out = tmp_path / "plain", tmp_path / "out"
-    assert main(typed(tiny_wider, plain, "--precision", "32")) == main(typed(tiny_wider, out, "--backend", "onnxruntime")) == 0
+    assert (
+        main(typed(tiny_wider, plain, "--precision", "32"))
+        == main(typed(tiny_wider, out, "--backend", "onnxruntime"))
+        == 0
+    )
     first, second = open_detections(plain), open_detections(out)
     for name in first:
         assert second[name].boxes == pytest.approx(first[name].boxes, abs=0.01)
-    assert main(typed(tiny_wider, out, "--resume")) == 2
+    assert main(typed(tiny_wider, out, "--resume", "--precision", "32")) == 2
     assert "backend was onnxruntime, is now torch" in capsys.readouterr().err
 
 

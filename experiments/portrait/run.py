@@ -2,7 +2,8 @@
 
     python -m experiments.portrait.run --data ROOT --extra-images LFW --out runs/portrait
 
-Stage ``mse-init`` of ``tinygan-train``, stage ``portrait``, that once more with twice as many residual blocks; then
+Stage ``mse-init`` of ``tinygan-train``, stage ``portrait``, that once more with twice as many residual blocks, a third
+time, the longest, with further ones at twice the size, and a fourth time mostly on clean pictures; then
 ``portrait.safetensors`` in half precision. How good it is says ``experiments.sr_quality.pictures``.
 """
 
@@ -24,8 +25,22 @@ DEEPER = (  # where the second run of stage ``portrait`` differs from the preset
     "portrait_training.features=0.92", "portrait_training.adversarial=0.06", "portrait_training.ema_decay=0.99",
     "portrait_training.further_blocks=12",
 )  # fmt: skip
+FINER = (  # and the third
+    "generator.residual_blocks=24", "degradation.clean=0.7", "portrait.epochs=6", "portrait.patches_per_epoch=25600",
+    "portrait.warmup_steps=200", "portrait_training.features=0.93", "portrait_training.adversarial=0.05",
+    "portrait_training.discriminator_start=100", "portrait_training.ema_decay=0.995",
+    "portrait_training.further_up_blocks=4",
+)  # fmt: skip
+CLEAR = (  # and the fourth
+    "generator.residual_blocks=24", "generator.up_blocks=4", "degradation.clean=0.9",
+    "batches.lr_sizes=[12,16,16,16,20,24,32]", "portrait.epochs=1", "portrait.patches_per_epoch=41600",
+    "portrait.learning_rate=2.5e-4", "portrait_training.pixel=0.01", "portrait_training.features=0.96",
+    "portrait_training.adversarial=0.03", "portrait_training.discriminator_start=100",
+    "portrait_training.ema_decay=0.99",
+)  # fmt: skip
 STAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (  # stage, folder, settings
     ("mse-init", "mse", ()), ("portrait", "portrait", ()), ("portrait", "deeper", DEEPER),
+    ("portrait", "finer", FINER), ("portrait", "clear", CLEAR),
 )  # fmt: skip
 
 

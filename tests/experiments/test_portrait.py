@@ -1,5 +1,6 @@
 """The recipe of ``portrait``: its stages as a user would type them, then half precision; a stage that fails ends it."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 
 from experiments.portrait import run
 from tinygan.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tinygan.config import load_config
+from tinygan.training.recipe import Recipe
 
 
 @pytest.fixture
@@ -32,11 +35,18 @@ def typed(monkeypatch):
 def test_all_stages_then_half_precision(typed, tmp_path, capsys):
     words = ["--data", "ROOT", "--extra-images", "LFW", "--out", str(tmp_path)]
     assert run.main(words) == 0
-    assert [call[1] for call in typed] == ["mse-init", "portrait", "portrait"] and "--init" not in typed[0]
-    assert [call[call.index("--init") + 1] for call in typed[1:]] == [str(tmp_path / "mse"), str(tmp_path / "portrait")]
+    assert [call[1] for call in typed] == ["mse-init", *["portrait"] * 4] and "--init" not in typed[0]
+    before = [str(tmp_path / name) for name in ("mse", "portrait", "deeper", "finer")]
+    assert [call[call.index("--init") + 1] for call in typed[1:]] == before
     assert all("--resume" in call for call in typed)
     deeper = ["portrait_training.further_blocks=12" in call for call in typed]
-    assert deeper == [False, False, True] and "portrait.epochs=3" in typed[2]
+    assert deeper == [False, False, True, False, False] and "portrait.epochs=3" in typed[2]
+    recipes = [load_config(Recipe, "portrait", [word for word in call if "=" in word]) for call in typed]
+    for before, after in pairwise(recipes):  # each starts from what the one before made
+        training = before.portrait_training
+        assert after.generator.residual_blocks == before.generator.residual_blocks + training.further_blocks
+        assert after.generator.up_blocks == before.generator.up_blocks + training.further_up_blocks
+    assert (recipes[-1].generator.residual_blocks, recipes[-1].generator.up_blocks) == (24, 4)
     weights = load_checkpoint(tmp_path / "portrait.safetensors", ("generator",))
     assert weights.tensors["generator.first.weight"].dtype == torch.float16 and weights.trained_on == {"a"}
     assert weights.tensors["generator.first.bias"].dtype == torch.float32

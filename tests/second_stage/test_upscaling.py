@@ -20,7 +20,7 @@ from tinygan.training.recipe import Recipe
 CHECKPOINTS = {
     "learned": {"width": 8, "up_width": 8, "residual_blocks": 2, "refine_width": 8, "refine_up_width": 8,
                 "refine_blocks": 2, "skip": "bicubic"},
-    "shuffle": {"width": 8, "up_width": 8, "residual_blocks": 2},
+    "shuffle": {"width": 8, "up_width": 8, "residual_blocks": 2, "up_blocks": 3},
     "bilinear": {},
 }  # fmt: skip
 

@@ -108,11 +108,13 @@ def test_the_stage_as_typed_follows_mse_init(tiny_wider, tmp_path, monkeypatch, 
     runs = {stage: str(tmp_path / stage) for stage in ("mse-init", "portrait")}
     assert main(["--stage", "mse-init", "--out", runs["mse-init"], *words]) == 0
     typed = ["--stage", "portrait", "--out", runs["portrait"], *words, "--set", "portrait_training.further_blocks=1"]
+    typed += ["--set", "portrait_training.further_up_blocks=1"]
     assert main([*typed, "--init", runs["mse-init"]]) == 0
     capsys.readouterr()
     weights = load_checkpoint(Path(runs["portrait"]), ("generator",))
     before = load_checkpoint(Path(runs["mse-init"]), ("generator",))
     assert weights.trained_on == before.trained_on and weights.recipe["generator"]["residual_blocks"] == 2
+    assert weights.recipe["generator"]["up_blocks"] == 1
     assert not torch.equal(weights.tensors["generator.last.weight"], before.tensors["generator.last.weight"])
     row = json.loads((tmp_path / "portrait/metrics.jsonl").read_text().splitlines()[-1])
     assert 5 < row["psnr_g1"] < 60 and row["distance"] > 0 and (tmp_path / "portrait/samples/epoch_001.png").is_file()
@@ -143,15 +145,24 @@ def test_distance_is_zero_for_equal_pictures_and_by_hand_for_one_place():
     assert all(torch.isfinite(logits).all() for logits in maps)
 
 
-def test_further_blocks_change_nothing_at_first_and_learn(runtime):
-    plain, deep = (stage(runtime, f"portrait_training.further_blocks={count}") for count in (0, 2))
+@pytest.mark.parametrize(
+    ("key", "part", "reach_px"), [("further_blocks", "body", 12), ("further_up_blocks", "between", 10)]
+)
+def test_further_blocks_change_nothing_at_first_and_learn(runtime, key, part, reach_px):
+    plain, deep = (stage(runtime, f"portrait_training.{key}={count}") for count in (0, 2))
     lr = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
+        for one in (plain, deep):  # what starts as bicubic upscaling would hide a change
+            one.generator.last.weight.fill_(0.1)
         assert torch.equal(plain.generator(lr).sr, deep.generator(lr).sr)
-    assert len(deep.generator.body) == 3 == deep.recipe.generator.residual_blocks and deep.generator.reach_px == 12
+    assert deep.generator.reach_px == reach_px
+    blocks = getattr(deep.generator, part)[-2:]
+    assert len(blocks) == 2 and all(block.second.weight.abs().sum() == 0 for block in blocks)
     train(deep, 4, 1e-3)
-    assert all(block.second.weight.abs().sum() > 0 for block in deep.generator.body)
-    with pytest.raises(ConfigError, match="expected 0 for generator.form learned, got 1"):
-        stage(runtime, "generator.form=learned", "portrait_training.further_blocks=1")
-    with pytest.raises(ValueError, match="further_blocks must not be negative"):
-        PortraitTraining(further_blocks=-1)
+    assert all(block.second.weight.abs().sum() > 0 for block in blocks)
+    again = build_generator(deep.recipe.generator)
+    again.load_state_dict(deep.generator.state_dict())  # the recipe that is saved says how many there are
+    with pytest.raises(ConfigError, match=f"{key}: expected 0 for generator.form learned, got 1"):
+        stage(runtime, "generator.form=learned", f"portrait_training.{key}=1")
+    with pytest.raises(ValueError, match=f"{key} must not be negative"):
+        PortraitTraining(**{key: -1})

@@ -12,6 +12,7 @@ from torch.nn import functional
 from tinygan.models.blocks import Normalise, ResidualBlock, conv_bn_relu, deconv_bn_relu
 
 SCALE = 4
+DOUBLED = 3  # how many layers of ShuffleGenerator.upsample make the picture twice as large
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,10 @@ class GeneratorConfig:
         skip: ``bicubic``: G1 learns what to add to a bicubic upscaling, G2 what to add to G1's output;
             ``none``: both learn the whole picture. Not stated in the paper.
         form: ``learned``: a :class:`Generator`; ``shuffle``: a :class:`ShuffleGenerator`, which has ``width``,
-            ``up_width`` and ``residual_blocks`` alone; ``bilinear``: a :class:`BilinearGenerator`, which ignores the
-            other keys. :func:`tinygan.models.build.build_generator` builds the one that is named.
+            ``up_width``, ``residual_blocks`` and ``up_blocks`` alone; ``bilinear``: a :class:`BilinearGenerator`,
+            which ignores the other keys. :func:`tinygan.models.build.build_generator` builds the one that is named.
+        up_blocks: number of further residual blocks, of ``up_width`` filters, at twice the size of the small picture;
+            in form ``shuffle`` alone.
         output: ``linear``, or ``sigmoid`` to keep pictures in [0, 1] (without ``skip`` only). Not stated in the paper.
     """
 
@@ -46,6 +49,7 @@ class GeneratorConfig:
     refinement: bool = True
     skip: Literal["none", "bicubic"] = "none"
     form: Literal["learned", "shuffle", "bilinear"] = "learned"
+    up_blocks: int = 0
     output: Literal["linear", "sigmoid"] = "linear"
 
     def __post_init__(self) -> None:
@@ -53,6 +57,8 @@ class GeneratorConfig:
         for name in (*widths, "residual_blocks", "refine_blocks", "block_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.up_blocks < 0:
+            raise ValueError(f"up_blocks must not be negative, got {self.up_blocks}")
         if self.skip == "bicubic" and self.output == "sigmoid":
             raise ValueError("output: sigmoid cannot be combined with skip: bicubic")
 
@@ -123,14 +129,14 @@ class Generator(nn.Module):
 
 
 class ShuffleGenerator(nn.Module):
-    """A generator for pictures that people look at: all its depth works on the small picture. Not in the paper.
+    """A generator for pictures that people look at: most of its depth works on the small picture. Not in the paper.
 
     Residual blocks without batch normalisation (Lim et al. 2017, EDSR), whose statistics would depend on the size of
     the picture; then sub-pixel convolutions (Shi et al. 2016). It learns what to add to a bicubic upscaling; the mean
     colours stay those of the small picture. There is no G2.
 
     Args:
-        config: ``width``, ``up_width`` and ``residual_blocks``.
+        config: ``width``, ``up_width``, ``residual_blocks`` and ``up_blocks``.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -140,6 +146,7 @@ class ShuffleGenerator(nn.Module):
         width, up = config.width, config.up_width
         self.first = nn.Conv2d(3, width, 3, padding=1)
         self.body = nn.Sequential(*(_PlainBlock(width) for _ in range(config.residual_blocks)))
+        self.between = nn.Sequential(*(_PlainBlock(up) for _ in range(config.up_blocks)))  # the two of ``upsample``
         self.upsample = nn.Sequential(
             nn.Conv2d(width, 4 * up, 3, padding=1),
             nn.PixelShuffle(2),
@@ -152,21 +159,31 @@ class ShuffleGenerator(nn.Module):
         nn.init.zeros_(self.last.weight)  # it starts as bicubic upscaling
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
-    def deepen(self, blocks: int) -> None:
-        """Add residual blocks. They change nothing at first, so what was learnt stays (Chen et al. 2016, Net2Net)."""
-        self.body.extend(_PlainBlock(self.config.width) for _ in range(blocks))
-        self.config = replace(self.config, residual_blocks=self.config.residual_blocks + blocks)
+    def deepen(self, blocks: int, up_blocks: int = 0) -> None:
+        """Add residual blocks. They change nothing at first, so what was learnt stays (Chen et al. 2016, Net2Net).
+
+        Args:
+            blocks: number of those that see the small picture.
+            up_blocks: number of those at twice its size.
+        """
+        config = self.config
+        self.body.extend(_PlainBlock(config.width) for _ in range(blocks))
+        self.between.extend(_PlainBlock(config.up_width) for _ in range(up_blocks))
+        self.config = replace(
+            config, residual_blocks=config.residual_blocks + blocks, up_blocks=config.up_blocks + up_blocks
+        )
 
     @property
     def reach_px(self) -> int:
         """Number of low-resolution pixels, to each side, that an output pixel depends on."""
-        return 1 + 2 * self.config.residual_blocks + 3 + 2  # the last two for the colours
+        return 1 + 2 * self.config.residual_blocks + self.config.up_blocks + 3 + 2  # the last two for the colours
 
     def forward(self, lr: Tensor) -> Generated:
         """Super-resolve float [B, 3, h, w], RGB in [0, 1], to [B, 3, 4h, 4w]."""
         features = self.first(self.normalise(lr))
         features = features + self.body(features)  # [B, width, h, w]
-        sr = _keep_colours(bicubic(lr) + self.last(self.upsample(features)), lr)
+        features = self.between(self.upsample[:DOUBLED](features))  # [B, up_width, 2h, 2w]
+        sr = _keep_colours(bicubic(lr) + self.last(self.upsample[DOUBLED:](features)), lr)
         return Generated(sr, sr)
 
 
@@ -179,6 +196,7 @@ class _PlainBlock(nn.Module):
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.kaiming_normal_(self.first.weight, nonlinearity="relu")
         nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C, H, W]."""

@@ -32,7 +32,7 @@ from tinygan.runtime import Runtime, seed_everything
 from tinygan.training.gan import check_fits
 from tinygan.training.loop import descend, restore, run_loop, set_rate, stage_batch_size, states_of
 from tinygan.training.prepare import TrainingInput, prepare_patches
-from tinygan.training.recipe import Recipe
+from tinygan.training.recipe import PortraitTraining, Recipe
 from tinygan.training.run import RunFolder, finish, moving_average, trained_on
 from tinygan.training.samples import HeldOut
 
@@ -60,7 +60,7 @@ class Portrait:
         self.generator = load_generator(init, recipe.generator)
         if isinstance(self.generator, BilinearGenerator):
             raise ConfigError("generator.form: bilinear has no weights that stage portrait could train")
-        _deepen(self.generator, recipe.portrait_training.further_blocks)
+        _deepen(self.generator, recipe.portrait_training)
         self.recipe = replace(recipe, generator=self.generator.config)
         self.discriminator = PerceptualDiscriminator()
         for network in (self.generator, self.discriminator, self.features):
@@ -205,15 +205,16 @@ def train_portrait(data: TrainingInput, init: Path, recipe: Recipe, folder: RunF
     return prepared.unreadable
 
 
-def _deepen(generator: Generator | ShuffleGenerator, blocks: int) -> None:
-    if not blocks:
-        return
-    if not isinstance(generator, ShuffleGenerator):
-        raise ConfigError(
-            f"portrait_training.further_blocks: expected 0 for generator.form {generator.config.form}, got {blocks}; "
-            "form: shuffle alone can get further blocks"
-        )
-    generator.deepen(blocks)
+def _deepen(generator: Generator | ShuffleGenerator, training: PortraitTraining) -> None:
+    further = {name: getattr(training, name) for name in ("further_blocks", "further_up_blocks")}
+    if isinstance(generator, ShuffleGenerator):
+        return generator.deepen(*further.values())
+    for name, blocks in further.items():
+        if blocks:
+            raise ConfigError(
+                f"portrait_training.{name}: expected 0 for generator.form {generator.config.form}, got {blocks}; "
+                "form: shuffle alone can get further blocks"
+            )
 
 
 def _mean(losses: list[Tensor]) -> Tensor:

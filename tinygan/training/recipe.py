@@ -112,6 +112,7 @@ class PortraitTraining:
             0: no average; the weights themselves are saved.
         further_blocks: number of residual blocks that a generator of form ``shuffle`` gets in addition to those of
             ``--init``, which so needs less time. They change nothing at first.
+        further_up_blocks: the same of its ``up_blocks``.
     """
 
     pixel: float = 0.4
@@ -121,12 +122,14 @@ class PortraitTraining:
     discriminator_start: int = 100
     ema_decay: float = 0.99
     further_blocks: int = 0
+    further_up_blocks: int = 0
 
     def __post_init__(self) -> None:
         if min(self.pixel, self.features, self.adversarial) < 0 or self.pixel + self.features + self.adversarial == 0:
             raise ValueError("pixel, features and adversarial must not be negative, and not all 0")
-        if self.further_blocks < 0:
-            raise ValueError(f"further_blocks must not be negative, got {self.further_blocks}")
+        for name in ("further_blocks", "further_up_blocks"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
 

@@ -67,3 +67,18 @@ def test_a_network_cannot_shrink():
     small, large = Discriminator(LITE, 32), Discriminator(replace(LITE, lite_widths=(4, 4, 8, 8, 16)), 32)
     with pytest.raises(CheckpointError, match="widths may grow, not shrink"):
         grow(small, large.state_dict())
+
+
+@pytest.mark.parametrize("backbone", ["vgg_lite", "efficientnet_lite0"])
+def test_a_deployed_network_answers_as_before_however_often_it_is_deployed(backbone):
+    torch.manual_seed(0)
+    form = DiscriminatorConfig(backbone=backbone, weights="none", fc_std=0.3, box=True, surroundings="mobilenet025")
+    network = Discriminator(form, 32, 32).eval()
+    with torch.no_grad():
+        for surroundings in (torch.rand(4, 3, 32, 32), torch.rand(4, 3, 32, 32)):
+            crops = torch.rand(4, 3, 32, 32)
+            before = network(crops, surroundings)
+            network.deploy()
+            network.deploy()
+            for old, new in zip(before, network(crops, surroundings), strict=True):
+                assert torch.allclose(old, new, rtol=1e-4, atol=1e-4) and float(old.std()) > 1e-3

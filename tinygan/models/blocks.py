@@ -27,6 +27,24 @@ class Normalise(nn.Module):
         return (image - self.mean) / self.std
 
 
+class Centre(nn.Module):
+    """What is left of :class:`Normalise` where the next convolution divides by the standard deviation.
+
+    Args:
+        mean: float [1, 3, 1, 1].
+    """
+
+    mean: Tensor
+
+    def __init__(self, mean: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean, persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[B, 3, H, W], less the mean."""
+        return image - self.mean
+
+
 def conv_bn_relu(channels_in: int, channels_out: int) -> nn.Sequential:
     """3x3 convolution, batch normalisation, ReLU; height and width are kept."""
     return nn.Sequential(

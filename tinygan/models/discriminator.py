@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tinygan.errors import CheckpointError
 from tinygan.models import efficientnet
-from tinygan.models.blocks import Normalise, conv_bn_relu
+from tinygan.models.blocks import Centre, Normalise, conv_bn_relu
 from tinygan.models.surroundings import Surroundings
 
 # Limit of the third head: in x and in y, the centre of the predicted face is less than 2 sides of the proposal away
@@ -91,7 +91,7 @@ class Discriminator(nn.Module):
         self.config = config
         self.features, channels = _backbone(config)
         lite0 = config.backbone == "efficientnet_lite0"
-        self.normalise = Normalise(efficientnet.MEAN, efficientnet.STD) if lite0 else Normalise()
+        self.normalise: nn.Module = Normalise(efficientnet.MEAN, efficientnet.STD) if lite0 else Normalise()
         self.cells = (hr_size // 16) ** 2  # of the features' maps, after four max-pools or four strides of 2
         inputs = channels * self.cells
         self.surroundings = None
@@ -110,6 +110,17 @@ class Discriminator(nn.Module):
     def heads(self) -> list[nn.Linear]:
         """All heads that it has."""
         return [head for head in (self.fc_gan, self.fc_clc, self.fc_box) if head is not None]
+
+    @torch.no_grad()
+    def deploy(self) -> None:
+        """Let the first convolutions scale the colours: a pass over each picture less; it is trained no more."""
+        if isinstance(self.normalise, Normalise):
+            next(layer for layer in self.features.modules() if isinstance(layer, nn.Conv2d)).weight.div_(
+                self.normalise.std
+            )
+            self.normalise = Centre(self.normalise.mean)
+        if self.surroundings is not None:
+            self.surroundings.deploy()
 
     def forward(self, hr: Tensor, wide: Tensor | None = None) -> Judgement:
         """Judge pictures.

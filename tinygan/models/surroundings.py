@@ -29,16 +29,25 @@ class Surroundings(nn.Module):
         self.fpn = FeaturePyramid(self.body.channels[1:], CHANNELS, negative_slope=0.0)
         self.ssh1, self.ssh2, self.ssh3 = (ContextModule(CHANNELS, negative_slope=0.0) for _ in STRIDES)
         self.register_buffer("mean", torch.tensor(MEAN_BGR)[:, None, None], persistent=False)
+        self._absorbed = False
 
     @staticmethod
     def count(wide_size: int) -> int:
         """Number of features of a patch of ``wide_size`` px, F."""
         return sum(CHANNELS * (-(-wide_size // stride)) ** 2 for stride in STRIDES)
 
+    @torch.no_grad()
+    def deploy(self) -> None:
+        """Let the first convolution turn colours to BGR in [0, 255]; it is trained no more."""
+        if not self._absorbed:
+            conv = next(layer for layer in self.body.modules() if isinstance(layer, nn.Conv2d))
+            conv.weight.copy_(conv.weight.flip(1) * 255)
+            self.mean = self.mean.flip(0) / 255
+            self._absorbed = True
+
     def forward(self, wide: Tensor) -> Tensor:
         """Patches float [B, 3, W, W], RGB in [0, 1], to features [B, F]."""
-        levels = self.fpn(
-            self.body(wide.flip(1) * 255 - self.mean)[1:]
-        )  # 3 x [B, 64, W / stride, W / stride], rounded up
+        colours = wide - self.mean if self._absorbed else wide.flip(1) * 255 - self.mean
+        levels = self.fpn(self.body(colours)[1:])  # 3 x [B, 64, W / stride, W / stride], rounded up
         contexts = (self.ssh1, self.ssh2, self.ssh3)
         return torch.cat([SCALE * ssh(level).flatten(1) for ssh, level in zip(contexts, levels, strict=True)], dim=1)

@@ -61,7 +61,7 @@ def judge_graph(discriminator: Discriminator, crops: CropConfig, name: str = "ju
     """What the second stage computes when it looks at a region.
 
     Args:
-        discriminator: D; its batch normalisation is folded.
+        discriminator: D; its batch normalisation, and the scale of its colours, are folded.
         crops: sizes of its inputs.
         name: ``judge``, or ``second_judge`` for another D that takes the second look.
     """
@@ -92,6 +92,7 @@ def generator_graph(generator: nn.Module, crops: CropConfig) -> Graph:
 
 def _folded(discriminator: Discriminator) -> Discriminator:
     fold_batch_norm(discriminator)
+    discriminator.deploy()
     return discriminator
 
 

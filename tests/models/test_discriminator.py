@@ -74,11 +74,11 @@ def test_a_deployed_network_answers_as_before_however_often_it_is_deployed(backb
     torch.manual_seed(0)
     form = DiscriminatorConfig(backbone=backbone, weights="none", fc_std=0.3, box=True, surroundings="mobilenet025")
     network = Discriminator(form, 32, 32).eval()
+    crops, surroundings = torch.rand(16, 3, 32, 32), torch.rand(16, 3, 32, 32)
     with torch.no_grad():
-        for surroundings in (torch.rand(4, 3, 32, 32), torch.rand(4, 3, 32, 32)):
-            crops = torch.rand(4, 3, 32, 32)
-            before = network(crops, surroundings)
-            network.deploy()
-            network.deploy()
-            for old, new in zip(before, network(crops, surroundings), strict=True):
-                assert torch.allclose(old, new, rtol=1e-4, atol=1e-4) and float(old.std()) > 1e-3
+        before = network(crops, surroundings)
+        network.deploy()
+        network.deploy()
+        for old, new in zip(before, network(crops, surroundings), strict=True):
+            spread = float(old.std(dim=0).mean())  # of a network without training it is small
+            assert spread > 0 and float((old - new).abs().max()) < 0.01 * spread

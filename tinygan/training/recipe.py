@@ -112,7 +112,7 @@ class PortraitTraining:
             0: no average; the weights themselves are saved.
         further_blocks: number of residual blocks that a generator of form ``shuffle`` gets in addition to those of
             ``--init``, which so needs less time. They change nothing at first.
-        further_up_blocks: the same of its ``up_blocks``.
+        further_up_blocks: number of residual blocks at twice the size that it gets likewise.
     """
 
     pixel: float = 0.4

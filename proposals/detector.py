@@ -18,7 +18,7 @@ from torchvision.ops import nms
 
 from proposals.views import WHOLE_SIDE_PX, View, ViewConfig, resize, whole_views
 from tinygan.detections import Detections
-from tinygan.models.backends import Run, deploy
+from tinygan.models.backends import Run, deploy, place
 from tinygan.models.folding import fold_batch_norm
 from tinygan.models.graphs import Graph, Port
 from tinygan.proposers import best_inside, check_image
@@ -215,13 +215,15 @@ class PyramidDetector(Generic[OutputT]):
     """
 
     def __init__(self, network: DetectorNetwork[OutputT], config: DetectorConfig, runtime: Runtime) -> None:
-        self._network, self._config, self._runtime = deepcopy(network), config, runtime
-        fold_batch_norm(self._network)
-        self._network.deploy()
+        self._portable, self._config, self._runtime = deepcopy(network), config, runtime
+        fold_batch_norm(self._portable)
+        self._portable.deploy()
+        self._network = self._portable
         self._said_shrunk = False
         self._run: Run | None = None  # PyTorch decodes the best places alone
         if runtime.backend == "torch":
-            runtime.place(self._network)
+            self._network = deepcopy(self._portable)  # with layers that cannot be exported
+            place(self._network, runtime)
         else:
             self._run = deploy(self.graph(), runtime)
 
@@ -231,7 +233,7 @@ class PyramidDetector(Generic[OutputT]):
         scores = Port("scores", ("batch", "places"), "face probability of every place, in no order, before NMS")
         boxes = Port("boxes", ("batch", "places", 4), "x1, y1, x2, y2 in pixels of the picture; may reach beyond it")
         landmarks = Port("landmarks", ("batch", "places", 2 * LANDMARKS), "x, y of eyes, nose and corners of the mouth")
-        return Graph("detector", WholeAnswer(self._network), (pictures,), (scores, boxes, landmarks))
+        return Graph("detector", WholeAnswer(self._portable), (pictures,), (scores, boxes, landmarks))
 
     @torch.inference_mode()
     def propose(self, images: Sequence[Tensor]) -> list[Detections]:

@@ -84,7 +84,7 @@ class YuNetOutput(NamedTuple):
     sizes: list[tuple[int, int]]
 
 
-class ConvUnit(nn.Module):
+class ConvUnit(nn.Sequential):
     """A 1x1 convolution and a depthwise 3x3 one, without anything between.
 
     Args:
@@ -94,6 +94,9 @@ class ConvUnit(nn.Module):
         activate: whether ReLU follows.
     """
 
+    conv1: nn.Conv2d
+    conv2: nn.Conv2d
+
     def __init__(self, inputs: int, outputs: int, norm: bool, activate: bool = True) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 1)
@@ -101,25 +104,18 @@ class ConvUnit(nn.Module):
         self.bn = nn.BatchNorm2d(outputs) if norm else nn.Identity()
         self.activation = nn.ReLU(inplace=True) if activate else nn.Identity()
 
-    def forward(self, level: Tensor) -> Tensor:
-        """[B, inputs, H, W] to [B, outputs, H, W]."""
-        made: Tensor = self.activation(self.bn(self.conv2(self.conv1(level))))
-        return made
 
+class _Stem(nn.Sequential):
+    """A 3x3 convolution of stride 2, and a unit: [B, 3, H, W] to [B, 16, H / 2, W / 2]."""
 
-class _Stem(nn.Module):
-    """A 3x3 convolution of stride 2, and a unit."""
+    conv1: nn.Conv2d
 
     def __init__(self, norm: bool) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, STEM, 3, stride=2, padding=1)
         self.bn1 = nn.BatchNorm2d(STEM) if norm else nn.Identity()
+        self.activation = nn.ReLU(inplace=True)
         self.conv2 = ConvUnit(STEM, STEM, norm)
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        """[B, 3, H, W] to [B, 16, H / 2, W / 2]."""
-        made: Tensor = self.conv2(F.relu(self.bn1(self.conv1(pictures)), inplace=True))
-        return made
 
 
 class _Pair(nn.Module):
@@ -142,14 +138,15 @@ class _Backbone(nn.Module):
     def __init__(self, norm: bool) -> None:
         super().__init__()
         self.model0 = _Stem(norm)
+        self.pool = nn.MaxPool2d(2)
         self.model1 = _Pair(STEM, CHANNELS, norm)
         self.model2, self.model3, self.model4, self.model5 = (_Pair(CHANNELS, CHANNELS, norm) for _ in range(4))
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
         """[B, 3, H, W] to four maps of 64 channels, fine to coarse."""
-        maps = [self.model2(self.model1(F.max_pool2d(self.model0(pictures), 2)))]
+        maps = [self.model2(self.model1(self.pool(self.model0(pictures))))]
         for model in (self.model3, self.model4, self.model5):
-            maps.append(model(F.max_pool2d(maps[-1], 2)))
+            maps.append(model(self.pool(maps[-1])))
         return maps
 
 

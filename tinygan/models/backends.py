@@ -7,10 +7,11 @@ from threading import Lock
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tinygan.models.exported import exported_file
 from tinygan.models.folding import fold_padding
+from tinygan.models.fused import fuse_layers
 from tinygan.models.graphs import Graph, import_extra, to_onnx, to_openvino
 from tinygan.runtime import Runtime
 
@@ -35,8 +36,20 @@ def deploy(graph: Graph, runtime: Runtime) -> Run:
         return _onnxruntime(graph, runtime)
     if runtime.backend == "openvino":
         return _openvino(graph, runtime)
-    runtime.place(fold_padding(graph.network))
+    place(fold_padding(graph.network), runtime)
     return graph.network
+
+
+def place(network: nn.Module, runtime: Runtime) -> None:
+    """Move a network without batch normalisation to the device, to be used by PyTorch and trained no more.
+
+    Args:
+        network: the network, which is changed in place; its modules must run in the order in which they are defined.
+        runtime: the device and precision.
+    """
+    runtime.place(network)
+    if runtime.device.type == "cpu":
+        fuse_layers(network, torch.bfloat16 if runtime.precision == "bf16" else torch.float32)
 
 
 def onnx_session(content: bytes, runtime: Runtime, what: str) -> Any:

@@ -50,7 +50,7 @@ def file(ours, tmp_path_factory):
     given = (("loc", 4), ("conf", 2), ("landms", 10))
     outputs = tuple(Port(name, ("batch", "anchors", columns), "") for name, columns in given)
     path = tmp_path_factory.mktemp("onnx") / "retinaface.onnx"
-    path.write_bytes(to_onnx(Graph("retinaface", AsPublished(ours._network), (taken,), outputs)))
+    path.write_bytes(to_onnx(Graph("retinaface", AsPublished(ours._portable), (taken,), outputs)))
     return path
 
 

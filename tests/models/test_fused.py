@@ -1,0 +1,139 @@
+"""Layers that are faster on a CPU give the same answers."""
+
+import pickle
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+from proposals.detector import DetectorNetwork
+from proposals.retinaface import RetinaFaceConfig, RetinaFaceNetwork
+from proposals.yunet import YuNetConfig, YuNetNetwork
+from tinygan.models import fused
+from tinygan.models.discriminator import Discriminator, DiscriminatorConfig
+from tinygan.models.folding import fold_batch_norm, fold_padding
+from tinygan.models.fused import fuse_layers
+
+needs_operator = pytest.mark.skipif(not fused._is_there(), reason="PyTorch without oneDNN")
+
+
+def trained(network: nn.Module) -> nn.Module:
+    """Batch normalisations get statistics of a training, so that folding them changes weights."""
+    generator = torch.Generator().manual_seed(0)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None and layer.running_var is not None:
+            layer.running_mean.copy_(torch.randn(layer.num_features, generator=generator) * 0.1)
+            layer.running_var.copy_(torch.rand(layer.num_features, generator=generator) + 0.5)
+    return network.eval()
+
+
+def judge(backbone: str) -> tuple[Discriminator, tuple[Tensor, ...]]:
+    torch.manual_seed(0)
+    config = DiscriminatorConfig(backbone=backbone, weights="none", box=True, surroundings="mobilenet025")  # type: ignore[arg-type]
+    network = Discriminator(config, 64, 72)
+    trained(network)
+    fold_batch_norm(network)
+    network.deploy()
+    pictures = [torch.rand(3, 3, side, side).contiguous(memory_format=torch.channels_last) for side in (64, 72)]
+    return fold_padding(network), tuple(pictures)  # type: ignore[return-value]
+
+
+def detector(network: DetectorNetwork[Any]) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    trained(network)
+    fold_batch_norm(network)
+    network.deploy()
+    return network, (torch.randint(0, 255, (1, 3, 96, 160)).float().contiguous(memory_format=torch.channels_last),)
+
+
+def networks() -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
+    torch.manual_seed(0)
+    return {
+        "vgg_lite": judge("vgg_lite"),
+        "efficientnet_lite0": judge("efficientnet_lite0"),
+        "yunet": detector(YuNetNetwork(YuNetConfig(norm=True, fine=True))),
+        "retinaface": detector(RetinaFaceNetwork(RetinaFaceConfig())),
+    }
+
+
+@needs_operator
+@pytest.mark.parametrize("name", ["vgg_lite", "efficientnet_lite0", "yunet", "retinaface"])
+@torch.inference_mode()
+def test_answers_are_the_same(name: str) -> None:
+    network, pictures = networks()[name]
+    before = [answer for answer in network(*pictures) if isinstance(answer, Tensor)]
+    faster = deepcopy(network)
+    fuse_layers(faster, torch.float32)
+    assert not [layer for layer in faster.modules() if isinstance(layer, nn.Conv2d | nn.MaxPool2d)]
+    after = [answer for answer in faster(*pictures) if isinstance(answer, Tensor)]
+    assert len(before) == len(after) > 0
+    for one, other in zip(before, after, strict=True):
+        assert torch.allclose(one, other, atol=1e-4 * float(one.std()), rtol=1e-4)
+
+
+@needs_operator
+@torch.inference_mode()
+def test_in_bf16_answers_are_about_the_same() -> None:
+    network, pictures = networks()["vgg_lite"]
+    exact = network.features(network.normalise(pictures[0]))  # type: ignore[operator]
+    fuse_layers(network, torch.bfloat16)
+    rounded = network.features(network.normalise(pictures[0]))  # type: ignore[operator]
+    assert rounded.dtype == torch.bfloat16
+    assert 0 < float((rounded - exact).abs().max()) < 0.1 * float(exact.std())
+
+
+@needs_operator
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.1), nn.Sigmoid()])
+@torch.inference_mode()
+def test_each_activation(activation: nn.Module) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Identity(), activation).eval()
+    network[0].weight.mul_(20)  # type: ignore[operator]
+    picture = torch.randn(2, 3, 9, 7)
+    before = network(picture)
+    fuse_layers(network, torch.float32)
+    assert torch.allclose(network(picture), before, atol=1e-4)
+
+
+@needs_operator
+@torch.inference_mode()
+def test_only_pooling_by_two_is_replaced_and_odd_sides_are_rounded_down() -> None:
+    pools = nn.Sequential(nn.MaxPool2d(2), nn.MaxPool2d(3, 1, 1), nn.MaxPool2d(2, ceil_mode=True))
+    picture = torch.randn(2, 5, 15, 11).contiguous(memory_format=torch.channels_last)
+    before = pools(picture)
+    fuse_layers(pools, torch.float32)
+    assert torch.equal(pools(picture), before)
+    assert [isinstance(pool, nn.MaxPool2d) for pool in pools] == [False, True, True]
+
+
+@needs_operator
+@torch.inference_mode()
+def test_a_network_in_use_goes_to_another_process() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()).eval()
+    fuse_layers(network, torch.float32)
+    picture = torch.randn(1, 3, 6, 6)
+    answer = network(picture)
+    assert torch.equal(pickle.loads(pickle.dumps(network))(picture), answer)
+    assert torch.equal(deepcopy(network)(picture), answer)
+
+
+@needs_operator
+@torch.inference_mode()
+def test_an_activation_that_runs_twice_stays() -> None:
+    """As those of ResNet, which also follow its sums."""
+    network = fold_batch_norm(trained(resnet18(weights=None)))
+    picture = torch.rand(1, 3, 64, 64)
+    before = network(picture)
+    fuse_layers(network, torch.float32)
+    assert torch.allclose(network(picture), before, atol=1e-4 * float(before.std()))
+
+
+def test_without_the_operator_layers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    fused._is_there.cache_clear()
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()).eval()
+    fuse_layers(network, torch.float32)
+    monkeypatch.undo()
+    fused._is_there.cache_clear()
+    assert isinstance(network[0], nn.Conv2d)

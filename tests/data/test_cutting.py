@@ -2,7 +2,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinygan.data.cutting import CropConfig, DegradationConfig, cut_patch, cut_stack, make_lr, resize_patches, upscale
+from tinygan.boxes import square_crops
+from tinygan.data import cutting
+from tinygan.data.cutting import (
+    CropConfig,
+    DegradationConfig,
+    cut_patch,
+    cut_regions,
+    cut_stack,
+    make_lr,
+    resize_patches,
+    upscale,
+)
 
 
 def gradient(width: int = 40, height: int = 30) -> Image.Image:
@@ -73,6 +84,58 @@ def test_a_stack_is_its_patches():
 def test_crop_far_larger_than_the_image_does_not_ask_for_more_memory():
     patch = cut_patch(gradient(), np.array([-1e5, -1e5, 1e5, 1e5]), 16)
     assert patch.shape == (16, 16, 3)
+
+
+def some_boxes() -> np.ndarray:
+    """Of 4 to 150 px, some of them partly beyond the picture."""
+    rng = np.random.default_rng(1)
+    corners, sides = rng.uniform(-10, 150, (60, 2)), np.geomspace(4, 150, 60)[:, None]
+    return np.concatenate([corners, corners + sides * rng.uniform(0.7, 1, (60, 2))], axis=1)
+
+
+@pytest.mark.parametrize("crops", [CropConfig(route_px=0), CropConfig(lr_size=12, context=1.0, wide_context=0.8)])
+def test_regions_are_cut_at_whole_pixels_near_their_boxes(crops, monkeypatch):
+    image, boxes = textured(160, 120), some_boxes()
+    seen = []
+    cut_whole = cutting._cut_whole
+    monkeypatch.setattr(cutting, "_cut_whole", lambda *given: (seen.append(given[1:]), cut_whole(*given))[1])
+    cut = cut_regions(image, boxes, crops, wide=True)
+    small, large, around = (squares for squares, _ in seen)
+    squares = np.zeros((len(boxes), 4))
+    squares[cut.is_small], squares[~cut.is_small] = small, large
+    around = around[np.argsort(np.concatenate([np.flatnonzero(cut.is_small), np.flatnonzero(~cut.is_small)]))]
+    asked = crops.squares(boxes, image.width, image.height)
+    assert np.array_equal(np.rint(squares), squares) and np.array_equal(np.rint(around), around)
+    assert np.array_equal(squares[:, 2] - squares[:, 0], squares[:, 3] - squares[:, 1])
+    assert np.allclose(squares[:, :2] + squares[:, 2:], around[:, :2] + around[:, 2:])  # their centres
+    size = np.where(cut.is_small, crops.lr_size, crops.hr_size)
+    asked_around = crops.wide_squares(boxes, image.width, image.height)
+    pixel = np.maximum((asked[:, 2] - asked[:, 0]) / size, (asked_around[:, 2] - asked_around[:, 0]) / crops.wide_size)
+    assert (np.abs(squares - asked) <= np.maximum(1, pixel)[:, None]).all()  # of the halved copy that is cut
+    assert (np.abs(around - asked_around) <= 2 * np.maximum(1, pixel)[:, None]).all()
+    assert np.allclose(square_crops(cut.anchors, crops.context), squares)
+    for patches, boxes_of, size_px in ((cut.large, large, crops.hr_size), (cut.small, small, crops.lr_size)):
+        for patch, square in zip(patches, boxes_of, strict=True):
+            edge = 1 + int(2 * size_px / (square[2] - square[0]))  # pixels beyond a crop's edge are not looked at
+            inside = slice(edge, -edge)
+            expected = cut_patch(image, square, size_px)[inside, inside]
+            assert (np.abs(patch[inside, inside].astype(int) - expected) <= 2).all()
+
+
+def test_without_fast_instructions_patches_are_the_same(monkeypatch):
+    image, boxes = textured(160, 120), some_boxes()
+    fast = cut_regions(image, boxes, CropConfig(), wide=True)
+    monkeypatch.setattr(cutting, "FAST_RESIZING", not cutting.FAST_RESIZING)
+    slow = cut_regions(image, boxes, CropConfig(), wide=True)
+    for one, other in ((fast.small, slow.small), (fast.large, slow.large), (fast.wide, slow.wide)):
+        difference = np.abs(one.astype(int) - other)
+        assert len(one) and difference.max() <= 2 and difference.mean() <= 0.2
+
+
+@pytest.mark.parametrize("box", [[-1e5, -1e5, 1e5, 1e5], [500, 500, 510, 510], [3, 3, 3, 3], [-1e9, 5, 1e9, 6]])
+def test_wild_boxes_give_regions(box):
+    cut = cut_regions(gradient(), np.array([box], float), CropConfig(route_px=0), wide=True)
+    assert cut.large.shape == (1, 64, 64, 3) and cut.wide.shape == (1, 96, 96, 3) and np.isfinite(cut.anchors).all()
 
 
 def test_squares_have_context_and_survive_wild_boxes():

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from tinygan.boxes import interpolate
 from tinygan.checkpoint import load_checkpoint
-from tinygan.data.cutting import CropConfig
+from tinygan.data.cutting import CropConfig, cut_regions
 from tinygan.detections import Detections
 from tinygan.errors import CheckpointError
 from tinygan.formats.images import read_image
@@ -18,7 +19,7 @@ from tinygan.models.folding import fold_batch_norm
 from tinygan.models.generator import Generator, GeneratorConfig
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.judge import Judge
-from tinygan.second_stage.judging import LOOK_LOGIT, THIRD_LOOK_PX, Request, judge_images
+from tinygan.second_stage.judging import LOOK_LOGIT, LOOK_RESIZE, THIRD_LOOK_PX, Request, judge_images
 from tinygan.training.fusion import with_second
 
 CROPS = CropConfig(lr_size=8)
@@ -142,7 +143,14 @@ def in_mirror(request, boxes):
     picture = request.image.with_name(f"mirrored {request.image.name}")
     with Image.open(request.image) as image:
         ImageOps.mirror(image).save(picture)
-    return asked(request.name, picture, mirrored(boxes))
+    # What lies in the middle of two pixels goes to the right, so in a mirror to the left.
+    return asked(request.name, picture, mirrored(boxes) - [1e-6, 0, 1e-6, 0])
+
+
+def looked_at_next(request, answer):
+    """Where the face was found, half of the way to its size."""
+    every = np.ones(len(answer.boxes))
+    return interpolate(request.proposals.boxes, answer.boxes, every, LOOK_RESIZE * every)
 
 
 def test_a_second_look_is_taken_where_the_first_found_the_face_at_a_mirror_image(finding_checkpoint, requests):
@@ -150,10 +158,11 @@ def test_a_second_look_is_taken_where_the_first_found_the_face_at_a_mirror_image
     assert judge.finds_boxes and judge.sees_wide
     first = list(judge_images(judge, requests, batch_size=7))
     for request, answer in zip(requests[1:], first[1:], strict=True):
-        side = (request.proposals.boxes[:, 2] - request.proposals.boxes[:, 0])[:, None]
-        assert answer.boxes == pytest.approx(request.proposals.boxes + side * [0, 0.5, 0, 0.5], abs=1e-3)
+        seen = cut_regions(read_image(request.image), request.proposals.boxes, judge.crops, wide=True).anchors
+        side = (seen[:, 2] - seen[:, 0])[:, None]
+        assert answer.boxes == pytest.approx(seen + side * [0, 0.5, 0, 0.5], abs=1e-3)
     second = list(judge_images(judge, requests, batch_size=1000, workers=1, looks=2))
-    there = [in_mirror(r, a.boxes) for r, a in zip(requests, first, strict=True)]
+    there = [in_mirror(r, looked_at_next(r, a)) for r, a in zip(requests, first, strict=True)]
     for looked, there_too, at_first in zip(second, judge_images(judge, there, 5), first, strict=True):
         assert looked.face_logits == pytest.approx((there_too.face_logits + at_first.face_logits) / 2, abs=1e-4)
         assert looked.boxes == pytest.approx(mirrored(there_too.boxes), abs=1e-3)
@@ -203,7 +212,8 @@ def test_a_third_look_is_taken_at_tiny_boxes_alone(finding_checkpoint, requests,
     judge = Judge.from_weights(load_checkpoint(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
     asked = [replace(one, image=read_image(one.image)) for one in requests] if in_memory else requests
     twice, thrice = (list(judge_images(judge, asked, 64, looks=looks)) for looks in (2, 3))
-    third = list(judge_images(judge, [in_mirror(r, t.boxes) for r, t in zip(requests, twice, strict=True)], 64))
+    there = [in_mirror(r, looked_at_next(r, t)) for r, t in zip(requests, twice, strict=True)]
+    third = list(judge_images(judge, there, 64))
     seen = set()
     for two, three, one in zip(twice, thrice, third, strict=True):
         sides = (two.proposals.boxes[:, 2:] - two.proposals.boxes[:, :2]).max(axis=1)

@@ -22,10 +22,11 @@ from tinygan.formats.writing import open_output
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage import cluster as ray_engine
 from tinygan.second_stage.cluster import Cluster, ClusterOptions, Work
-from tinygan.second_stage.engine import Judging, Plan, plan_rescoring, rescore
+from tinygan.second_stage.engine import Judging, rescore
 from tinygan.second_stage.fusion import stored_fusion
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
+from tinygan.second_stage.plan import Plan, plan_rescoring
 from tinygan.second_stage.rescoring import RescoreConfig
 
 

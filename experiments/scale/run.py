@@ -34,8 +34,9 @@ from tinygan.second_stage.cluster import (
     ClusterOptions,
     items_per_task,
 )  # fmt: skip
-from tinygan.second_stage.engine import CHUNK, Plan, rescore
+from tinygan.second_stage.engine import CHUNK, rescore
 from tinygan.second_stage.judging import Judged, Request
+from tinygan.second_stage.plan import Plan
 from tinygan.second_stage.rescoring import RescoreConfig
 
 ROWS_PER_FILE = 10_240

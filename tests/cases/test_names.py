@@ -19,7 +19,7 @@ from tinygan.formats.registry import open_detections
 from tinygan.formats.truths import load_faces
 from tinygan.formats.wider import load_subset
 from tinygan.formats.writing import write_wider
-from tinygan.second_stage.engine import plan_rescoring
+from tinygan.second_stage.plan import plan_rescoring
 from tinygan.second_stage.rescoring import RescoreConfig
 
 COMPOSED = unicodedata.normalize("NFC", "Zoë/Ångström é")

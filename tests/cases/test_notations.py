@@ -28,7 +28,7 @@ from tinygan.formats.plausible import BoxCheck, explain_by_faces, explain_scores
 from tinygan.formats.registry import open_detections
 from tinygan.formats.sizes import read_size
 from tinygan.formats.writing import write_wider
-from tinygan.second_stage.engine import plan_rescoring
+from tinygan.second_stage.plan import plan_rescoring
 from tinygan.second_stage.rescoring import RescoreConfig
 
 Plant = Callable[[FloatArray, FloatArray], FloatArray]  # corners and sizes [w, h, w, h] -> what is written as x y w h

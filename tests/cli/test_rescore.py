@@ -21,6 +21,7 @@ from tinygan.formats.registry import open_detections
 from tinygan.second_stage import judging
 from tinygan.second_stage.calibration import Calibration, RankCurve, ScoreMap
 from tinygan.second_stage.fusion import Fusion
+from tinygan.second_stage.judging import judge_images
 
 IDENTITY = ["--set", "fusion.judge=0", "--set", "fusion.size=0"]
 
@@ -142,6 +143,40 @@ def test_the_view_is_found_once_and_a_resumed_run_keeps_it(data, checkpoint, tmp
     assert "calibration: none" in capsys.readouterr().out and not (out / "calibration.json").exists()
     unmapped = open_detections(out)
     assert not all(np.allclose(first[name], unmapped[name].scores) for name in first)
+
+
+def test_of_further_images_proposals_worth_a_look_alone_are_judged_for_a_calibration(
+    data, checkpoint, tmp_path, monkeypatch, capsys
+):
+    fused = load_checkpoint(checkpoint, ("fused",))
+    curve = RankCurve(knots=(-3.0, 0.0, 3.0), values=(-5.0, 0.0, 5.0))
+    fusion = Fusion(detector=0.8, judge=0.6, fitted=True, curve=curve)
+    mapped, out, report = tmp_path / "mapped.safetensors", tmp_path / "out", tmp_path / "report.json"
+    save_checkpoint(mapped, replace(fused, fusion=fusion.to_facts()))
+    monkeypatch.setattr("tinygan.second_stage.calibration.MIN_PROPOSALS", 10)
+    monkeypatch.setattr("tinygan.second_stage.engine.ROUGHLY_IMAGES", 2)
+    asked = []
+    judged = judge_images
+    monkeypatch.setattr(
+        "tinygan.second_stage.engine.judge_images",
+        lambda judge, requests, **how: judged(judge, (asked.append(r) or r for r in requests), **how),
+    )
+    words = typed(
+        data, mapped, out, "--report", str(report), "--set", "calibration_proposals=60", "--set", "least_log_odds=0"
+    )
+    assert main(words) == 0
+    counts = [min(one.count, len(one.proposals)) for one in asked]
+    assert len(asked) == 4 and counts[:2] == [len(one.proposals) for one in asked[:2]]  # two of four, all proposals
+    assert 0 < sum(counts[2:]) < sum(len(one.proposals) for one in asked[2:])
+    assert f"calibration: found from {sum(counts)} proposals" in capsys.readouterr().out
+    files, first = {file: file.read_text() for file in out.rglob("*.txt")}, json.loads(report.read_text())
+    for name in ("val_0", "val_1"):
+        (out / f"0--Parade/{name}.txt").unlink()
+        asked.clear()
+        assert main([*words, "--resume"]) == 0
+        assert {file: file.read_text() for file in out.rglob("*.txt")} == files
+        again = json.loads(report.read_text())
+        assert [again[key] for key in ("rescored", "merged")] == [first[key] for key in ("rescored", "merged")]
 
 
 def test_few_proposals_take_the_usual_view(data, checkpoint, tmp_path, capsys):

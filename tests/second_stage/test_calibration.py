@@ -96,6 +96,20 @@ def test_rank_is_relative_to_the_faces_seen_and_ties_share_it():
     assert np.exp(-rank_feature(scores, face_logits)) == pytest.approx([0.5, 1.25, 1.25, 2.0])
 
 
+def test_a_proposal_of_weight_three_counts_as_three():
+    _, _, scores, face_logits = proposals(1000, 0.0, 1.0)
+    size = np.linspace(-2, 2, 1000)
+    often = np.where(np.arange(1000) % 4 == 0, 3, 1)
+    repeated = [np.repeat(column, often) for column in (scores, face_logits, size)]
+    weighted = fit_calibration(scores, face_logits, size, curve(), often.astype(float))
+    assert rank_feature(scores, face_logits, often.astype(float)) == pytest.approx(
+        rank_feature(*repeated[:2])[np.cumsum(often) - 1]
+    )
+    expected = fit_calibration(*repeated, curve())
+    assert weighted.score_map.log_odds(scores) == pytest.approx(expected.score_map.log_odds(scores), abs=1e-6)
+    assert weighted.expected == pytest.approx(expected.expected, abs=1e-6)
+
+
 def test_ignored_proposals_have_a_rank_but_teach_nothing():
     is_face, _, scores, face_logits = proposals(5000, 0.0, 1.0)
     known = fit_rank_curve([(scores, face_logits, is_face)])

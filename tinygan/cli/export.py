@@ -129,8 +129,8 @@ def _judge_in_int8(
     from tinygan.models.exported import PRECISION
     from tinygan.models.graphs import encode_openvino
     from tinygan.models.quantise import to_int8
-    from tinygan.second_stage.engine import plan_rescoring
     from tinygan.second_stage.int8 import calibration_regions
+    from tinygan.second_stage.plan import plan_rescoring
     from tinygan.second_stage.rescoring import RescoreConfig
 
     plan = plan_rescoring(arguments.proposals, arguments.images, RescoreConfig())

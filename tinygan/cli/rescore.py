@@ -100,8 +100,9 @@ def _rescore(arguments: argparse.Namespace) -> int:
     from tinygan.formats.images import allow_pixels
     from tinygan.formats.writing import open_output
     from tinygan.runtime import Runtime
-    from tinygan.second_stage.engine import KEPT, plan_rescoring, rescore, run_settings
+    from tinygan.second_stage.engine import KEPT, rescore, run_settings
     from tinygan.second_stage.judge import Judge
+    from tinygan.second_stage.plan import plan_rescoring
 
     weights = _weights(arguments.checkpoint)
     config = _config(arguments, weights)

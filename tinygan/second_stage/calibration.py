@@ -124,7 +124,11 @@ def size_feature(sides_px: FloatArray) -> FloatArray:
 
 
 def fit_calibration(
-    scores: FloatArray, face_logits: FloatArray, size: FloatArray, curve: RankCurve
+    scores: FloatArray,
+    face_logits: FloatArray,
+    size: FloatArray,
+    curve: RankCurve,
+    weights: FloatArray | None = None,
 ) -> Calibration | None:
     """The calibration of one detector, from judged proposals without labels.
 
@@ -133,6 +137,7 @@ def fit_calibration(
         face_logits: float64 [N].
         size: float64 [N], see :func:`size_feature`.
         curve: how often usual proposals are faces.
+        weights: float64 [N], how many proposals each one stands for; default: for itself.
 
     Returns:
         The calibration; ``None`` for fewer than 500 proposals or a single score, from which none can be found.
@@ -140,9 +145,9 @@ def fit_calibration(
     levels = np.unique(score_logit(scores))
     if len(scores) < MIN_PROPOSALS or len(levels) < 2 or levels[-1] - levels[0] < 1e-3:
         return None
-    feature = rank_feature(scores, face_logits)
+    feature = rank_feature(scores, face_logits, weights)
     score_map = _read_off(score_logit(scores), np.interp(feature, curve.knots, curve.values))
-    return Calibration(score_map=score_map, expected=fit_expectation(score_map, scores, face_logits, size))
+    return Calibration(score_map=score_map, expected=fit_expectation(score_map, scores, face_logits, size, weights))
 
 
 def fit_usual_calibration(detectors: Sequence[tuple[FloatArray, FloatArray, FloatArray, FloatArray]]) -> Calibration:
@@ -178,18 +183,19 @@ def fit_rank_curve(detectors: Sequence[tuple[FloatArray, FloatArray, FloatArray]
     return RankCurve(knots=RANK_KNOTS, values=tuple(values.tolist()))
 
 
-def rank_feature(scores: FloatArray, face_logits: FloatArray) -> FloatArray:
+def rank_feature(scores: FloatArray, face_logits: FloatArray, weights: FloatArray | None = None) -> FloatArray:
     """-log(rank / number of faces that the judge sees), float64 [N]; equal scores share the mean of their ranks.
 
     Args:
         scores: float64 [N].
         face_logits: float64 [N].
+        weights: float64 [N], how many proposals each one stands for; default: for itself.
     """
-    falling = np.sort(-scores)
-    first = np.searchsorted(falling, -scores, side="left") + 1
-    last = np.searchsorted(falling, -scores, side="right")
-    faces = max(1, int((face_logits > 0).sum()))
-    feature: FloatArray = -np.log((first + last) / 2 / faces)
+    weights = np.ones(len(scores)) if weights is None else weights
+    levels, level = np.unique(-scores, return_inverse=True)
+    count = np.bincount(level, weights, len(levels))
+    rank = np.cumsum(count) - (count - 1) / 2
+    feature: FloatArray = -np.log(rank[level] / max(1.0, float(weights[face_logits > 0].sum())))
     return feature
 
 

@@ -2,43 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-import numpy as np
 from tqdm import tqdm
 
 from tinygan.checkpoint import Checkpoint
 from tinygan.config import build_config, to_tree
-from tinygan.detections import Detections, FloatArray
-from tinygan.errors import DataError
-from tinygan.files import fingerprint, report_json, write_atomically
+from tinygan.files import report_json, write_atomically
 from tinygan.formats.dialect import AS_WRITTEN, Dialect
-from tinygan.formats.folders import DetectionFiles
 from tinygan.formats.images import ImageFile, Orientation
-from tinygan.formats.names import find_images, match_names, output_names
-from tinygan.formats.plausible import BoxCheck, explain_scores
-from tinygan.formats.registry import open_detections
-from tinygan.formats.spool import Spool
-from tinygan.formats.wider import load_subset
 from tinygan.formats.writing import DetectionWriter, Fingerprint
 from tinygan.runtime import Runtime
-from tinygan.second_stage.calibration import Calibration, score_logit
+from tinygan.second_stage.calibration import Calibration
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
-from tinygan.second_stage.rescoring import RescoreConfig, calibrate_detector, rescore_judged
+from tinygan.second_stage.plan import Plan, fingerprints
+from tinygan.second_stage.rescoring import RescoreConfig, calibrate_detector, refine_calibration, rescore_judged
 
 log = logging.getLogger(__name__)
 Judging: TypeAlias = "Callable[[Iterable[Request]], Iterator[Judged]]"  # answers in order
 CHUNK = 1024  # patches that are judged together, so that a result does not depend on where a run was cut off
+ROUGHLY = 4  # a first calibration is found from so many times fewer proposals
+ROUGHLY_IMAGES = 24  # but from so many images, if there are
 CALIBRATION_FILE = "calibration.json"
 KEPT = ("rescore.json", CALIBRATION_FILE)  # beside the detections
 # A resumed run must have the same.
@@ -110,76 +102,6 @@ class Report:
         return report_json(asdict(self))
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which proposal file belongs to which image.
-
-    Attributes:
-        files: the proposals.
-        file_of: ``{output name: proposal file}``.
-        image_of: ``{output name: image on disk}``; images that are missing have no entry.
-        proposals: ``{output name: proposals by falling score}``.
-        without_proposals: images on disk without a proposal file.
-        unusable: why files among the proposals were not read.
-        unread: pictures of kinds that are not read.
-        orientation: ``upright`` or ``stored``: the position of the pictures that boxes refer to.
-    """
-
-    files: DetectionFiles
-    file_of: dict[str, str]
-    image_of: dict[str, Path]
-    proposals: Mapping[str, Detections]
-    without_proposals: list[str]
-    unusable: list[str] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)
-    orientation: Orientation = "upright"
-
-
-def plan_rescoring(
-    proposals: Path,
-    images: Path,
-    config: RescoreConfig,
-    subset: Path | None = None,
-    orientation: Orientation = "upright",
-    dialect: Dialect = AS_WRITTEN,
-    format: str | None = None,
-) -> Plan:
-    """Match proposal files to images and read every one, before anything is computed or written.
-
-    Warns if the boxes do not look like what they are taken for. ``format`` is the proposals', if it is not to be found
-    out.
-
-    Raises:
-        ConfigError: if there is no such format.
-        DataError: if a path is absent, a proposal file is malformed or its scores unfit for fusion, or
-            names are ambiguous.
-    """
-    files = open_detections(proposals, format, replace(dialect, images=images, orientation=orientation))
-    on_disk, unread = find_images(images)
-    if subset is None:
-        file_of = match_names(files, on_disk, str(proposals))
-        image_of = {name: images / name for name in on_disk}
-        strays = sorted(set(files) - set(file_of.values()))
-        for stray in strays:
-            name = "/".join(stray.split("/")[-2:])
-            file_of[name if name not in file_of else stray] = stray
-    else:
-        wanted = load_subset(subset)
-        file_of = match_names(files, wanted, str(proposals))
-        image_of = {name: images / file for name, file in match_names(on_disk, wanted, str(images)).items()}
-        if not file_of:
-            raise DataError(f"{proposals}: none of its {len(files)} files belongs to an image that {subset} lists")
-    if not set(file_of) & set(image_of):
-        raise DataError(
-            f"{proposals}: none of its {len(files)} files belongs to an image below {images}; "
-            "proposals are matched to images by event folder and name"
-        )
-    parsed, unusable = _read_proposals(files, file_of, image_of, config, orientation)
-    output_names(parsed, proposals)  # no two of one file
-    without = sorted(set(image_of) - set(file_of))
-    return Plan(files, file_of, image_of, parsed, without, unusable, unread, orientation)
-
-
 def rescore(plan: Plan, judge: Judge | Judging, config: RescoreConfig, writer: DetectionWriter) -> Report:
     """Rescore every proposal and write one file an image.
 
@@ -203,7 +125,7 @@ def rescore(plan: Plan, judge: Judge | Judging, config: RescoreConfig, writer: D
         unusable=plan.unusable,
         unread=plan.unread,
     )
-    inputs = _fingerprints(plan)
+    inputs = fingerprints(plan)
     finished = writer.done(inputs)
     todo: list[str] = []
     done: list[str] = []
@@ -215,21 +137,22 @@ def rescore(plan: Plan, judge: Judge | Judging, config: RescoreConfig, writer: D
             _keep(plan, name, writer, report)
         else:
             (done if name in finished else todo).append(name)
-    sample = _sample(plan, config) if is_calibrated(config) else []
-    calibration, known = _find_calibration(plan, sample, judging, config, writer, report)
+    calibration, passes, known = _find_calibration(plan, judging, config, writer, report)
+    seen = {name: one.calibration for one in passes for name in one.names}
     for name in done:
         report.resumed += 1
         proposals = plan.proposals[name]
-        _count(report, config.count_judged(proposals, calibration), len(proposals), writer.count(name))
+        count = min(config.count_judged(proposals, calibration), config.count_judged(proposals, seen[name]))
+        _count(report, count, len(proposals), writer.count(name))
     judged = sum(len(one.best) for one in known.values())
     for name in todo:
         if name in known:
             _finish(plan, known[name], calibration, config, writer, report, inputs[name])
-    unknown, others = set(todo) - set(known), set(plan.image_of) - set(sample)
-    # A run that is continued judges the images of its sample as that was judged, or their last bits would differ.
-    for names, seen in ((sample, None), ([name for name in plan.proposals if name in others], calibration)):
-        chunks = [chunk for chunk in _chunks(plan, names, config, seen) if not unknown.isdisjoint(chunk)]
-        for one in _judge(plan, chunks, judging, config, "rescoring", seen):
+    unknown = set(todo) - set(known)
+    # A run that is continued judges the images of its sample as they were judged, or their last bits would differ.
+    for one_pass in passes:
+        chunks = [chunk for chunk in _chunks(plan, one_pass, config) if not unknown.isdisjoint(chunk)]
+        for one in _judge(plan, chunks, judging, config, "rescoring", one_pass.calibration):
             judged += len(one.best)
             if one.name in unknown:
                 _finish(plan, one, calibration, config, writer, report, inputs[one.name])
@@ -264,33 +187,71 @@ def is_calibrated(config: RescoreConfig) -> bool:
     return config.method == "logit" and config.calibration != "none" and config.fusion.curve is not None
 
 
+class _Pass(NamedTuple):
+    """Images that are judged by the same rule, whichever of them are done already.
+
+    Attributes:
+        names: the images.
+        calibration: says which proposals are not worth a look; ``None``: all are judged.
+    """
+
+    names: list[str]
+    calibration: Calibration | None
+
+
 def _find_calibration(
-    plan: Plan, sample: list[str], judging: Judging, config: RescoreConfig, writer: DetectionWriter, report: Report
-) -> tuple[Calibration | None, dict[str, Judged]]:
-    """The calibration, and the judged images it was found from; a resumed run keeps the one it began with."""
-    if not is_calibrated(config):
-        return None, {}
-    file = writer.folder / CALIBRATION_FILE
-    known: dict[str, Judged] = {}
-    if file.is_file():
-        saved = json.loads(file.read_text())
-    else:
-        chunks = _chunks(plan, sample, config, None)
-        known = {one.name: one for one in _judge(plan, chunks, judging, config, "reading scores")}
-        found = calibrate_detector(known.values(), config.fusion)
-        count = sum(len(one.best) for one in known.values())
-        saved = {"proposals": count, "calibration": None if found is None else to_tree(found)}
-        write_atomically(file, json.dumps(saved).encode())
-    calibration = None if saved["calibration"] is None else build_config(Calibration, saved["calibration"])
-    report.calibration = "usual" if calibration is None else f"found from {saved['proposals']} proposals"
-    return calibration, known
+    plan: Plan, judging: Judging, config: RescoreConfig, writer: DetectionWriter, report: Report
+) -> tuple[Calibration | None, list[_Pass], dict[str, Judged]]:
+    """The calibration, how all images are judged, and those that were judged to find it.
 
-
-def _sample(plan: Plan, config: RescoreConfig) -> list[str]:
-    """Images spread evenly over all, with about ``calibration_proposals`` proposals in all."""
+    A first, rough calibration, from few images, says of further ones which proposals are worth a look. A resumed run
+    keeps what it began with.
+    """
     names = [name for name in plan.proposals if name in plan.image_of]
-    total = sum(config.count_judged(plan.proposals[name], None) for name in names)
-    return names[:: max(1, -(-total // config.calibration_proposals))]
+    if not is_calibrated(config):
+        return None, [_Pass(names, None)], {}
+    file = writer.folder / CALIBRATION_FILE
+    saved = json.loads(file.read_text()) if file.is_file() else {}
+    first = _Pass(_spread(plan, names, config, None, config.calibration_proposals // ROUGHLY, ROUGHLY_IMAGES), None)
+    whole = {} if saved else _judged(plan, first, judging, config)
+    rough = _from_tree(saved.get("rough")) if saved else calibrate_detector(whole.values(), config.fusion)
+    further = [] if rough is None else _spread(plan, names, config, rough, config.calibration_proposals)
+    more = _Pass([name for name in further if name not in set(first.names)], rough)
+    partly = {} if saved else _judged(plan, more, judging, config)
+    if not saved:
+        found = None if rough is None else refine_calibration(rough, whole.values(), partly.values(), config)
+        count = sum(len(one.best) for one in (*whole.values(), *partly.values()))
+        trees = {key: None if one is None else to_tree(one) for key, one in (("rough", rough), ("calibration", found))}
+        saved = {"proposals": count, **trees}
+        write_atomically(file, json.dumps(saved).encode())
+    calibration = _from_tree(saved["calibration"])
+    report.calibration = "usual" if calibration is None else f"found from {saved['proposals']} proposals"
+    sample = {*first.names, *more.names}
+    others = _Pass([name for name in names if name not in sample], calibration)
+    return calibration, [first, more, others], {**whole, **partly}
+
+
+def _from_tree(tree: dict[str, object] | None) -> Calibration | None:
+    return None if tree is None else build_config(Calibration, tree)
+
+
+def _spread(
+    plan: Plan,
+    names: list[str],
+    config: RescoreConfig,
+    calibration: Calibration | None,
+    proposals: int,
+    images: int = 1,
+) -> list[str]:
+    """Images spread evenly over all, of which about ``proposals`` are judged in all; at least ``images``."""
+    total = sum(config.count_judged(plan.proposals[name], calibration) for name in names)
+    step = min(-(-total // max(1, proposals)), len(names) // images)
+    return names[:: max(1, step)]
+
+
+def _judged(plan: Plan, one_pass: _Pass, judging: Judging, config: RescoreConfig) -> dict[str, Judged]:
+    chunks = _chunks(plan, one_pass, config)
+    return {one.name: one for one in _judge(plan, chunks, judging, config, "reading scores", one_pass.calibration)}
 
 
 def _here(judge: Judge, config: RescoreConfig) -> Judging:
@@ -300,15 +261,13 @@ def _here(judge: Judge, config: RescoreConfig) -> Judging:
     )  # fmt: skip
 
 
-def _chunks(
-    plan: Plan, names: list[str], config: RescoreConfig, calibration: Calibration | None
-) -> Iterator[list[str]]:
+def _chunks(plan: Plan, one_pass: _Pass, config: RescoreConfig) -> Iterator[list[str]]:
     """Images that are judged together, whichever of them are done already: what they are depends on the plan alone."""
     chunk: list[str] = []
     patches = 0
-    for name in names:
+    for name in one_pass.names:
         chunk.append(name)
-        patches += config.count_judged(plan.proposals[name], calibration)
+        patches += config.count_judged(plan.proposals[name], one_pass.calibration)
         if patches >= CHUNK:
             yield chunk
             chunk, patches = [], 0
@@ -322,7 +281,7 @@ def _judge(
     judging: Judging,
     config: RescoreConfig,
     task: str,
-    calibration: Calibration | None = None,
+    calibration: Calibration | None,
 ) -> Iterator[Judged]:
     chunks = list(chunks)
 
@@ -352,64 +311,11 @@ def _finish(
         report.unreadable.append(judged.error)
         _keep(plan, judged.name, writer, report)
         return
-    count = config.count_judged(judged.proposals, calibration)
+    count = min(config.count_judged(judged.proposals, calibration), len(judged.best))
     final = rescore_judged([judged.first(count)], config, calibration)[0]
     writer.write(judged.name, final)
     writer.finish(judged.name, made_of)
     _count(report, count, len(judged.proposals), len(final))
-
-
-def _fingerprints(plan: Plan) -> dict[str, Fingerprint]:
-    """What shows, for each image, that its picture or its proposals changed."""
-    inputs = {}
-    for name, proposals in plan.proposals.items():
-        digest = hashlib.blake2b(proposals.boxes.tobytes() + proposals.scores.tobytes(), digest_size=8)
-        inputs[name] = {"picture": fingerprint(plan.image_of.get(name)), "proposals": digest.hexdigest()}
-    return inputs
-
-
-def _read_proposals(
-    files: DetectionFiles,
-    file_of: Mapping[str, str],
-    image_of: Mapping[str, Path],
-    config: RescoreConfig,
-    orientation: Orientation,
-) -> tuple[Spool, list[str]]:
-    """The proposals of all images by falling score, each file parsed once and its scores checked.
-
-    Also says which files hold none: empty ones, and strays such as a README, which belong to no image.
-    """
-    proposals, unusable, check = Spool(), [], BoxCheck(image_of, file_of, orientation)
-    for name, file in file_of.items():
-        try:
-            detections = files[file]
-        except DataError as error:
-            if name in image_of and files.text(file).strip():
-                raise
-            empty = name in image_of
-            unusable.append(f"{files.describe(file)}: is empty, expected proposals" if empty else f"{error}; not read")
-            continue
-        if config.method != "replace" or len(detections) > config.max_rois:  # unjudged boxes are imputed from scores
-            try:
-                score_logit(detections.scores)
-            except DataError as error:
-                problem = explain_scores(_all_scores(files, file_of.values()))
-                raise DataError(f"{files.describe(file)}: {problem}") from error
-        proposals.add(name, detections.sorted())
-        check.add(name, detections)
-    if not proposals:
-        raise DataError(unusable[0])
-    check.warn(files)
-    return proposals, unusable
-
-
-def _all_scores(files: DetectionFiles, names: Iterable[str]) -> FloatArray:
-    """Scores of all files that can be read: percents are told from logits by many of them."""
-    scores = [np.zeros(0)]
-    for name in names:
-        with suppress(DataError):
-            scores.append(files[name].scores)
-    return np.concatenate(scores)
 
 
 def _keep(plan: Plan, name: str, writer: DetectionWriter, report: Report) -> None:

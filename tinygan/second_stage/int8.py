@@ -16,7 +16,7 @@ from tinygan.errors import DataError
 from tinygan.formats.images import ImageFile, read_image
 from tinygan.models.build import load_generator
 from tinygan.models.pixels import to_float
-from tinygan.second_stage.engine import Plan
+from tinygan.second_stage.plan import Plan
 
 log = logging.getLogger(__name__)
 REGIONS, PER_IMAGE, BEST = 1024, 8, 128  # regions in all; of an image this many, spread over this many best proposals

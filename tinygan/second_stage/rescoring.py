@@ -174,6 +174,35 @@ def calibrate_detector(judged: Iterable[Judged], fusion: Fusion) -> Calibration 
     return fit_calibration(scores, face_logits, size_feature(sides_px), fusion.curve)
 
 
+def refine_calibration(
+    rough: Calibration, whole: Iterable[Judged], partly: Iterable[Judged], config: RescoreConfig
+) -> Calibration | None:
+    """A calibration from more images, of which proposals that are hardly faces were not judged.
+
+    Such proposals of the other images stand for them.
+
+    Args:
+        rough: said which proposals to judge.
+        whole: images, of one detector, of which all proposals were judged.
+        partly: further ones, of which those were judged that ``config`` counts by ``rough``.
+        config: how; its fusion holds how often usual proposals are faces by rank.
+
+    Returns:
+        As :func:`calibrate_detector`.
+    """
+    if config.fusion.curve is None:
+        return None
+    whole, partly = ([one for one in images if one.error is None] for images in (whole, partly))
+    unlikely = sum(len(one.best) - config.count_judged(one.proposals, rough) for one in whole)
+    left_out = sum(config.count_judged(one.proposals, None) - len(one.best) for one in partly)
+    scores, face_logits, sides_px = judged_columns([one_per_face(one) for one in (*whole, *partly)])
+    weights = np.ones(len(scores))
+    if config.least_log_odds is not None and unlikely:
+        stands = rough.score_map.log_odds(scores) < config.least_log_odds
+        weights[stands] += left_out / unlikely
+    return fit_calibration(scores, face_logits, size_feature(sides_px), config.fusion.curve, weights)
+
+
 def one_per_face(judged: Judged) -> Judged:
     """The judged proposals without those that repeat a face: what a calibration is found from.
 

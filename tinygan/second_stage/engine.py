@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 Judging: TypeAlias = "Callable[[Iterable[Request]], Iterator[Judged]]"  # answers in order
 CHUNK = 1024  # patches that are judged together, so that a result does not depend on where a run was cut off
 ROUGHLY = 4  # a first calibration is found from so many times fewer proposals
-ROUGHLY_IMAGES = 24  # but from so many images, if there are
+ROUGHLY_IMAGES = 32  # but from so many images, if there are
 CALIBRATION_FILE = "calibration.json"
 KEPT = ("rescore.json", CALIBRATION_FILE)  # beside the detections
 # A resumed run must have the same.

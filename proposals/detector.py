@@ -26,7 +26,7 @@ from tinygan.runtime import Runtime
 
 log = logging.getLogger(__name__)
 LANDMARKS = 5
-OVERVIEW_FROM, OVERVIEW_STEP = 2, 2.5  # times overview_px; times the next smaller overview
+OVERVIEW_FROM, OVERVIEW_STEP = 1.5, 2.5  # times overview_px; times the next smaller overview
 ZOOM_SCORE = 0.3  # from which a tiny box counts as a face, where it is decided whether to zoom
 
 OutputT = TypeVar("OutputT")
@@ -39,7 +39,7 @@ class DetectorConfig(ViewConfig):
     Attributes:
         score_threshold: boxes of a lower face probability are dropped.
         top_k: number of boxes per scale, the best ones, that enter NMS.
-        overview_px: images at least twice as long are searched once more, shrunk to this: faces of 48 px or more there
+        overview_px: images at least 1.5 times as long are searched once more, shrunk to this: faces of 48 px or more there
             are looked for in this overview alone, faces of less than 30 px there at full size alone. Still longer ones
             have further overviews, 2.5 times as large each. 0: there is no overview.
         zoom: factor at which an image with many tiny faces is searched once more, for faces of less than 48 px at the

@@ -89,8 +89,9 @@ def test_doubt_is_of_pixels_of_the_image_whatever_the_scale(runtime):
         assert doubted.scores[0] == pytest.approx(odds / (1 + odds), rel=0.02)
 
 
-def test_small_faces_are_not_looked_for_in_the_overview(runtime):
+def test_small_faces_are_not_looked_for_in_the_overview(runtime, monkeypatch):
     """The astronaut's face, 92 x 123 px of 512, is 39 px high in an overview of 160 px, 25 px in one of 104 px."""
+    monkeypatch.setattr("proposals.detector.OVERVIEW_FROM", 2.0)  # so that there is but one
     picture = torch.from_numpy(data.astronaut()).permute(2, 0, 1)
 
     def faces(overview_px):

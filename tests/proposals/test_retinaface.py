@@ -27,7 +27,7 @@ FACE = np.array([[179.0, 55, 270, 178]])  # scikit-image's astronaut, 512 px
 
 def test_only_much_longer_images_get_overviews():
     config = RetinaFaceConfig(overview_px=1000)
-    assert config.overviews_of(1999) == [] and config.overviews_of(2000) == [0.5]
+    assert config.overviews_of(1499) == [] and config.overviews_of(2000) == [0.5]
     assert config.overviews_of(5000) == [0.5, 0.2]
     assert RetinaFaceConfig().overviews_of(9999) == []
 

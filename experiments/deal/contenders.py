@@ -15,7 +15,7 @@ from tinygan.config import load_config, to_tree
 from tinygan.detect.detector import FaceDetector
 from tinygan.detections import Detections
 from tinygan.proposers import Choice, Proposer, choose_proposer, name_proposer
-from tinygan.runtime import Runtime, RuntimeOptions
+from tinygan.runtime import RuntimeOptions
 
 PLAIN, TWICE, SLICED, BOTH = "alone", "1x + 2x", "sliced", "with lite"
 SLICE_PX, OVERLAP = 640, 0.2
@@ -45,15 +45,16 @@ class Contender:
 
 
 def contenders(stages: Iterable[tuple[str, Choice]], threads: int) -> Iterator[Contender]:
-    """All ways of some first stages.
+    """All ways of some first stages, in the precision in which commands run them on this machine.
 
     Args:
         stages: names and first stages.
         threads: of torch.
     """
-    options = RuntimeOptions(precision="32", threads=threads)
+    options = RuntimeOptions(threads=threads)
     for name, choice in stages:
-        firsts = {way: _with(choice, overrides).build(Runtime(options)) for way, overrides in SETTINGS.items()}
+        runtime = choice.runtime(options)
+        firsts = {way: _with(choice, overrides).build(runtime) for way, overrides in SETTINGS.items()}
         yield from _ways(name, firsts, FaceDetector.open(choice, options=options))
 
 

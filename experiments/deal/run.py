@@ -156,6 +156,7 @@ def draw(rows: Sequence[Row]) -> bytes:
             label = stage if way == AS_GIVEN else f"{stage}, {way}"
             axes.annotate(label, (ms, value), xytext=(5, 5), textcoords="offset points", fontsize=7, color=colour)
     axes.set(xscale="log", xlabel="milliseconds per picture, one thread", ylabel=f"exact AP, {subset}")
+    axes.margins(x=0.15)  # for the labels
     axes.grid(alpha=0.3, which="both")
     content = io.BytesIO()
     FigureCanvasAgg(figure).print_png(content)

@@ -86,6 +86,24 @@ def test_the_calibration_of_the_whole_table_is_found_once(tiny_wider, mapped, tm
     assert rescore([*given, "--resume"]) == 0 and part.read_bytes() == before
 
 
+def test_of_further_pictures_boxes_worth_a_look_alone_are_judged_for_the_calibration(
+    tiny_wider, mapped, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tinygan.second_stage.calibration.MIN_PROPOSALS", 10)
+    for module in ("engine", "tables"):
+        monkeypatch.setattr(f"tinygan.second_stage.{module}.ROUGHLY_IMAGES", 2)
+    few = ["--checkpoint", mapped, "--set", "calibration_proposals=60", "--set", "least_log_odds=0"]
+    images = tiny_wider.root / "WIDER_val/images"
+    usual = ["--proposals", tiny_wider.proposals / "val", "--images", images, "--out", tmp_path / "usual"]
+    assert rescore(words(*usual, *few)) == 0
+    table = make_table(tiny_wider, tmp_path / "in.parquet", 1)
+    assert rescore(words("--table", table, "--out", tmp_path / "out", *few)) == 0
+    of_files, of_table = (json.loads((tmp_path / out / "calibration.json").read_text()) for out in ("usual", "out"))
+    assert of_files["rough"] != of_files["calibration"]
+    assert of_table["score_map"]["values"] == pytest.approx(of_files["calibration"]["score_map"]["values"])
+    assert of_table["expected"] == pytest.approx(of_files["calibration"]["expected"], abs=1e-3)
+
+
 def test_overwritten_results_have_a_calibration_of_their_own(tiny_wider, mapped, tmp_path, monkeypatch):
     monkeypatch.setattr("tinygan.second_stage.calibration.MIN_PROPOSALS", 20)
     table = make_table(tiny_wider, tmp_path / "in.parquet", 1)

@@ -17,10 +17,10 @@ from tinygan.formats.parts import Answer, Part, PartFolder, Spread, work_through
 from tinygan.formats.shards import Row, Shard, Table, read_rows
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.calibration import Calibration, score_logit
-from tinygan.second_stage.engine import CALIBRATION_FILE, CHUNK, is_calibrated
+from tinygan.second_stage.engine import CALIBRATION_FILE, CHUNK, ROUGHLY, ROUGHLY_IMAGES, is_calibrated
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
-from tinygan.second_stage.rescoring import RescoreConfig, calibrate_detector, rescore_judged
+from tinygan.second_stage.rescoring import RescoreConfig, calibrate_detector, refine_calibration, rescore_judged
 
 
 class TableRescorer:
@@ -61,22 +61,43 @@ class TableRescorer:
         if not is_calibrated(self._config):
             return None
         if not folder.has(CALIBRATION_FILE):
-            every = max(1, -(-table.boxes // self._config.calibration_proposals))
-            some = [shard for shard in table.shards if shard.holds(every)]
-            judged = [one for shard in spread(partial(self._make_sampler, every), some) for one in shard]
-            if judged and all(one.error for one in judged):
-                raise DataError(f"none of {len(judged)} pictures, spread evenly, could be judged: {judged[0].error}")
-            found = calibrate_detector((one for one in judged if one.error is None), self._config.fusion)
+            found = self._calibrate(table, spread)
             folder.write(CALIBRATION_FILE, json.dumps(None if found is None else to_tree(found)).encode())
         tree = folder.read_json(CALIBRATION_FILE)
         return None if tree is None else build_config(Calibration, tree)
 
-    def _make_sampler(self, every: int) -> Callable[[Sequence[Shard]], Iterator[list[Judged]]]:
+    def _calibrate(self, table: Table, spread: Spread) -> Calibration | None:
+        """Roughly from few pictures, of which all boxes are judged, then from more, of which those worth a look are."""
+        config = self._config
+        every = -(-table.boxes // max(1, config.calibration_proposals // ROUGHLY))
+        every = max(1, min(every, table.rows // ROUGHLY_IMAGES))
+        whole = self._sample(table, spread, every, None)
+        if whole and all(one.error for one in whole):
+            raise DataError(f"none of {len(whole)} pictures, spread evenly, could be judged: {whole[0].error}")
+        rough = calibrate_detector((one for one in whole if one.error is None), config.fusion)
+        if rough is None:
+            return None
+        judged, worth = (sum(config.count_judged(one.proposals, known) for one in whole) for known in (None, rough))
+        further = max(1, -(-table.boxes * worth // max(1, judged * config.calibration_proposals)))
+        if further >= every:
+            return rough
+        names = {one.name for one in whole}
+        partly = (one for one in self._sample(table, spread, further, rough) if one.name not in names)
+        return refine_calibration(rough, whole, partly, config)
+
+    def _sample(self, table: Table, spread: Spread, every: int, calibration: Calibration | None) -> list[Judged]:
+        """Of the whole table's rows, those whose position ``every`` divides, judged."""
+        some = [shard for shard in table.shards if shard.holds(every)]
+        return [one for shard in spread(partial(self._make_sampler, every, calibration), some) for one in shard]
+
+    def _make_sampler(
+        self, every: int, calibration: Calibration | None
+    ) -> Callable[[Sequence[Shard]], Iterator[list[Judged]]]:
         judge = Judge.from_weights(self._weights, Runtime(self._options))
 
         def work(shards: Sequence[Shard]) -> Iterator[list[Judged]]:
             for shard in shards:
-                yield list(self._judge(judge, read_rows(shard, self._orientation, every), None))
+                yield list(self._judge(judge, read_rows(shard, self._orientation, every), calibration))
 
         return work
 

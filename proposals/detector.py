@@ -39,9 +39,9 @@ class DetectorConfig(ViewConfig):
     Attributes:
         score_threshold: boxes of a lower face probability are dropped.
         top_k: number of boxes per scale, the best ones, that enter NMS.
-        overview_px: images at least 1.5 times as long are searched once more, shrunk to this: faces of 48 px or more there
-            are looked for in this overview alone, faces of less than 30 px there at full size alone. Still longer ones
-            have further overviews, 2.5 times as large each. 0: there is no overview.
+        overview_px: images at least 1.5 times as long are searched once more, shrunk to this: faces of 48 px or more
+            there are looked for in this overview alone, faces of less than 30 px there at full size alone. Still longer
+            ones have further overviews, 2.5 times as large each. 0: there is no overview.
         zoom: factor at which an image with many tiny faces is searched once more, for faces of less than 48 px at the
             largest of ``scales``; with tiles, and where nothing would be larger, it is not. 0: no image is.
         zoom_faces: how many tiny faces make an image be searched once more.

@@ -1,6 +1,7 @@
 """Layers that are faster on a CPU give the same answers."""
 
 import pickle
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -17,7 +18,8 @@ from tinygan.models.discriminator import Discriminator, DiscriminatorConfig
 from tinygan.models.folding import fold_batch_norm, fold_padding
 from tinygan.models.fused import fuse_layers
 
-needs_operator = pytest.mark.skipif(not fused._is_there(), reason="PyTorch without oneDNN")
+needs_operator = pytest.mark.skipif(not fused._is_there(torch.float32), reason="needs oneDNN on x86")
+needs_bf16 = pytest.mark.skipif(not fused._is_there(torch.bfloat16), reason="needs oneDNN in bf16")
 
 
 def trained(network: nn.Module) -> nn.Module:
@@ -73,7 +75,7 @@ def test_answers_are_the_same(name: str) -> None:
         assert torch.allclose(one, other, atol=1e-4 * float(one.std()), rtol=1e-4)
 
 
-@needs_operator
+@needs_bf16
 @torch.inference_mode()
 def test_in_bf16_answers_are_about_the_same() -> None:
     network, pictures = networks()["vgg_lite"]
@@ -129,11 +131,21 @@ def test_an_activation_that_runs_twice_stays() -> None:
     assert torch.allclose(network(picture), before, atol=1e-4 * float(before.std()))
 
 
-def test_without_the_operator_layers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+def fail(*_: object) -> None:
+    raise RuntimeError("bf16 path needs the cpu support avx512bw, avx512vl and avx512dq")
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [("torch.backends.cpu.get_cpu_capability", lambda: "DEFAULT"), ("tinygan.models.fused._FusedConv.forward", fail)],
+)
+def test_without_the_operator_layers_stay(
+    name: str, instead: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(name, instead)
     fused._is_there.cache_clear()
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()).eval()
-    fuse_layers(network, torch.float32)
+    fuse_layers(network, torch.bfloat16)
     monkeypatch.undo()
     fused._is_there.cache_clear()
     assert isinstance(network[0], nn.Conv2d)

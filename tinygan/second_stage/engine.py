@@ -216,7 +216,8 @@ def _find_calibration(
     whole = {} if saved else _judged(plan, first, judging, config)
     rough = _from_tree(saved.get("rough")) if saved else calibrate_detector(whole.values(), config.fusion)
     further = [] if rough is None else _spread(plan, names, config, rough, config.calibration_proposals)
-    more = _Pass([name for name in further if name not in set(first.names)], rough)
+    begun = set(first.names)
+    more = _Pass([name for name in further if name not in begun], rough)
     partly = {} if saved else _judged(plan, more, judging, config)
     if not saved:
         found = None if rough is None else refine_calibration(rough, whole.values(), partly.values(), config)
@@ -226,12 +227,13 @@ def _find_calibration(
         write_atomically(file, json.dumps(saved).encode())
     calibration = _from_tree(saved["calibration"])
     report.calibration = "usual" if calibration is None else f"found from {saved['proposals']} proposals"
-    sample = {*first.names, *more.names}
+    sample = begun.union(more.names)
     others = _Pass([name for name in names if name not in sample], calibration)
     return calibration, [first, more, others], {**whole, **partly}
 
 
 def _from_tree(tree: dict[str, object] | None) -> Calibration | None:
+    """A calibration as it was saved."""
     return None if tree is None else build_config(Calibration, tree)
 
 
@@ -250,6 +252,7 @@ def _spread(
 
 
 def _judged(plan: Plan, one_pass: _Pass, judging: Judging, config: RescoreConfig) -> dict[str, Judged]:
+    """What the judge says of the images of a sample, by name."""
     chunks = _chunks(plan, one_pass, config)
     return {one.name: one for one in _judge(plan, chunks, judging, config, "reading scores", one_pass.calibration)}
 

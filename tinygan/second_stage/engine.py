@@ -24,7 +24,13 @@ from tinygan.second_stage.calibration import Calibration
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
 from tinygan.second_stage.plan import Plan, fingerprints
-from tinygan.second_stage.rescoring import RescoreConfig, calibrate_detector, refine_calibration, rescore_judged
+from tinygan.second_stage.rescoring import (
+    RescoreConfig,
+    calibrate_detector,
+    refine_calibration,
+    rescore_judged,
+    sample_step,
+)
 
 log = logging.getLogger(__name__)
 Judging: TypeAlias = "Callable[[Iterable[Request]], Iterator[Judged]]"  # answers in order
@@ -220,7 +226,9 @@ def _find_calibration(
     more = _Pass([name for name in further if name not in begun], rough)
     partly = {} if saved else _judged(plan, more, judging, config)
     if not saved:
-        found = None if rough is None else refine_calibration(rough, whole.values(), partly.values(), config)
+        found = rough
+        if rough is not None and partly:
+            found = refine_calibration(rough, whole.values(), partly.values(), config)
         count = sum(len(one.best) for one in (*whole.values(), *partly.values()))
         trees = {key: None if one is None else to_tree(one) for key, one in (("rough", rough), ("calibration", found))}
         saved = {"proposals": count, **trees}
@@ -247,8 +255,7 @@ def _spread(
 ) -> list[str]:
     """Images spread evenly over all, of which about ``proposals`` are judged in all; at least ``images``."""
     total = sum(config.count_judged(plan.proposals[name], calibration) for name in names)
-    step = min(-(-total // max(1, proposals)), len(names) // images)
-    return names[:: max(1, step)]
+    return names[:: sample_step(total, len(names), proposals, images)]
 
 
 def _judged(plan: Plan, one_pass: _Pass, judging: Judging, config: RescoreConfig) -> dict[str, Judged]:

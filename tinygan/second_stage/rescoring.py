@@ -203,6 +203,18 @@ def refine_calibration(
     return fit_calibration(scores, face_logits, size_feature(sides_px), config.fusion.curve, weights)
 
 
+def sample_step(judged: int, images: int, wanted: int, least_images: int = 1) -> int:
+    """Of how many images one is taken for a sample that is spread evenly.
+
+    Args:
+        judged: how many proposals would be judged of all images.
+        images: how many images there are.
+        wanted: about how many proposals are to be judged.
+        least_images: how many images to take at least, if there are.
+    """
+    return max(1, min(-(-judged // max(1, wanted)), images // least_images))
+
+
 def one_per_face(judged: Judged) -> Judged:
     """The judged proposals without those that repeat a face: what a calibration is found from.
 

@@ -20,7 +20,13 @@ from tinygan.second_stage.calibration import Calibration, score_logit
 from tinygan.second_stage.engine import CALIBRATION_FILE, CHUNK, ROUGHLY, ROUGHLY_IMAGES, is_calibrated
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
-from tinygan.second_stage.rescoring import RescoreConfig, calibrate_detector, refine_calibration, rescore_judged
+from tinygan.second_stage.rescoring import (
+    RescoreConfig,
+    calibrate_detector,
+    refine_calibration,
+    rescore_judged,
+    sample_step,
+)
 
 
 class TableRescorer:
@@ -69,8 +75,7 @@ class TableRescorer:
     def _calibrate(self, table: Table, spread: Spread) -> Calibration | None:
         """Roughly from few pictures, of which all boxes are judged, then from more, of which those worth a look are."""
         config = self._config
-        every = -(-table.boxes // max(1, config.calibration_proposals // ROUGHLY))
-        every = max(1, min(every, table.rows // ROUGHLY_IMAGES))
+        every = sample_step(table.boxes, table.rows, config.calibration_proposals // ROUGHLY, ROUGHLY_IMAGES)
         whole = self._sample(table, spread, every, None)
         if whole and all(one.error for one in whole):
             raise DataError(f"none of {len(whole)} pictures, spread evenly, could be judged: {whole[0].error}")
@@ -78,7 +83,7 @@ class TableRescorer:
         if rough is None:
             return None
         judged, worth = (sum(config.count_judged(one.proposals, known) for one in whole) for known in (None, rough))
-        further = max(1, -(-table.boxes * worth // max(1, judged * config.calibration_proposals)))
+        further = sample_step(-(-table.boxes * worth // max(1, judged)), table.rows, config.calibration_proposals)
         if further >= every:
             return rough
         names = {one.name for one in whole}

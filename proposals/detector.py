@@ -1,4 +1,4 @@
-"""What detectors on a feature pyramid share: thresholds, scales, overviews of long images, the zoom at crowds, NMS."""
+"""What detectors on a feature pyramid share: thresholds, scales, overviews of long images, closer looks, NMS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import nms
+from torchvision.ops import box_iou, nms
 
 from proposals.views import WHOLE_SIDE_PX, View, ViewConfig, resize, whole_views
 from tinygan.detections import Detections
@@ -25,9 +25,13 @@ from tinygan.proposers import best_inside, check_image
 from tinygan.runtime import Runtime
 
 log = logging.getLogger(__name__)
-LANDMARKS = 5
+LANDMARKS, MIRRORED_LANDMARKS = 5, (1, 0, 2, 4, 3)  # eyes, nose, corners of the mouth
 OVERVIEW_FROM, OVERVIEW_STEP = 1.5, 2.5  # times overview_px; times the next smaller overview
 ZOOM_SCORE = 0.3  # from which a tiny box counts as a face, where it is decided whether to zoom
+CROWD_SCORE, CROWD_MARGIN_PX = 0.15, 64  # from which a tiny box belongs to the crowd; what is zoomed at around it
+UNSURE = 0.2, 0.6  # scores of boxes that may be faces or not
+NMS_AT_ONCE = 4  # times as many boxes as are kept
+SAME_IOU = 0.5  # from which boxes of a picture and of its mirror image are of one face
 
 OutputT = TypeVar("OutputT")
 
@@ -42,10 +46,13 @@ class DetectorConfig(ViewConfig):
         overview_px: images at least 1.5 times as long are searched once more, shrunk to this: faces of 48 px or more
             there are looked for in this overview alone, faces of less than 30 px there at full size alone. Still longer
             ones have further overviews, 2.5 times as large each. 0: there is no overview.
-        zoom: factor at which an image with many tiny faces is searched once more, for faces of less than 48 px at the
-            largest of ``scales``; with tiles, and where nothing would be larger, it is not. 0: no image is.
+        zoom: factors, rising, at which the part of an image that holds many tiny faces is searched once more, and in
+            its mirror image, for faces of less than 48 px at the next smaller factor; with tiles, and where nothing
+            would be larger, it is not. Empty, or 0: no image is.
         zoom_faces: how many tiny faces make an image be searched once more.
         zoom_below_px: faces whose longer side is shorter, at the largest of ``scales``, are tiny.
+        mirror_unsure: an image with so many boxes with scores of 0.2 to 0.6, not searched in tiles, is searched in its
+            mirror image too, and scores are averaged. 0: no image is.
         max_side_px: longer sides (after scaling) are shrunk to this, which bounds memory.
         doubt_below_px: boxes whose longer side is shorter (in the image as given) lose some of their score.
         doubt: how much: this, times how often e divides ``doubt_below_px / longer side``, is taken from the logit. 0:
@@ -55,9 +62,10 @@ class DetectorConfig(ViewConfig):
     score_threshold: float = 0.02
     top_k: int = 5000
     overview_px: int = 0
-    zoom: float = 0.0
+    zoom: tuple[float, ...] = ()
     zoom_faces: int = 5
     zoom_below_px: float = 20.0
+    mirror_unsure: int = 0
     max_side_px: int = 4096
     doubt_below_px: float = 64.0
     doubt: float = 0.0
@@ -70,7 +78,9 @@ class DetectorConfig(ViewConfig):
             raise ValueError(
                 f"doubt_below_px must be above 0 and doubt not below, got {self.doubt_below_px} and {self.doubt}"
             )
-        for name in ("overview_px", "zoom", "zoom_below_px"):
+        if sorted(set(self.zoom)) != list(self.zoom) or not all(0 <= factor < math.inf for factor in self.zoom):
+            raise ValueError(f"zoom must be factors that rise, or 0 for none, got {self.zoom}")
+        for name in ("overview_px", "zoom_below_px", "mirror_unsure"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}")
         for name in ("top_k", "max_side_px", "zoom_faces"):
@@ -87,22 +97,33 @@ class DetectorConfig(ViewConfig):
 
     def views(self, width_px: int, height_px: int) -> list[View]:
         """What is searched of an image of this size."""
-        longer = max(width_px, height_px)
-        if 0 < self.slice_px < longer:
+        if self.is_sliced(width_px, height_px):
             return super().views(width_px, height_px)
-        return whole_views(width_px, height_px, self.scales, self.overviews_of(longer))
+        return whole_views(width_px, height_px, self.scales, self.overviews_of(max(width_px, height_px)))
 
     def largest_scale(self, width_px: int, height_px: int) -> float:
         """The largest factor by which an image of this size is resized, without the zoom."""
         return min(max(self.scales), self.max_side_px / max(width_px, height_px))
 
-    def zoomed_view(self, width_px: int, height_px: int) -> View | None:
-        """What is searched besides if there are many tiny faces; ``None``: nothing."""
-        longer = max(width_px, height_px)
-        largest = self.largest_scale(width_px, height_px)
-        if 0 < self.slice_px < longer or min(self.zoom, self.max_side_px / longer) <= largest:
-            return None
-        return View(0, 0, width_px, height_px, self.zoom, WHOLE_SIDE_PX / largest)
+    def zoomed_views(self, width_px: int, height_px: int, crowd: Sequence[float]) -> list[View]:
+        """What is searched besides of an image of this size with a crowd.
+
+        Args:
+            width_px: the image's width.
+            height_px: the image's height.
+            crowd: ``x1, y1, x2, y2`` of the part that holds the tiny faces.
+        """
+        if self.is_sliced(width_px, height_px):
+            return []
+        left, top = (max(0, math.floor(side - CROWD_MARGIN_PX)) for side in crowd[:2])
+        ends = zip(crowd[2:], (width_px, height_px), strict=True)
+        right, bottom = (min(limit, math.ceil(side + CROWD_MARGIN_PX)) for side, limit in ends)
+        views, known = [], self.largest_scale(width_px, height_px)
+        for zoom in self.zoom:
+            if min(zoom, self.max_side_px / max(width_px, height_px)) > known:
+                views.append(View(left, top, right, bottom, zoom, WHOLE_SIDE_PX / known, CROWD_MARGIN_PX / 4))
+                known = zoom
+        return views
 
 
 def doubtful(scores: Tensor, boxes: Tensor, config: DetectorConfig) -> Tensor:
@@ -227,6 +248,11 @@ class PyramidDetector(Generic[OutputT]):
         else:
             self._run = deploy(self.graph(), runtime)
 
+    @property
+    def side_by_side(self) -> int:
+        """How many threads may usefully call this at the same time; see :func:`tinygan.runtime.on_own_threads`."""
+        return self._runtime.side_by_side
+
     def graph(self) -> Graph:
         """What is exported; see :class:`tinygan.models.graphs.Exportable`."""
         pictures = Port("pictures", ("batch", 3, "height", "width"), "RGB in [0, 255]")
@@ -243,32 +269,67 @@ class PyramidDetector(Generic[OutputT]):
 
     def _detect(self, image: Tensor) -> Detections:
         check_image(image)
-        picture, (height, width) = image.to(self._runtime.device)[None], image.shape[1:]
-        found = self._distinct([self._seen(picture, view) for view in self._config.views(width, height)])
-        closer = self._config.zoomed_view(width, height)
-        if closer is not None and self._has_crowd(found, self._config.largest_scale(width, height)):
-            found = self._distinct([found, self._seen(picture, closer)])
+        config, (height, width) = self._config, image.shape[1:]
+        picture, views = _channels_last(image.to(self._runtime.device)), config.views(width, height)
+        parts = [self._seen(picture, view) for view in views]
+        found = self._distinct(parts)
+        if self._is_unsure(found) and not config.is_sliced(width, height):
+            both = [self._seen_twice(picture, view, part) for view, part in zip(views, parts, strict=True)]
+            found = self._distinct(both)
+        tiny = self._tiny(found, config.largest_scale(width, height))
+        if int((tiny.scores >= ZOOM_SCORE).sum()) >= config.zoom_faces:
+            crowd = [*tiny.boxes[:, :2].amin(dim=0).tolist(), *tiny.boxes[:, 2:].amax(dim=0).tolist()]
+            closer = config.zoomed_views(width, height, crowd)
+            found = self._distinct([found, *(self._seen_twice(picture, view) for view in closer)])
         columns = [tensor.double().cpu().numpy() for tensor in found]
         detections = Detections(columns[0], columns[1], {"landmarks": columns[2]} if columns[2].shape[1] else {})
-        return best_inside(detections, width, height, self._config.keep)
+        return best_inside(detections, width, height, config.keep)
 
     def _distinct(self, parts: Sequence[_Candidates]) -> _Candidates:
-        """The boxes of several views after NMS, by falling score."""
+        """The boxes of several views after NMS, by falling score: those that may be kept in the end, at least.
+
+        The time of NMS grows with the square of the number of boxes, which for tiles of a large image is far above
+        ``keep``. So it sees the best ones, and more if too few of them are left.
+        """
         boxes, scores, landmarks = (torch.cat(columns) for columns in zip(*parts, strict=True))
-        chosen = nms(boxes, scores, self._config.nms_iou)
-        return _Candidates(boxes[chosen], scores[chosen], landmarks[chosen])
+        order, count = torch.argsort(scores, descending=True, stable=True), NMS_AT_ONCE * self._config.keep
+        while True:
+            best = order[:count]
+            chosen = best[nms(boxes[best], scores[best], self._config.nms_iou)]
+            if len(chosen) >= self._config.keep or count >= len(order):
+                return _Candidates(boxes[chosen], scores[chosen], landmarks[chosen])
+            count *= 2
 
-    def _has_crowd(self, found: _Candidates, scale: float) -> bool:
-        """Whether there are so many tiny faces that it is worth a closer look."""
+    def _is_unsure(self, found: _Candidates) -> bool:
+        """Whether there are so many boxes that may be faces or not that the mirror image is worth a look."""
+        unsure = (found.scores >= UNSURE[0]) & (found.scores < UNSURE[1])
+        return 0 < self._config.mirror_unsure <= int(unsure.sum())
+
+    def _tiny(self, found: _Candidates, scale: float) -> _Candidates:
+        """The boxes that may be tiny faces."""
         sides = (found.boxes[:, 2:] - found.boxes[:, :2]).amax(dim=1) * scale
-        tiny = (found.scores >= ZOOM_SCORE) & (sides < self._config.zoom_below_px)
-        return int(tiny.sum()) >= self._config.zoom_faces
+        tiny = (found.scores >= CROWD_SCORE) & (sides < self._config.zoom_below_px)
+        return _Candidates(*(column[tiny] for column in found))
 
-    def _seen(self, picture: Tensor, view: View) -> _Candidates:
+    def _seen_twice(self, picture: Tensor, view: View, straight: _Candidates | None = None) -> _Candidates:
+        """The boxes of one view and of its mirror image, each with the mean of its scores in both.
+
+        Args:
+            picture: [1, 3, H, W].
+            view: what is searched.
+            straight: its boxes, where they are known.
+        """
+        both = (straight or self._seen(picture, view), self._seen(picture, view, mirrored=True))
+        straight, mirrored = (_Candidates(*(c[: self._config.keep] for c in self._distinct([one]))) for one in both)
+        iou = box_iou(straight.boxes, mirrored.boxes)
+        means = (_mean_of_both(straight, mirrored, iou), _mean_of_both(mirrored, straight, iou.T))
+        return _Candidates(*(torch.cat(columns) for columns in zip(*means, strict=True)))
+
+    def _seen(self, picture: Tensor, view: View, mirrored: bool = False) -> _Candidates:
         """The boxes of one view that count; of a tile, after NMS, as there may be thousands of them."""
         height, width = picture.shape[-2:]
         part = picture[..., view.top : view.bottom, view.left : view.right]
-        found = self._candidates(part, view.scale)
+        found = self._candidates(part, view.scale, mirrored)
         corner = found.boxes.new_tensor([view.left, view.top])
         boxes, landmarks = (
             found.boxes + corner.repeat(2),
@@ -279,10 +340,11 @@ class PyramidDetector(Generic[OutputT]):
             chosen = chosen[nms(boxes[chosen], found.scores[chosen], self._config.nms_iou)]
         return _Candidates(boxes[chosen], found.scores[chosen], landmarks[chosen])
 
-    def _candidates(self, picture: Tensor, scale: float) -> _Candidates:
-        """The best boxes of a picture at one scale, before NMS."""
+    def _candidates(self, picture: Tensor, scale: float, mirrored: bool) -> _Candidates:
+        """The best boxes of a picture at one scale, before NMS; looked for in its mirror image if so wished."""
         config, (height, width) = self._config, picture.shape[-2:]
         resized = self._resize(picture, scale)
+        resized = resized.flip(3) if mirrored else resized
         below, right = (-side % self._network.side_step for side in resized.shape[-2:])
         scores, decode = self._answer(F.pad(resized, (0, right, 0, below)))
         likely = (scores > config.score_threshold).nonzero()[:, 0]
@@ -292,7 +354,8 @@ class PyramidDetector(Generic[OutputT]):
         back = boxes.new_tensor([width / resized.shape[-1], height / resized.shape[-2]])
         boxes = boxes * back.repeat(2)
         points = landmarks * back.repeat(LANDMARKS) if landmarks.shape[1] else landmarks
-        return _Candidates(boxes, doubtful(scores, boxes, config), points)
+        found = _Candidates(boxes, doubtful(scores, boxes, config), points)
+        return _mirror(found, width) if mirrored else found
 
     def _answer(self, picture: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
         """Scores [A] of a picture [1, 3, H, W], and what gives boxes [K, 4] and landmarks [K, 10] of K places."""
@@ -326,6 +389,35 @@ class PyramidDetector(Generic[OutputT]):
         self._said_shrunk = True
 
 
+def _mirror(found: _Candidates, width_px: int) -> _Candidates:
+    """What was found in the mirror image of a picture of this width, in the picture."""
+    x1, y1, x2, y2 = found.boxes.unbind(dim=1)
+    landmarks = found.landmarks
+    if landmarks.shape[1]:
+        points = landmarks.view(-1, LANDMARKS, 2)[:, list(MIRRORED_LANDMARKS)]
+        landmarks = torch.stack([width_px - points[..., 0], points[..., 1]], dim=2).flatten(1)
+    return _Candidates(torch.stack([width_px - x2, y1, width_px - x1, y2], dim=1), found.scores, landmarks)
+
+
+def _mean_of_both(own: _Candidates, other: _Candidates, iou: Tensor) -> _Candidates:
+    """Boxes with the mean of their score and the best one of the others at their place, which draws its box as well.
+
+    Args:
+        own: N boxes.
+        other: M boxes; where none is, the score is 0.
+        iou: [N, M], of each with each.
+    """
+    if not iou.numel():
+        return own._replace(scores=own.scores / 2)
+    there, best = torch.where(iou >= SAME_IOU, other.scores, 0).max(dim=1)  # [N] each
+    share = (own.scores / (own.scores + there))[:, None]
+    boxes, landmarks = (
+        share * mine + (1 - share) * theirs[best]
+        for mine, theirs in ((own.boxes, other.boxes), (own.landmarks, other.landmarks))
+    )
+    return _Candidates(boxes, (own.scores + there) / 2, landmarks)
+
+
 def load_detector(
     network: DetectorNetwork[OutputT], config: DetectorConfig, weights: Path | None, runtime: Runtime
 ) -> PyramidDetector[OutputT]:
@@ -337,6 +429,11 @@ def load_detector(
     if weights is not None:
         network.load_weights(weights)
     return PyramidDetector(network, config, runtime)
+
+
+def _channels_last(image: Tensor) -> Tensor:
+    """[3, H, W] to [1, 3, H, W] in a layout that padding and resizing keep; without it convolutions turn every view."""
+    return image.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)
 
 
 def _or_none_known(landmarks: Tensor | None, boxes: Tensor) -> Tensor:

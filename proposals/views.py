@@ -55,9 +55,13 @@ class ViewConfig:
         if self.keep < 1:
             raise ValueError(f"keep must be at least 1, got {self.keep}")
 
+    def is_sliced(self, width_px: int, height_px: int) -> bool:
+        """Whether an image of this size is searched in tiles."""
+        return 0 < self.slice_px < max(width_px, height_px)
+
     def views(self, width_px: int, height_px: int) -> list[View]:
         """What is searched of an image of this size."""
-        if 0 < self.slice_px < max(width_px, height_px):
+        if self.is_sliced(width_px, height_px):
             return sliced_views(width_px, height_px, self.scales, self.slice_px, self.slice_overlap)
         return whole_views(width_px, height_px, self.scales)
 

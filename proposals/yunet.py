@@ -48,12 +48,13 @@ class YuNetConfig(DetectorConfig):
 
     fine: bool = False
     norm: bool = False
-    class_share: float = 0.3
+    class_share: float = 0.4
     nms_iou: float = 0.5
     overview_px: int = 256
-    zoom: float = 1.5
+    zoom: tuple[float, ...] = (1.5, 2.0)
+    mirror_unsure: int = 8
     keep: int = 1500
-    doubt: float = 0.85
+    doubt: float = 0.8
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -224,7 +225,8 @@ class YuNetNetwork(DetectorNetwork[YuNetOutput]):
                 black at the right and at the bottom.
         """
         below, right = (-side % STRIDES[-1] for side in pictures.shape[-2:])
-        colours = pictures.float() if self._absorbed else pictures.flip(1).float() / WHITE
+        absorbed = pictures.to(self.backbone.model0.conv1.weight.dtype)  # bytes are exact in bf16
+        colours = absorbed if self._absorbed else pictures.flip(1).float() / WHITE
         levels = self.neck(self.backbone(F.pad(colours, (0, right, 0, below))))
         faces, boxes, objects, landmarks = self.bbox_head(levels)
         sizes = [(level.shape[-2], level.shape[-1]) for level in levels]  # no int(): an export keeps them free

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from skimage import data
+from torchvision.ops import box_iou
 
-from proposals.detector import DetectorConfig, doubtful
+from proposals.detector import DetectorConfig, PyramidDetector, _Candidates, _mean_of_both, doubtful
 from tinygan.checkpoint import packaged_weights
 from tinygan.config import load_config
+from tinygan.errors import ConfigError
 from tinygan.models.graphs import Exportable, to_onnx
 from tinygan.proposers import build_proposer, choose_proposer, find_proposer
 from tinygan.runtime import Runtime, RuntimeOptions
@@ -121,7 +123,7 @@ def test_a_crowd_of_tiny_faces_is_searched_once_more(runtime):
         (found,) = choose_proposer("yunet", overrides=overrides).build(runtime).propose([crowd(faces)])
         return found[found.scores >= 0.3]
 
-    assert len(surely(24, zoom=2)) >= len(surely(24, zoom=0)) + 5
+    assert len(surely(24, zoom=2)) >= len(surely(24, zoom=0)) + 3
     few = surely(3, zoom=0)
     assert len(few) == 3
     assert surely(3, zoom=2).scores == pytest.approx(few.scores)  # too few of them
@@ -130,17 +132,97 @@ def test_a_crowd_of_tiny_faces_is_searched_once_more(runtime):
 
 
 def test_only_what_would_be_larger_is_searched_once_more():
-    view = DetectorConfig(scales=(0.5, 1.25), zoom=2).zoomed_view(640, 480)
-    assert view is not None and (view.right, view.bottom, view.scale) == (640, 480, 2)
+    crowd = (100, 10, 200, 470)
+    (view,) = DetectorConfig(scales=(0.5, 1.25), zoom=(1, 2)).zoomed_views(640, 480, crowd)
+    assert (view.left, view.top, view.right, view.bottom, view.scale) == (36, 0, 264, 480, 2)
     assert view.largest_px == pytest.approx(48 / 1.25)  # larger faces are found at 1.25
-    assert DetectorConfig(scales=(2.0,), zoom=2).zoomed_view(640, 480) is None
-    assert DetectorConfig(zoom=2, slice_px=320).zoomed_view(640, 480) is None
-    assert DetectorConfig(zoom=2, slice_px=640).zoomed_view(640, 480) is not None
-    assert DetectorConfig(zoom=2, max_side_px=1000).zoomed_view(2000, 1000) is None
-    assert DetectorConfig().zoomed_view(640, 480) is None
+    first, second = DetectorConfig(zoom=(1.5, 2)).zoomed_views(640, 480, crowd)
+    assert (first.scale, first.largest_px, second.scale, second.largest_px) == (1.5, 48, 2, 32)
+    assert DetectorConfig(scales=(2.0,), zoom=(2,)).zoomed_views(640, 480, crowd) == []
+    assert DetectorConfig(zoom=(2,), slice_px=320).zoomed_views(640, 480, crowd) == []
+    assert len(DetectorConfig(zoom=(2,), slice_px=640).zoomed_views(640, 480, crowd)) == 1
+    assert DetectorConfig(zoom=(2,), max_side_px=1000).zoomed_views(2000, 1000, crowd) == []
+    assert DetectorConfig().zoomed_views(640, 480, crowd) == []
 
 
-@pytest.mark.parametrize("settings", [{"zoom": -1.0}, {"zoom": float("nan")}, {"zoom_below_px": float("inf")}])
-def test_a_zoom_that_is_none_is_refused(settings):
+def test_the_part_with_the_crowd_alone_is_searched_once_more(runtime, monkeypatch):
+    picture = torch.full((3, 480, 960), 120, dtype=torch.uint8)
+    picture[:, 100:340, 500:820] = crowd(24)
+    searched = []
+    detector = choose_proposer("yunet", overrides=["overview_px=0", "mirror_unsure=0", "zoom=2"]).build(runtime)
+    seen = PyramidDetector._seen
+
+    def note(self, picture, view, mirrored=False):
+        searched.append((view, mirrored))
+        return seen(self, picture, view, mirrored)
+
+    monkeypatch.setattr(PyramidDetector, "_seen", note)
+    (found,) = detector.propose([picture])
+    (whole, first), (part, straight), (again, mirrored) = searched
+    assert (whole.scale, first) == (1, False) and part == again and (straight, mirrored) == (False, True)
+    assert part.scale == 2 and 380 < part.left < 520 and 800 < part.right < 900 and 30 < part.top < 120
+    sure = found[found.scores >= 0.3].boxes
+    assert len(sure) >= 16 and (sure[:, 0] > 500).all() and (sure[:, 2] < 820).all()
+
+
+def test_an_unsure_picture_is_searched_in_its_mirror_image_as_well(runtime, monkeypatch):
+    picture = torch.from_numpy(data.astronaut()).permute(2, 0, 1)  # its width is a multiple of 64
+
+    def propose(unsure, picture=picture, slice_px=0):
+        settings = ["overview_px=0", "zoom=0", f"mirror_unsure={unsure}", f"slice_px={slice_px}"]
+        return choose_proposer("yunet", overrides=settings).build(runtime).propose([picture])[0]
+
+    plain, mirrored = propose(0), propose(0, picture.flip(2))
+    assert propose(1).scores == pytest.approx(plain.scores)  # it is sure of this one
+    monkeypatch.setattr("proposals.detector.UNSURE", (0.0, 1.1))
+    both = propose(1)
+    assert both.scores[0] == pytest.approx((plain.scores[0] + mirrored.scores[0]) / 2, abs=1e-4)
+    assert both.boxes[0] == pytest.approx(plain.boxes[0], abs=4)
+    assert both.fields["landmarks"][0] == pytest.approx(plain.fields["landmarks"][0], abs=4)
+    assert propose(100).scores == pytest.approx(plain.scores)
+    assert propose(1, slice_px=256).scores == pytest.approx(propose(0, slice_px=256).scores)  # not in tiles
+
+
+def test_nms_of_the_best_boxes_alone_leaves_the_same_ones(runtime, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(3000, 2, generator=generator) * 400
+    sides = 5 + 20 * torch.rand(3000, 2, generator=generator)
+    scores = (torch.rand(3000, generator=generator) * 50).round() / 50  # many are equal
+    many = _Candidates(torch.cat([corners, corners + sides], dim=1), scores, torch.zeros(3000, 0))
+    for keep in (1, 40, 200, 5000):
+        detector = choose_proposer("yunet", overrides=[f"keep={keep}"]).build(runtime)
+        monkeypatch.setattr("proposals.detector.NMS_AT_ONCE", 10**6)
+        every = detector._distinct([many])
+        monkeypatch.setattr("proposals.detector.NMS_AT_ONCE", 1)
+        parts = [_Candidates(*(column[rows] for column in many)) for rows in (slice(1000), slice(1000, None))]
+        found = detector._distinct(parts)
+        count = min(keep, len(every.scores))
+        assert count <= len(found.scores) <= len(every.scores)
+        assert torch.equal(found.boxes[:count], every.boxes[:count])
+
+
+def test_boxes_found_in_one_of_two_mirror_images_lose_half_of_their_score():
+    def found(boxes, scores):
+        boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+        return _Candidates(boxes, torch.tensor(scores), boxes.new_zeros(len(boxes), 0))
+
+    own = found([[0, 0, 10, 10], [50, 50, 60, 60]], [0.6, 0.8])
+    other = found([[0, 0, 10, 14], [0, 0, 10, 13], [20, 0, 30, 10]], [0.2, 0.1, 0.9])
+    mean = _mean_of_both(own, other, box_iou(own.boxes, other.boxes))
+    assert mean.scores.tolist() == pytest.approx([0.4, 0.4])
+    assert mean.boxes.numpy() == pytest.approx(np.array([[0, 0, 10, 11], [50, 50, 60, 60]]))
+    none = found([], [])
+    assert _mean_of_both(own, none, box_iou(own.boxes, none.boxes)).scores.tolist() == pytest.approx([0.3, 0.4])
+    assert len(_mean_of_both(none, own, box_iou(none.boxes, own.boxes)).scores) == 0
+
+
+@pytest.mark.parametrize("zoom", ["-1", "nan", "[2, 1.5]", "[1.5, 1.5]", "[2, inf]"])
+def test_a_zoom_that_is_none_is_refused(zoom):
+    with pytest.raises(ConfigError, match="zoom"):
+        choose_proposer("yunet", overrides=[f"zoom={zoom}"])
+
+
+@pytest.mark.parametrize("settings", [{"zoom_below_px": float("inf")}, {"mirror_unsure": -1}])
+def test_settings_of_the_zoom_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match="must be finite and not negative"):
         DetectorConfig(**settings)

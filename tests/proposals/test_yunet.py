@@ -175,7 +175,7 @@ def test_boxes_are_those_that_opencv_found(shared_data, runtime, monkeypatch):
     split = load_split(shared_data / "widerface", "val")
     theirs = open_detections(shared_data / "proposals/zoo/yunet_n.tar.gz")
     detector = build_yunet(
-        YuNetConfig(class_share=0.5, nms_iou=0.45, overview_px=0, zoom=0, doubt=0),
+        YuNetConfig(class_share=0.5, nms_iou=0.45, overview_px=0, zoom=(), mirror_unsure=0, doubt=0),
         shared_data / "weights" / PUBLIC[0],
         runtime,
     )

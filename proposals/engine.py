@@ -6,8 +6,9 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import groupby, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,14 +19,16 @@ from tqdm import tqdm
 
 from tinygan.concurrency import ordered_map
 from tinygan.config import to_tree
+from tinygan.detections import Detections
 from tinygan.errors import ConfigError, DataError, unexpected
 from tinygan.files import fingerprint, report_json
 from tinygan.formats import wider
 from tinygan.formats.images import Orientation, read_image
 from tinygan.formats.names import find_images, match_names, output_names
+from tinygan.formats.sizes import is_large
 from tinygan.formats.writing import DetectionWriter, Fingerprint
 from tinygan.proposers import Proposer
-from tinygan.runtime import Runtime
+from tinygan.runtime import Runtime, on_own_threads
 
 log = logging.getLogger(__name__)
 KEPT = ("propose.json",)  # beside the proposals
@@ -126,8 +129,9 @@ def propose_all(
 ) -> Report:
     """Run a first stage over all images and write one file per image.
 
-    Images are decoded on threads while the network runs; at most ``workers + 2`` of them and one batch wait, so
-    memory does not grow with their number.
+    On a CPU several images that are not large are searched at once, if the proposer has an attribute ``side_by_side``
+    above 1. Else images are decoded on threads while the network runs; at most ``workers + 2`` of them and one batch
+    wait. Either way memory does not grow with their number.
 
     Args:
         plan: the images.
@@ -151,23 +155,24 @@ def propose_all(
         report.resumed += 1
         _count(report, writer.count(name))
     todo = [name for name in plan.image_of if name not in done]
-    batch: list[_Decoded] = []
-    for picture in tqdm(
-        ordered_map(lambda name: _decode(name, plan), todo, workers, workers + 2),
-        total=len(todo),
-        desc="proposing",
-        unit="image",
-        disable=None,
-    ):
-        if picture.error is not None:
-            log.warning("unreadable: %s", picture.error)
-            report.unreadable.append(picture.error)
-            continue
-        batch.append(picture)
-        if len(batch) == batch_size:
-            _search(batch, proposer, writer, inputs, report)
-            batch = []
-    _search(batch, proposer, writer, inputs, report)
+    side_by_side = getattr(proposer, "side_by_side", 1) if batch_size == 1 else 1
+
+    def search_one(name: str) -> list[_Searched]:
+        return _search([_decode(name, plan)], proposer)
+
+    def searched() -> Iterator[list[_Searched]]:
+        for several, names in groupby(todo, key=lambda name: side_by_side > 1 and not is_large(plan.image_of[name])):
+            if several:
+                yield from on_own_threads(search_one, names, side_by_side)
+            else:
+                decoded = ordered_map(lambda name: _decode(name, plan), names, workers, workers + 2)
+                yield from (_search(batch, proposer) for batch in _batches(decoded, batch_size))
+
+    with tqdm(total=len(todo), desc="proposing", unit="image", disable=None) as bar:
+        for batch in searched():
+            for one in batch:
+                _keep(one, writer, inputs, report)
+                bar.update()
     if report.failed and not report.images:
         raise DataError(report.failed[0])
     report.seconds = round(time.monotonic() - started, 3)
@@ -191,38 +196,62 @@ def _decode(name: str, plan: Plan) -> _Decoded:
         return _Decoded(name, torch.zeros(3, 0, 0, dtype=torch.uint8), str(error))
 
 
-def _search(
-    batch: list[_Decoded],
-    proposer: Proposer,
-    writer: DetectionWriter,
-    inputs: Mapping[str, Fingerprint],
-    report: Report,
-) -> None:
-    """Search a batch and write what was found; if the first stage fails on it, its images one by one."""
-    if not batch:
-        return
+class _Searched(NamedTuple):
+    """What was found in an image, or why nothing could be: it could not be read, or the first stage failed."""
+
+    name: str
+    boxes: Detections
+    unreadable: str | None = None
+    failed: str | None = None
+
+
+def _batches(pictures: Iterable[_Decoded], batch_size: int) -> Iterator[list[_Decoded]]:
+    rest = iter(pictures)
+    while batch := list(islice(rest, batch_size)):
+        yield batch
+
+
+def _search(batch: list[_Decoded], proposer: Proposer) -> list[_Searched]:
+    """Search a batch; if the first stage fails on it, its images one by one."""
+    none = Detections.empty()
+    readable = [picture for picture in batch if picture.error is None]
     try:
-        found = proposer.propose([picture.pixels for picture in batch])
+        found = proposer.propose([picture.pixels for picture in readable]) if readable else []
+        boxes = dict(zip([picture.name for picture in readable], found, strict=True))
     except ConfigError:  # of the first stage itself
         raise
     except Exception as error:  # whatever one image makes of somebody's network costs that image alone
         if len(batch) > 1:
-            for picture in batch:
-                _search([picture], proposer, writer, inputs, report)
-            return
+            return [one for picture in batch for one in _search([picture], proposer)]
         name = batch[0].name
-        reason = f"{name}: {error}" if isinstance(error, DataError) else unexpected(error, name)
-        log.warning("failed: %s", reason)
-        report.failed.append(reason)
+        return [
+            _Searched(
+                name, none, failed=f"{name}: {error}" if isinstance(error, DataError) else unexpected(error, name)
+            )
+        ]
+    return [
+        _Searched(one.name, boxes[one.name]) if one.error is None else _Searched(one.name, none, unreadable=one.error)
+        for one in batch
+    ]
+
+
+def _keep(searched: _Searched, writer: DetectionWriter, inputs: Mapping[str, Fingerprint], report: Report) -> None:
+    """Write what was found, or note why nothing was."""
+    if searched.unreadable is not None:
+        log.warning("unreadable: %s", searched.unreadable)
+        report.unreadable.append(searched.unreadable)
         return
-    for picture, boxes in zip(batch, found, strict=True):
-        try:
-            writer.write(picture.name, boxes)
-        except DataError as error:  # a name that is not UTF-8
-            report.failed.append(str(error))
-            continue
-        writer.finish(picture.name, inputs[picture.name])
-        _count(report, len(boxes))
+    if searched.failed is not None:
+        log.warning("failed: %s", searched.failed)
+        report.failed.append(searched.failed)
+        return
+    try:
+        writer.write(searched.name, searched.boxes)
+    except DataError as error:  # a name that is not UTF-8
+        report.failed.append(str(error))
+        return
+    writer.finish(searched.name, inputs[searched.name])
+    _count(report, len(searched.boxes))
 
 
 def _count(report: Report, boxes: int) -> None:

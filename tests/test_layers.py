@@ -27,8 +27,8 @@ LAYERS: list[set[str]] = [
     {"tinygan.models", "tinygan.proposers"},
     {"tinygan.formats", "tinygan.checkpoint", "tinygan.pictures"},
     {"tinygan.files"},
-    {"tinygan.boxes", "tinygan.config", "tinygan.runtime", "tinygan.concurrency"},
-    {"tinygan.errors", "tinygan.detections"},
+    {"tinygan.boxes", "tinygan.config", "tinygan.runtime"},
+    {"tinygan.errors", "tinygan.detections", "tinygan.concurrency"},
 ]
 
 

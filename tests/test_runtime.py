@@ -1,3 +1,5 @@
+from threading import Barrier, current_thread
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from tinygan.runtime import (
     Runtime,
     RuntimeOptions,
     command_threads,
+    on_own_threads,
     one_thread,
     restore_rng_state,
     rng_state,
@@ -176,3 +179,37 @@ def test_placing_a_network_leaves_its_answers_and_the_layout_of_its_maps():
         after = network(pictures)
         assert torch.allclose(before, after, atol=1e-6) and after.shape == before.shape
         assert after.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_calls_side_by_side_have_a_thread_of_torch_each_and_leave_the_setting():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    both = Barrier(2)  # passed only by two calls at the same time
+
+    def call(number):
+        both.wait(timeout=20)
+        return number, torch.get_num_threads(), current_thread().name
+
+    try:
+        answers = list(on_own_threads(call, range(4), side_by_side=2))
+        assert [answer[:2] for answer in answers] == [(0, 1), (1, 1), (2, 1), (3, 1)]
+        assert current_thread().name not in {answer[2] for answer in answers}
+        assert torch.get_num_threads() == 3
+        with pytest.raises(ZeroDivisionError):
+            list(on_own_threads(lambda number: 1 // number, [1, 0], side_by_side=2))
+        here = list(on_own_threads(lambda number: (number, torch.get_num_threads()), [5], side_by_side=1))
+        assert here == [(5, 3)] and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_calls_are_worth_running_side_by_side_by_pytorch_on_a_cpu_alone(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        runtime = Runtime(RuntimeOptions(device="cpu", threads=3))
+        assert runtime.side_by_side == 3
+        assert Runtime(RuntimeOptions(backend="onnxruntime", threads=3)).side_by_side == 1
+        monkeypatch.setattr("os.getpid", lambda: -1)
+        assert runtime.side_by_side == 1  # in a forked process
+    finally:
+        torch.set_num_threads(before)

@@ -12,7 +12,11 @@ Result = TypeVar("Result")
 
 
 def ordered_map(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int,
+    ahead: int,
+    prepare: Callable[[], object] | None = None,
 ) -> Iterator[Result]:
     """Like ``map``, but on threads; ``items`` is iterated over lazily, by the thread that takes the results.
 
@@ -21,8 +25,9 @@ def ordered_map(
         items: the arguments, one per call.
         workers: number of threads.
         ahead: largest number of calls, finished or not, whose results have not been taken.
+        prepare: called once on each thread, before all others.
     """
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers, initializer=prepare) as pool:
         waiting: deque[Future[Result]] = deque()
         for item in items:
             waiting.append(pool.submit(function, item))

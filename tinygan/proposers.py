@@ -35,7 +35,10 @@ DEFAULT_ROIS = (
 
 
 class Proposer(Protocol):
-    """A face detector as tinygan sees it."""
+    """A face detector as tinygan sees it.
+
+    One that several threads may call at once may have an attribute ``side_by_side``: how many are worth it.
+    """
 
     def propose(self, images: Sequence[Tensor]) -> list[Detections]:
         """Find boxes.

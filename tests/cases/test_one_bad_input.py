@@ -192,6 +192,9 @@ def test_a_first_stage_that_fails_on_one_image_of_a_batch(images, tmp_path, caps
 
     report = propose_all(plan_proposing(images), Fragile(), DetectionWriter(tmp_path / "p"), batch_size=3)
     assert report.images == 2 and report.failed == ["b.png: failed: RuntimeError: shape"]
+    Fragile.side_by_side = 2
+    report = propose_all(plan_proposing(images), Fragile(), DetectionWriter(tmp_path / "r"))
+    assert report.images == 2 and report.failed == ["b.png: failed: RuntimeError: shape"]
     (images / "a.png").unlink()
     (images / "c.png").unlink()
     with pytest.raises(DataError, match=r"b\.png: failed: RuntimeError: shape"):  # nothing was done
@@ -348,6 +351,8 @@ def test_a_lossy_h264_video_ends_with_exit_code_1(tmp_path, run, capsys):
 
 class NoFace:
     """A detector that finds nothing."""
+
+    side_by_side = 1
 
     def detect(self, image, min_score):
         fields = {"proposal_score": [], "face_logit": [], "proposal_box": np.zeros((0, 4)), "outcome": []}

@@ -158,7 +158,7 @@ def test_of_further_images_proposals_worth_a_look_alone_are_judged_for_a_calibra
     asked = []
     judged = judge_images
     monkeypatch.setattr(
-        "tinygan.second_stage.engine.judge_images",
+        "tinygan.second_stage.engine.judge_chunks",
         lambda judge, requests, **how: judged(judge, (asked.append(r) or r for r in requests), **how),
     )
     words = typed(

@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from threading import Lock
+from time import sleep
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ CLIP = Source("clip.mp4", Path("clip.mp4"))
 
 class OneFace:
     """A detector that sees the same face everywhere."""
+
+    side_by_side = 1
 
     def detect(self, image, min_score):
         box = np.array([[2.0, 2, 9, 9]])
@@ -48,3 +52,36 @@ def test_a_video_that_breaks_off_is_dropped_whole(tmp_path, monkeypatch, picture
     assert skipped == ["clip.mp4: expected a readable video"]
     assert [image["name"] for image in json.loads((out / "detections.json").read_text())["images"]] == ["photo.png"]
     assert sorted(file.suffix for file in out.iterdir()) == [".csv", ".json", ".jsonl", *[".png"] * pictures]
+
+
+class Watched(OneFace):
+    """As :class:`OneFace`; it notes how many are at work at the same time, and fails on a picture of 31 px."""
+
+    def __init__(self, side_by_side):
+        self.side_by_side, self.working, self.most, self.lock = side_by_side, 0, 0, Lock()
+
+    def detect(self, image, min_score):
+        with self.lock:
+            self.working += 1
+            self.most = max(self.most, self.working)
+        sleep(0.05)
+        with self.lock:
+            self.working -= 1
+        if image.width == 31:
+            raise RuntimeError("out of order")
+        return super().detect(image, min_score)
+
+
+@pytest.mark.parametrize(("side_by_side", "large_pixels", "most"), [(1, 5000, 1), (3, 5000, 3), (3, 500, 1)])
+def test_pictures_that_are_not_large_are_searched_side_by_side(tmp_path, monkeypatch, side_by_side, large_pixels, most):
+    monkeypatch.setattr("tinygan.formats.sizes.LARGE_PIXELS", large_pixels)
+    sources = [Source(f"{at}.png", tmp_path / f"{at}.png") for at in range(7)]
+    for at, source in enumerate(sources):
+        Image.new("RGB", (31 if at == 3 else 32, 32)).save(source.path)
+    sources[5].path.write_bytes(b"no picture")
+    detector = Watched(side_by_side)
+    with open_results(tmp_path / "out", {}, resume=False, overwrite=False) as results:
+        skipped = detect_all(detector, sources, results, DetectConfig())
+        done = list(results.done)
+    assert done == ["0.png", "1.png", "2.png", "4.png", "6.png"] and detector.most == most
+    assert len(skipped) == 2 and "3.png: failed: RuntimeError: out of order" in skipped[0] and "5.png" in skipped[1]

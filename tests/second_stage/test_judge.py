@@ -19,7 +19,15 @@ from tinygan.models.folding import fold_batch_norm
 from tinygan.models.generator import Generator, GeneratorConfig
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.judge import Judge
-from tinygan.second_stage.judging import LOOK_LOGIT, LOOK_RESIZE, THIRD_LOOK_PX, Request, judge_images
+from tinygan.second_stage.judging import (
+    LOOK_LOGIT,
+    LOOK_RESIZE,
+    THIRD_LOOK_PX,
+    Request,
+    closed,
+    judge_chunks,
+    judge_images,
+)
 from tinygan.training.fusion import with_second
 
 CROPS = CropConfig(lr_size=8)
@@ -127,6 +135,24 @@ def test_networks_see_few_sizes_of_batch_and_none_above_the_one_wanted(judge, re
             min(count, len(one.proposals)) for one in requests
         )
     assert {4, 16} <= set(seen) <= {1, 2, 4, 8, 16}
+
+
+def test_chunks_judged_side_by_side_are_those_of_one_after_the_other(finding_checkpoint, requests):
+    weights, threads = load_checkpoint(finding_checkpoint, ("fused",)), torch.get_num_threads()
+    chunks = [replace(request, closes=at in (1, 2)) for at, request in enumerate(requests)]
+    assert [len(chunk) for chunk in closed(chunks)] == [2, 1, 2] and list(closed([])) == []
+    try:
+        once, together = (
+            list(
+                judge_chunks(Judge.from_weights(weights, Runtime(replace(RUNTIME, threads=count))), chunks, 8, looks=3)
+            )
+            for count in (1, 2)
+        )
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in zip(once, together, strict=True):
+        assert one.name == other.name and one.face_logits == pytest.approx(other.face_logits, abs=1e-5)
+        assert one.boxes == pytest.approx(other.boxes, abs=1e-4)
 
 
 def test_no_requests(judge):

@@ -109,6 +109,14 @@ class FaceDetector:
         )
         return cls(first_stage.build(first_stage.runtime(options)), second, device=options.device)
 
+    @property
+    def side_by_side(self) -> int:
+        """How many threads may usefully call this at the same time.
+
+        A first stage says so by an attribute of this name; one without is called by one thread at a time.
+        """
+        return min(getattr(self._first, "side_by_side", 1), self._second.side_by_side)
+
     def detect(self, image: Picture, min_score: float = MIN_SCORE) -> Detections:
         """Find the faces of one image.
 

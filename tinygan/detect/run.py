@@ -21,7 +21,9 @@ from tinygan.detect.video import Frame, VideoWriter, read_frames, write_video
 from tinygan.detections import ByteArray, Detections, FloatArray
 from tinygan.errors import ConfigError, DataError, unexpected
 from tinygan.formats.images import Orientation, read_image
+from tinygan.formats.sizes import is_large
 from tinygan.pictures import save_png
+from tinygan.runtime import on_own_threads
 from tinygan.second_stage.cluster import Cluster, Work
 
 log = logging.getLogger(__name__)
@@ -83,7 +85,7 @@ def detect_all(
     """
     todo = results.missing(sources)
     skipped = [results.damage[source.name] for source in sources if source.name in results.damage]
-    find = find or (lambda pictures: (find_in(detector, picture, config) for picture in pictures))
+    find = find or partial(find_here, detector, config)
     with tqdm(desc="detecting", total=len(todo), unit="input", disable=None if len(todo) > 1 else True) as bar:
         for are_videos, group in groupby(todo, key=lambda source: source.is_video):
             some = list(group)
@@ -116,6 +118,13 @@ def find_on(
 def _make_finder(open_detector: Callable[[], FaceDetector], config: DetectConfig) -> Work[Source, Found]:
     detector = open_detector()
     return lambda pictures: [find_in(detector, picture, config) for picture in pictures]
+
+
+def find_here(detector: FaceDetector, config: DetectConfig, pictures: Iterable[Source]) -> Iterator[Found]:
+    """The faces of pictures, in order; on a CPU several pictures at once, unless they are large."""
+    for large, some in groupby(pictures, key=lambda source: is_large(source.path)):
+        find = partial(find_in, detector, config=config)
+        yield from on_own_threads(find, some, 1 if large else detector.side_by_side)
 
 
 def find_in(detector: FaceDetector, source: Source, config: DetectConfig) -> Found:

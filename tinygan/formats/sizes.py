@@ -21,6 +21,8 @@ _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # of EXIF: width and height change
 
 _WIDTH, _LENGTH = 256, 257  # of TIFF
 
+LARGE_PIXELS = 4_000_000  # several pictures of more at once would fill memory, and one keeps all cores busy
+
 Size = tuple[int, int]
 
 
@@ -48,6 +50,15 @@ def read_size(path: Path, orientation: Orientation = "upright") -> Size:
         return _decoded_size(path, orientation, error)
     except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: expected an image whose size can be read: {' '.join(str(error).split())}") from error
+
+
+def is_large(path: Path) -> bool:
+    """Whether a picture has more pixels than :data:`LARGE_PIXELS`; one whose size cannot be read has not."""
+    try:
+        width, height = read_size(path)
+    except DataError:
+        return False
+    return width * height > LARGE_PIXELS
 
 
 def find_pictures(names: Iterable[str], folder: Path, source: str) -> dict[str, Path]:

@@ -21,7 +21,7 @@ from tinygan.formats.images import ImageFile, allow_pixels
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.engine import Judging
 from tinygan.second_stage.judge import Judge
-from tinygan.second_stage.judging import Judged, Request, judge_images
+from tinygan.second_stage.judging import Judged, Request, closed, judge_images
 from tinygan.second_stage.rescoring import RescoreConfig
 
 ITEMS_PER_TASK = 16
@@ -137,21 +137,10 @@ def judging(weights: Checkpoint, config: RescoreConfig, cluster: Cluster) -> Jud
     make = partial(_make_judge, weights, config, cluster.settings.options)
 
     def judge(requests: Iterable[Request]) -> Iterator[Judged]:
-        for judged in cluster.map(make, _closed(requests), per_task=1):
+        for judged in cluster.map(make, closed(map(_absolute, requests)), per_task=1):
             yield from judged
 
     return judge
-
-
-def _closed(requests: Iterable[Request]) -> Iterator[list[Request]]:
-    together: list[Request] = []
-    for request in requests:
-        together.append(_absolute(request))
-        if request.closes:
-            yield together
-            together = []
-    if together:
-        yield together
 
 
 def _make_judge(

@@ -22,7 +22,7 @@ from tinygan.formats.writing import DetectionWriter, Fingerprint
 from tinygan.runtime import Runtime
 from tinygan.second_stage.calibration import Calibration
 from tinygan.second_stage.judge import Judge
-from tinygan.second_stage.judging import Judged, Request, judge_images
+from tinygan.second_stage.judging import Judged, Request, judge_chunks
 from tinygan.second_stage.plan import Plan, fingerprints
 from tinygan.second_stage.rescoring import (
     RescoreConfig,
@@ -267,7 +267,7 @@ def _judged(plan: Plan, one_pass: _Pass, judging: Judging, config: RescoreConfig
 def _here(judge: Judge, config: RescoreConfig) -> Judging:
     """Judging in this process."""
     return partial(
-        judge_images, judge, batch_size=config.batch_size, workers=config.workers, looks=config.looks
+        judge_chunks, judge, batch_size=config.batch_size, workers=config.workers, looks=config.looks
     )  # fmt: skip
 
 

@@ -103,6 +103,11 @@ class Judge:
         second = load_second(weights, crops.hr_size, crops.wide_size)
         return cls(generator, discriminator, crops, runtime, second)
 
+    @property
+    def side_by_side(self) -> int:
+        """See :attr:`tinygan.runtime.Runtime.side_by_side`."""
+        return self._runtime.side_by_side
+
     @torch.inference_mode()
     def judge(
         self, small: ByteArray, large: ByteArray, wide: ByteArray | None = None, again: bool = False

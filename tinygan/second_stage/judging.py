@@ -20,6 +20,7 @@ from tinygan.data.cutting import CropConfig, Cut, cut_regions
 from tinygan.detections import BoolArray, Detections, FloatArray, IntArray
 from tinygan.errors import DataError, unexpected
 from tinygan.formats.images import ImageFile, read_image
+from tinygan.runtime import on_own_threads
 from tinygan.second_stage.judge import Judge, filled_up
 
 LOOK_RESIZE = 0.5  # share of the way to the size it found at which the judge looks again
@@ -142,6 +143,40 @@ def judge_images(
         request = asked.popleft()
         face_logits = np.clip(look.face_logits, -LOGIT_LIMIT, LOGIT_LIMIT)
         yield Judged(look.name, request.proposals, face_logits, look.boxes, look.error)
+
+
+def judge_chunks(
+    judge: Judge, requests: Iterable[Request], batch_size: int, workers: int = 2, looks: int = 1
+) -> Iterator[Judged]:
+    """As :func:`judge_images`, but chunks of requests, each up to one that closes, run side by side on a CPU's cores.
+
+    Args:
+        judge: the networks.
+        requests: files and proposals; read lazily, but many chunks ahead, so pictures in memory would fill it.
+        batch_size: patches in one forward pass.
+        workers: threads that decode and cut, where chunks run one after the other; else one each.
+        looks: as of :func:`judge_images`.
+    """
+    count = judge.side_by_side
+    if count == 1:
+        yield from judge_images(judge, requests, batch_size, workers, looks)
+        return
+    for judged in on_own_threads(
+        lambda some: [*judge_images(judge, some, batch_size, 1, looks)], closed(requests), count
+    ):
+        yield from judged
+
+
+def closed(requests: Iterable[Request]) -> Iterator[list[Request]]:
+    """Requests together with those before them, up to each one that closes."""
+    together: list[Request] = []
+    for request in requests:
+        together.append(request)
+        if request.closes:
+            yield together
+            together = []
+    if together:
+        yield together
 
 
 def _look(

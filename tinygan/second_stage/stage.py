@@ -87,6 +87,11 @@ class SecondStage:
         self._judge = Judge.from_weights(weights, runtime)
         self._orientation = orientation
 
+    @property
+    def side_by_side(self) -> int:
+        """How many threads may usefully call this at the same time; see :func:`tinygan.runtime.on_own_threads`."""
+        return self._judge.side_by_side
+
     def rescore(
         self, image: Picture, boxes: npt.ArrayLike | Detections, scores: npt.ArrayLike | None = None
     ) -> Detections:

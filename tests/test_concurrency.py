@@ -1,5 +1,6 @@
 import itertools
 import threading
+import time
 
 import pytest
 
@@ -30,3 +31,22 @@ def test_an_error_reaches_the_reader():
     with pytest.raises(ZeroDivisionError):
         list(ordered_map(lambda n: 1 / n, [1, 0], workers=2, ahead=2))
     assert list(ordered_map(str, [], workers=2, ahead=2)) == []
+
+
+def test_after_an_error_what_has_not_begun_is_not_done():
+    begun = []
+
+    def work(number):
+        begun.append(number)
+        time.sleep(0.05)
+        return 1 / number
+
+    with pytest.raises(ZeroDivisionError):
+        list(ordered_map(work, [0, *range(1, 30)], workers=2, ahead=30))
+    assert len(begun) < 10
+
+
+def test_each_thread_is_prepared_once():
+    prepared = []
+    list(ordered_map(str, range(20), 3, 5, prepare=lambda: prepared.append(threading.current_thread())))
+    assert len(prepared) == len(set(prepared)) <= 3

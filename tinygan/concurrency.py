@@ -27,7 +27,8 @@ def ordered_map(
         ahead: largest number of calls, finished or not, whose results have not been taken.
         prepare: called once on each thread, before all others.
     """
-    with ThreadPoolExecutor(workers, initializer=prepare) as pool:
+    pool = ThreadPoolExecutor(workers, initializer=prepare)
+    try:
         waiting: deque[Future[Result]] = deque()
         for item in items:
             waiting.append(pool.submit(function, item))
@@ -35,3 +36,5 @@ def ordered_map(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:  # after an error, or when no more results are wanted, what has not begun is not done
+        pool.shutdown(cancel_futures=True)

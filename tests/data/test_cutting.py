@@ -212,3 +212,16 @@ def test_patches_are_resized_one_by_one():
     assert small.shape == (2, 8, 8, 3)
     assert np.array_equal(small[1], np.asarray(Image.fromarray(patches[1]).resize((8, 8), Image.Resampling.BICUBIC)))
     assert resize_patches(patches[:0], 8).shape == (0, 8, 8, 3)
+
+
+def test_parts_of_a_large_image_are_those_of_its_copy(monkeypatch):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8))
+    boxes = np.array(
+        [[5, 5, 15, 17], [-30, -20, 12, 9], [140, 100, 200, 140], [0, 0, 160, 120], [-300, -9, -200, 60]], float
+    )
+    crops = CropConfig(lr_size=4, route_px=30.0, wide_size=32, wide_context=4.0)
+    copied = cut_regions(image, boxes, crops, wide=True)
+    monkeypatch.setattr(cutting, "COPIED_PIXELS", 3000)  # the image and one halved copy are larger
+    parts = cut_regions(image, boxes, crops, wide=True)
+    for name in ("small", "large", "wide"):
+        assert np.array_equal(getattr(copied, name), getattr(parts, name)) and getattr(parts, name).any()

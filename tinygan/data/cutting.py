@@ -14,6 +14,7 @@ from PIL import Image, ImageFilter
 from tinygan.boxes import clip, longer_side, square_crops
 from tinygan.detections import BoolArray, ByteArray, FloatArray, IntArray
 
+COPIED_PIXELS = 4_000_000  # of a larger image parts alone are copied: all of it takes as long, and thrice its memory
 SCALE = 4  # the generator's two x2 deconvolutions (Bai et al. 2018, Table 1)
 # With these instructions torch resizes bytes two to three times as fast as Pillow, on the calling thread alone.
 FAST_RESIZING = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
@@ -132,13 +133,22 @@ class _Source:
 
     def window(self, times: int, left: int, top: int, right: int, bottom: int) -> ByteArray:
         """A part of the image, halved so many times, reflected beyond the border: uint8 [H, W, 3]."""
+        image = self.halved(times)
+        if left >= 0 and top >= 0 and right <= image.width and bottom <= image.height:
+            return self._part(times, left, top, right, bottom)
+        rows, columns = _reflected(top, bottom, image.height), _reflected(left, right, image.width)
+        first_row, first_column = int(rows.min()), int(columns.min())
+        inside = self._part(times, first_column, first_row, int(columns.max()) + 1, int(rows.max()) + 1)
+        return inside.take(rows - first_row, 0).take(columns - first_column, 1)
+
+    def _part(self, times: int, left: int, top: int, right: int, bottom: int) -> ByteArray:
+        """A part inside the image, halved so many times, uint8 [H, W, 3]; writable, as torch wants it."""
+        image = self.halved(times)
+        if image.width * image.height > COPIED_PIXELS:
+            return np.array(image.crop((left, top, right, bottom)))
         if times not in self._pixels:
-            self._pixels[times] = np.array(self.halved(times))
-        pixels = self._pixels[times]
-        height, width = pixels.shape[:2]
-        if left < 0 or top < 0 or right > width or bottom > height:
-            return pixels.take(_reflected(top, bottom, height), 0).take(_reflected(left, right, width), 1)
-        return pixels[top:bottom, left:right]
+            self._pixels[times] = np.array(image)
+        return self._pixels[times][top:bottom, left:right]
 
 
 def _reflected(start: int, stop: int, count: int) -> IntArray:

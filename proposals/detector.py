@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import box_iou, nms
 
+from proposals.candidates import LANDMARKS, Candidates, mean_of_both, mirror, or_none_known
 from proposals.views import WHOLE_SIDE_PX, View, ViewConfig, resize, whole_views
 from tinygan.detections import Detections
 from tinygan.models.backends import Run, deploy, place
@@ -25,13 +26,11 @@ from tinygan.proposers import best_inside, check_image
 from tinygan.runtime import Runtime
 
 log = logging.getLogger(__name__)
-LANDMARKS, MIRRORED_LANDMARKS = 5, (1, 0, 2, 4, 3)  # eyes, nose, corners of the mouth
 OVERVIEW_FROM, OVERVIEW_STEP = 1.5, 2.5  # times overview_px; times the next smaller overview
 ZOOM_SCORE = 0.3  # from which a tiny box counts as a face, where it is decided whether to zoom
 CROWD_SCORE, CROWD_MARGIN_PX = 0.15, 64  # from which a tiny box belongs to the crowd; what is zoomed at around it
 UNSURE = 0.2, 0.6  # scores of boxes that may be faces or not
 NMS_AT_ONCE = 4  # times as many boxes as are kept
-SAME_IOU = 0.5  # from which boxes of a picture and of its mirror image are of one face
 
 OutputT = TypeVar("OutputT")
 
@@ -213,15 +212,7 @@ class WholeAnswer(nn.Module, Generic[OutputT]):
         output: OutputT = self.network(pictures)
         scores = self.network.scores(output)
         boxes, landmarks = self.network.decode(output, torch.arange(scores.shape[1], device=scores.device))
-        return scores, boxes, _or_none_known(landmarks, boxes)
-
-
-class _Candidates(NamedTuple):
-    """Boxes in pixels of the image: [K, 4], scores [K], landmarks [K, 10] or [K, 0] where there are none."""
-
-    boxes: Tensor
-    scores: Tensor
-    landmarks: Tensor
+        return scores, boxes, or_none_known(landmarks, boxes)
 
 
 class PyramidDetector(Generic[OutputT]):
@@ -285,7 +276,7 @@ class PyramidDetector(Generic[OutputT]):
         detections = Detections(columns[0], columns[1], {"landmarks": columns[2]} if columns[2].shape[1] else {})
         return best_inside(detections, width, height, config.keep)
 
-    def _distinct(self, parts: Sequence[_Candidates]) -> _Candidates:
+    def _distinct(self, parts: Sequence[Candidates]) -> Candidates:
         """The boxes of several views after NMS, by falling score: those that may be kept in the end, at least.
 
         The time of NMS grows with the square of the number of boxes, which for tiles of a large image is far above
@@ -297,21 +288,21 @@ class PyramidDetector(Generic[OutputT]):
             best = order[:count]
             chosen = best[nms(boxes[best], scores[best], self._config.nms_iou)]
             if len(chosen) >= self._config.keep or count >= len(order):
-                return _Candidates(boxes[chosen], scores[chosen], landmarks[chosen])
+                return Candidates(boxes[chosen], scores[chosen], landmarks[chosen])
             count *= 2
 
-    def _is_unsure(self, found: _Candidates) -> bool:
+    def _is_unsure(self, found: Candidates) -> bool:
         """Whether there are so many boxes that may be faces or not that the mirror image is worth a look."""
         unsure = (found.scores >= UNSURE[0]) & (found.scores < UNSURE[1])
         return 0 < self._config.mirror_unsure <= int(unsure.sum())
 
-    def _tiny(self, found: _Candidates, scale: float) -> _Candidates:
+    def _tiny(self, found: Candidates, scale: float) -> Candidates:
         """The boxes that may be tiny faces."""
         sides = (found.boxes[:, 2:] - found.boxes[:, :2]).amax(dim=1) * scale
         tiny = (found.scores >= CROWD_SCORE) & (sides < self._config.zoom_below_px)
-        return _Candidates(*(column[tiny] for column in found))
+        return Candidates(*(column[tiny] for column in found))
 
-    def _seen_twice(self, picture: Tensor, view: View, straight: _Candidates | None = None) -> _Candidates:
+    def _seen_twice(self, picture: Tensor, view: View, straight: Candidates | None = None) -> Candidates:
         """The boxes of one view and of its mirror image, each with the mean of its scores in both.
 
         Args:
@@ -320,12 +311,12 @@ class PyramidDetector(Generic[OutputT]):
             straight: its boxes, where they are known.
         """
         both = (straight or self._seen(picture, view), self._seen(picture, view, mirrored=True))
-        straight, mirrored = (_Candidates(*(c[: self._config.keep] for c in self._distinct([one]))) for one in both)
+        straight, mirrored = (Candidates(*(c[: self._config.keep] for c in self._distinct([one]))) for one in both)
         iou = box_iou(straight.boxes, mirrored.boxes)
-        means = (_mean_of_both(straight, mirrored, iou), _mean_of_both(mirrored, straight, iou.T))
-        return _Candidates(*(torch.cat(columns) for columns in zip(*means, strict=True)))
+        means = (mean_of_both(straight, mirrored, iou), mean_of_both(mirrored, straight, iou.T))
+        return Candidates(*(torch.cat(columns) for columns in zip(*means, strict=True)))
 
-    def _seen(self, picture: Tensor, view: View, mirrored: bool = False) -> _Candidates:
+    def _seen(self, picture: Tensor, view: View, mirrored: bool = False) -> Candidates:
         """The boxes of one view that count; of a tile, after NMS, as there may be thousands of them."""
         height, width = picture.shape[-2:]
         part = picture[..., view.top : view.bottom, view.left : view.right]
@@ -338,9 +329,9 @@ class PyramidDetector(Generic[OutputT]):
         chosen = view.keeps(boxes, width, height).nonzero()[:, 0]
         if part.shape != picture.shape:
             chosen = chosen[nms(boxes[chosen], found.scores[chosen], self._config.nms_iou)]
-        return _Candidates(boxes[chosen], found.scores[chosen], landmarks[chosen])
+        return Candidates(boxes[chosen], found.scores[chosen], landmarks[chosen])
 
-    def _candidates(self, picture: Tensor, scale: float, mirrored: bool) -> _Candidates:
+    def _candidates(self, picture: Tensor, scale: float, mirrored: bool) -> Candidates:
         """The best boxes of a picture at one scale, before NMS; looked for in its mirror image if so wished."""
         config, (height, width) = self._config, picture.shape[-2:]
         resized = self._resize(picture, scale)
@@ -354,8 +345,8 @@ class PyramidDetector(Generic[OutputT]):
         back = boxes.new_tensor([width / resized.shape[-1], height / resized.shape[-2]])
         boxes = boxes * back.repeat(2)
         points = landmarks * back.repeat(LANDMARKS) if landmarks.shape[1] else landmarks
-        found = _Candidates(boxes, doubtful(scores, boxes, config), points)
-        return _mirror(found, width) if mirrored else found
+        found = Candidates(boxes, doubtful(scores, boxes, config), points)
+        return mirror(found, width) if mirrored else found
 
     def _answer(self, picture: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
         """Scores [A] of a picture [1, 3, H, W], and what gives boxes [K, 4] and landmarks [K, 10] of K places."""
@@ -366,7 +357,7 @@ class PyramidDetector(Generic[OutputT]):
 
         def decode(places: Tensor) -> tuple[Tensor, Tensor]:
             boxes, landmarks = self._network.decode(output, places)
-            return boxes[0], _or_none_known(landmarks, boxes)[0]
+            return boxes[0], or_none_known(landmarks, boxes)[0]
 
         return self._network.scores(output)[0], decode
 
@@ -389,35 +380,6 @@ class PyramidDetector(Generic[OutputT]):
         self._said_shrunk = True
 
 
-def _mirror(found: _Candidates, width_px: int) -> _Candidates:
-    """What was found in the mirror image of a picture of this width, in the picture."""
-    x1, y1, x2, y2 = found.boxes.unbind(dim=1)
-    landmarks = found.landmarks
-    if landmarks.shape[1]:
-        points = landmarks.view(-1, LANDMARKS, 2)[:, list(MIRRORED_LANDMARKS)]
-        landmarks = torch.stack([width_px - points[..., 0], points[..., 1]], dim=2).flatten(1)
-    return _Candidates(torch.stack([width_px - x2, y1, width_px - x1, y2], dim=1), found.scores, landmarks)
-
-
-def _mean_of_both(own: _Candidates, other: _Candidates, iou: Tensor) -> _Candidates:
-    """Boxes with the mean of their score and the best one of the others at their place, which draws its box as well.
-
-    Args:
-        own: N boxes.
-        other: M boxes; where none is, the score is 0.
-        iou: [N, M], of each with each.
-    """
-    if not iou.numel():
-        return own._replace(scores=own.scores / 2)
-    there, best = torch.where(iou >= SAME_IOU, other.scores, 0).max(dim=1)  # [N] each
-    share = (own.scores / (own.scores + there))[:, None]
-    boxes, landmarks = (
-        share * mine + (1 - share) * theirs[best]
-        for mine, theirs in ((own.boxes, other.boxes), (own.landmarks, other.landmarks))
-    )
-    return _Candidates(boxes, (own.scores + there) / 2, landmarks)
-
-
 def load_detector(
     network: DetectorNetwork[OutputT], config: DetectorConfig, weights: Path | None, runtime: Runtime
 ) -> PyramidDetector[OutputT]:
@@ -434,8 +396,3 @@ def load_detector(
 def _channels_last(image: Tensor) -> Tensor:
     """[3, H, W] to [1, 3, H, W] in a layout that padding and resizing keep; without it convolutions turn every view."""
     return image.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)
-
-
-def _or_none_known(landmarks: Tensor | None, boxes: Tensor) -> Tensor:
-    """Landmarks [B, K, 10], or [B, K, 0] for boxes [B, K, 4] without any."""
-    return boxes.new_zeros(*boxes.shape[:2], 0) if landmarks is None else landmarks

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from proposals.anchored import AnchoredConfig, AnchoredNetwork, other_backbone
 from proposals.anchors import Sides, shaped
 from proposals.backbones import MEAN_BGR, build_backbone
-from proposals.detector import LANDMARKS, PyramidDetector, load_detector
+from proposals.candidates import LANDMARKS
+from proposals.detector import PyramidDetector, load_detector
 from proposals.output import First, Output
 from proposals.views import positive
 from tinygan.models.pyramid import ContextModule, FeaturePyramid, activation, conv_bn

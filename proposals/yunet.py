@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from proposals.detector import LANDMARKS, DetectorConfig, DetectorNetwork, PyramidDetector, load_detector
+from proposals.candidates import LANDMARKS
+from proposals.detector import DetectorConfig, DetectorNetwork, PyramidDetector, load_detector
 from tinygan.errors import CheckpointError
 from tinygan.models.onnx_file import read_convolutions
 from tinygan.models.public_weights import load_into, load_tensors

@@ -6,7 +6,8 @@ import torch
 from skimage import data
 from torchvision.ops import box_iou
 
-from proposals.detector import DetectorConfig, PyramidDetector, _Candidates, _mean_of_both, doubtful
+from proposals.candidates import Candidates, mean_of_both
+from proposals.detector import DetectorConfig, PyramidDetector, doubtful
 from tinygan.checkpoint import packaged_weights
 from tinygan.config import load_config
 from tinygan.errors import ConfigError
@@ -188,13 +189,13 @@ def test_nms_of_the_best_boxes_alone_leaves_the_same_ones(runtime, monkeypatch):
     corners = torch.rand(3000, 2, generator=generator) * 400
     sides = 5 + 20 * torch.rand(3000, 2, generator=generator)
     scores = (torch.rand(3000, generator=generator) * 50).round() / 50  # many are equal
-    many = _Candidates(torch.cat([corners, corners + sides], dim=1), scores, torch.zeros(3000, 0))
+    many = Candidates(torch.cat([corners, corners + sides], dim=1), scores, torch.zeros(3000, 0))
     for keep in (1, 40, 200, 5000):
         detector = choose_proposer("yunet", overrides=[f"keep={keep}"]).build(runtime)
         monkeypatch.setattr("proposals.detector.NMS_AT_ONCE", 10**6)
         every = detector._distinct([many])
         monkeypatch.setattr("proposals.detector.NMS_AT_ONCE", 1)
-        parts = [_Candidates(*(column[rows] for column in many)) for rows in (slice(1000), slice(1000, None))]
+        parts = [Candidates(*(column[rows] for column in many)) for rows in (slice(1000), slice(1000, None))]
         found = detector._distinct(parts)
         count = min(keep, len(every.scores))
         assert count <= len(found.scores) <= len(every.scores)
@@ -204,16 +205,16 @@ def test_nms_of_the_best_boxes_alone_leaves_the_same_ones(runtime, monkeypatch):
 def test_boxes_found_in_one_of_two_mirror_images_lose_half_of_their_score():
     def found(boxes, scores):
         boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-        return _Candidates(boxes, torch.tensor(scores), boxes.new_zeros(len(boxes), 0))
+        return Candidates(boxes, torch.tensor(scores), boxes.new_zeros(len(boxes), 0))
 
     own = found([[0, 0, 10, 10], [50, 50, 60, 60]], [0.6, 0.8])
     other = found([[0, 0, 10, 14], [0, 0, 10, 13], [20, 0, 30, 10]], [0.2, 0.1, 0.9])
-    mean = _mean_of_both(own, other, box_iou(own.boxes, other.boxes))
+    mean = mean_of_both(own, other, box_iou(own.boxes, other.boxes))
     assert mean.scores.tolist() == pytest.approx([0.4, 0.4])
     assert mean.boxes.numpy() == pytest.approx(np.array([[0, 0, 10, 11], [50, 50, 60, 60]]))
     none = found([], [])
-    assert _mean_of_both(own, none, box_iou(own.boxes, none.boxes)).scores.tolist() == pytest.approx([0.3, 0.4])
-    assert len(_mean_of_both(none, own, box_iou(none.boxes, own.boxes)).scores) == 0
+    assert mean_of_both(own, none, box_iou(own.boxes, none.boxes)).scores.tolist() == pytest.approx([0.3, 0.4])
+    assert len(mean_of_both(none, own, box_iou(none.boxes, own.boxes)).scores) == 0
 
 
 @pytest.mark.parametrize("zoom", ["-1", "nan", "[2, 1.5]", "[1.5, 1.5]", "[2, inf]"])

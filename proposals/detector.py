@@ -270,8 +270,8 @@ class PyramidDetector(Generic[OutputT]):
         tiny = self._tiny(found, config.largest_scale(width, height))
         if int((tiny.scores >= ZOOM_SCORE).sum()) >= config.zoom_faces:
             crowd = [*tiny.boxes[:, :2].amin(dim=0).tolist(), *tiny.boxes[:, 2:].amax(dim=0).tolist()]
-            closer = config.zoomed_views(width, height, crowd)
-            found = self._distinct([found, *(self._seen_twice(picture, view) for view in closer)])
+            if closer := config.zoomed_views(width, height, crowd):
+                found = self._distinct([found, *(self._seen_twice(picture, view) for view in closer)])
         columns = [tensor.double().cpu().numpy() for tensor in found]
         detections = Detections(columns[0], columns[1], {"landmarks": columns[2]} if columns[2].shape[1] else {})
         return best_inside(detections, width, height, config.keep)

@@ -154,8 +154,8 @@ def judge_chunks(
         judge: the networks.
         requests: files and proposals; read lazily, but many chunks ahead, so pictures in memory would fill it.
         batch_size: patches in one forward pass.
-        workers: threads that decode and cut, where chunks run one after the other; else one each.
-        looks: as of :func:`judge_images`.
+        workers: number of threads that decode and cut, where chunks run one after the other; else each has one.
+        looks: how often the judge looks, see :func:`judge_images`.
     """
     count = judge.side_by_side
     if count == 1:

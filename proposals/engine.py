@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from tinygan.files import fingerprint, report_json
 from tinygan.formats import wider
 from tinygan.formats.images import Orientation, read_image
 from tinygan.formats.names import find_images, match_names, output_names
-from tinygan.formats.sizes import is_large
+from tinygan.formats.sizes import several_or_large
 from tinygan.formats.writing import DetectionWriter, Fingerprint
 from tinygan.proposers import Proposer
 from tinygan.runtime import Runtime, on_own_threads
@@ -161,7 +161,7 @@ def propose_all(
         return _search([_decode(name, plan)], proposer)
 
     def searched() -> Iterator[list[_Searched]]:
-        for several, names in groupby(todo, key=lambda name: side_by_side > 1 and not is_large(plan.image_of[name])):
+        for several, names in several_or_large(todo, plan.image_of.__getitem__, side_by_side):
             if several:
                 yield from on_own_threads(search_one, names, side_by_side)
             else:

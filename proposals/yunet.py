@@ -226,8 +226,10 @@ class YuNetNetwork(DetectorNetwork[YuNetOutput]):
                 black at the right and at the bottom.
         """
         below, right = (-side % STRIDES[-1] for side in pictures.shape[-2:])
-        absorbed = pictures.to(self.backbone.model0.conv1.weight.dtype)  # bytes are exact in bf16
-        colours = absorbed if self._absorbed else pictures.flip(1).float() / WHITE
+        if self._absorbed:
+            colours = pictures.to(self.backbone.model0.conv1.weight.dtype)  # bytes are exact in bf16
+        else:
+            colours = pictures.flip(1).float() / WHITE
         levels = self.neck(self.backbone(F.pad(colours, (0, right, 0, below))))
         faces, boxes, objects, landmarks = self.bbox_head(levels)
         sizes = [(level.shape[-2], level.shape[-1]) for level in levels]  # no int(): an export keeps them free

@@ -21,7 +21,7 @@ from tinygan.detect.video import Frame, VideoWriter, read_frames, write_video
 from tinygan.detections import ByteArray, Detections, FloatArray
 from tinygan.errors import ConfigError, DataError, unexpected
 from tinygan.formats.images import Orientation, read_image
-from tinygan.formats.sizes import is_large
+from tinygan.formats.sizes import several_or_large
 from tinygan.pictures import save_png
 from tinygan.runtime import on_own_threads
 from tinygan.second_stage.cluster import Cluster, Work
@@ -122,9 +122,9 @@ def _make_finder(open_detector: Callable[[], FaceDetector], config: DetectConfig
 
 def find_here(detector: FaceDetector, config: DetectConfig, pictures: Iterable[Source]) -> Iterator[Found]:
     """The faces of pictures, in order; on a CPU several pictures at once, unless they are large."""
-    for large, some in groupby(pictures, key=lambda source: is_large(source.path)):
-        find = partial(find_in, detector, config=config)
-        yield from on_own_threads(find, some, 1 if large else detector.side_by_side)
+    find = partial(find_in, detector, config=config)
+    for several, some in several_or_large(pictures, lambda source: source.path, detector.side_by_side):
+        yield from on_own_threads(find, some, detector.side_by_side if several else 1)
 
 
 def find_in(detector: FaceDetector, source: Source, config: DetectConfig) -> Found:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import struct
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tinygan.errors import DataError
 from tinygan.files import refuse_special
@@ -23,6 +24,7 @@ _WIDTH, _LENGTH = 256, 257  # of TIFF
 
 LARGE_PIXELS = 4_000_000  # several pictures of more at once would fill memory, and one keeps all cores busy
 
+Item = TypeVar("Item")
 Size = tuple[int, int]
 
 
@@ -59,6 +61,19 @@ def is_large(path: Path) -> bool:
     except DataError:
         return False
     return width * height > LARGE_PIXELS
+
+
+def several_or_large(
+    items: Iterable[Item], path_of: Callable[[Item], Path], side_by_side: int
+) -> Iterator[tuple[bool, Iterator[Item]]]:
+    """Items that follow one another, and whether their pictures may be worked on side by side: none of them is large.
+
+    Args:
+        items: what has a picture each.
+        path_of: its file; with ``side_by_side`` 1 none is opened.
+        side_by_side: how many may be worked on at once.
+    """
+    return groupby(items, key=lambda item: side_by_side > 1 and not is_large(path_of(item)))
 
 
 def find_pictures(names: Iterable[str], folder: Path, source: str) -> dict[str, Path]:

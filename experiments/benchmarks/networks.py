@@ -14,6 +14,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,7 @@ def gflop(graph: Graph) -> float:
     examples = graph.examples()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         graph.network(*examples)
-    return counter.get_total_flops() / len(examples[0]) / 1e9
+    return float(counter.get_total_flops()) / len(examples[0]) / 1e9
 
 
 def gemm_gflop_s(repeats: int, side: int = 1024) -> float:
@@ -135,7 +136,7 @@ def time_first_stage(name: str, weights: Path | None, repeats: int, threads: int
         except MissingDependency as missing:
             print(missing)
             continue
-        runs[way] = lambda proposer=proposer: proposer.propose([picture])
+        runs[way] = partial(proposer.propose, [picture])
     return _rows(f"{name}, per picture", fastest(runs, repeats), 1)
 
 

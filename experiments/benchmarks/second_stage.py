@@ -25,7 +25,7 @@ from skimage import data
 
 from experiments.benchmarks.networks import print_rows, time_judges
 from experiments.benchmarks.run import measure
-from tinygan.detections import Detections
+from tinygan.detections import Detections, FloatArray
 from tinygan.files import write_atomically
 from tinygan.formats.writing import write_wider
 from tinygan.models.exported import open_exported
@@ -82,7 +82,9 @@ def draw(folder: Path, images: int, boxes: int, megapixels: float) -> tuple[Path
     first = folder / "images/0.jpg"
     Image.fromarray(np.tile(tile, (rows, columns, 1))[:height, :width]).save(first, quality=90)
     rng = np.random.default_rng(0)
-    near = np.array(FACE) + TILE * np.stack([rng.integers(0, columns, boxes), rng.integers(0, rows, boxes)] * 2, axis=1)
+    near: FloatArray = np.array(FACE) + TILE * np.stack(
+        [rng.integers(0, columns, boxes), rng.integers(0, rows, boxes)] * 2, axis=1
+    )
     near = near + rng.normal(0, 4, (boxes, 4))
     corner = rng.uniform(0, 1, (boxes, 2)) * [width - 60, height - 60]
     found = np.where(rng.random((boxes, 1)) < 0.5, near, np.concatenate([corner, corner + 40], axis=1))

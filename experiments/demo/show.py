@@ -107,8 +107,10 @@ def _write(out: Path, sets: Mapping[str, Sequence[Shown]]) -> list[Path]:
     written = []
     for name, (shown, *_) in ((name, shown) for name, shown in sets.items() if shown):
         truth = truth_of_faces({"": shown.truth})
-        kept = [found.sorted()[: _kept(evaluate_wider({"": found}, truth))] for found in (shown.before, shown.after)]
-        drawn = before_after(np.asarray(shown.image), *kept, shown.truth, top=max(map(len, kept)))
+        before, after = (
+            found.sorted()[: _kept(evaluate_wider({"": found}, truth))] for found in (shown.before, shown.after)
+        )
+        drawn = before_after(np.asarray(shown.image), before, after, shown.truth, max(len(before), len(after)))
         written.append(out / f"{name.replace(',', '').replace(' ', '_')}.png")
         save_png(drawn, written[-1])
     return written

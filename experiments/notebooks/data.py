@@ -104,8 +104,9 @@ def compare_row(
 
 def read_picture(file: Path) -> Image.Image:
     """A picture that a command has written."""
-    with Image.open(file) as picture:
-        return picture.convert("RGB")
+    with Image.open(file) as opened:
+        picture: Image.Image = opened.convert("RGB")
+    return picture
 
 
 def sheet(rows: Sequence[Mapping[str, ByteArray | None]], labels: Sequence[str]) -> Image.Image:

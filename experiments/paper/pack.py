@@ -93,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = load_config(Recipe, arguments.config, [HOLDOUT, *arguments.settings])
     if not np.isinf(recipe.crops.route_px or 0.0):
         raise ConfigError("crops.route_px: only crops for the generator are packed; set crops.route_px=.inf")
-    pack = cut(arguments.data, *arguments.proposals, recipe, arguments.rois)
+    train, val = arguments.proposals
+    pack = cut(arguments.data, train, val, recipe, arguments.rois)
     size = write_pack(arguments.out, pack, int(1e6 * arguments.megabytes))
     print(f"{arguments.out}: {size / 1e6:.1f} MB; {len(pack.prepared.training[PAIRED])} pairs were cut, best first")
     return 0
@@ -112,11 +113,11 @@ def cut(root: Path, train: Path, val: Path, recipe: Recipe, rois: int) -> Pack:
     runtime = Runtime(RuntimeOptions(device="cpu", precision="32"))
     with tempfile.TemporaryDirectory() as scratch:
         stored = prepare_patches(TrainingInput(root, (train,)), recipe, Path(scratch), runtime, (PAIRED,))
-        copied = {
-            part: {PAIRED: Patches(*(np.array(column) for column in vars(streams[PAIRED]).values()))}
-            for part, streams in (("training", stored.training), ("holdout", stored.holdout))
-        }
-    prepared = replace(stored, **copied)
+        training, holdout = (
+            {PAIRED: Patches(*(np.array(column) for column in vars(streams[PAIRED]).values()))}
+            for streams in (stored.training, stored.holdout)
+        )
+    prepared = replace(stored, training=training, holdout=holdout)
     splits: dict[Split, WiderSplit] = {part: load_split(root, part) for part in ("train", "val")}
     names = list(splits["val"].faces)
     return Pack(
@@ -264,7 +265,7 @@ def _unpack_proposed(arrays: Arrays, prefix: str) -> Proposed:
     ends = np.cumsum(arrays[f"{prefix}counts"])[:-1]
     names = [str(name) for name in arrays[f"{prefix}names"]]
     boxes, scores = (np.split(arrays[f"{prefix}{name}"], ends) for name in ("boxes", "scores"))
-    proposals = {name: Detections(*one) for name, *one in zip(names, boxes, scores, strict=False)}
+    proposals = {name: Detections(*one) for name, one in zip(names, zip(boxes, scores, strict=True), strict=False)}
     crops = {}
     for name, picture in zip(names, _split(arrays, prefix), strict=True):
         if len(picture):

@@ -84,7 +84,7 @@ def blur(pixels: ByteArray) -> float:
     middle = _middle(np.asarray(Image.fromarray(pixels).convert("L"), np.float64))
     if min(middle.shape) < 4 or _contrast(middle) < _LEAST_CONTRAST:
         return -1.0
-    return float(blur_effect(middle, h_size=5))  # type: ignore[no-untyped-call]
+    return float(blur_effect(middle, h_size=5))
 
 
 def bad_light(pixels: ByteArray) -> float:

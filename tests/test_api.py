@@ -31,6 +31,7 @@ def test_public_names_are_these_and_resolve():
         "SuperResolver",
         "TinyGanError",
         "__version__",
+        "join_detections",
     ]
     assert all(getattr(tinygan, name) is not None for name in tinygan.__all__)
     assert dir(tinygan) == sorted(tinygan.__all__)

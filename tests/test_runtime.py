@@ -3,7 +3,8 @@ from threading import Barrier, current_thread
 import pytest
 import torch
 
-from tinygan.cli.common import add_runtime_options, make_parser, runtime_options
+from tinygan.cli.common import make_parser
+from tinygan.cli.options import add_runtime_options, runtime_options
 from tinygan.errors import ConfigError
 from tinygan.proposers import choose_proposer
 from tinygan.runtime import (

@@ -17,14 +17,25 @@ _HOME = {
     "SecondStage": "tinygan.second_stage.stage",
     "SuperResolver": "tinygan.second_stage.upscaling",
     "TinyGanError": "tinygan.errors",
+    "join_detections": "tinygan.second_stage.ensemble",
 }
 
-__all__ = ["Detections", "FaceDetector", "GroundTruth", "SecondStage", "SuperResolver", "TinyGanError", "__version__"]
+__all__ = [
+    "Detections",
+    "FaceDetector",
+    "GroundTruth",
+    "SecondStage",
+    "SuperResolver",
+    "TinyGanError",
+    "__version__",
+    "join_detections",
+]
 
 if TYPE_CHECKING:
     from tinygan.detect.detector import FaceDetector
     from tinygan.detections import Detections, GroundTruth
     from tinygan.errors import TinyGanError
+    from tinygan.second_stage.ensemble import join_detections
     from tinygan.second_stage.stage import SecondStage
     from tinygan.second_stage.upscaling import SuperResolver
 

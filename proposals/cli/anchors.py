@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinygan.cli.common import DONE, SUBSET, WIDER_ROOT, Parser, make_parser, run_command
+from tinygan.cli.common import DONE, Parser, make_parser, run_command
+from tinygan.cli.options import SUBSET, WIDER_ROOT
 from tinygan.errors import ConfigError
 
 if TYPE_CHECKING:

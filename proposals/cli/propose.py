@@ -8,22 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinygan.cli.common import (
-    DONE,
+from tinygan.cli.common import DONE, Parser, list_skipped, make_parser, name_unread, run_command, show_config
+from tinygan.cli.options import (
     SUBSET,
-    Parser,
     add_backend_option,
     add_config_options,
     add_image_options,
     add_output_options,
     add_runtime_options,
     add_view_options,
-    list_skipped,
-    make_parser,
-    name_unread,
-    run_command,
     runtime_options,
-    show_config,
     view_overrides,
 )
 from tinygan.errors import DataError

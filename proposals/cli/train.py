@@ -7,20 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinygan.cli.common import (
-    DONE,
-    WIDER_ROOT,
-    Parser,
-    add_config_options,
-    add_output_options,
-    add_runtime_options,
-    end_run,
-    make_parser,
-    open_run,
-    run_command,
-    runtime_options,
-    show_config,
-)
+from tinygan.cli.common import DONE, Parser, end_run, make_parser, open_run, run_command, show_config
+from tinygan.cli.options import WIDER_ROOT, add_config_options, add_output_options, add_runtime_options, runtime_options
 from tinygan.errors import ConfigError, DataError
 from tinygan.formats.truths import GROUND_TRUTHS
 

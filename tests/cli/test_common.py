@@ -1,6 +1,7 @@
 import pytest
 
-from tinygan.cli.common import make_parser, positive_int, run_command
+from tinygan.cli.common import make_parser, run_command
+from tinygan.cli.options import positive_int
 from tinygan.errors import DataError
 
 

@@ -408,3 +408,57 @@ def test_what_is_judged_together_depends_on_the_plan_alone(data, finding_checkpo
         together.clear()
         assert main(typed(data, finding_checkpoint, out, "--resume")) == 0
         assert sorted(together) == sorted(again * looks)
+
+
+def test_a_search_adds_faces_and_all_is_counted(data, checkpoint, tmp_path, capsys):
+    proposals = data.proposals / "val/0--Parade"
+    (proposals / "val_2.txt").unlink()  # of an image without proposals there is something to find, too
+    (proposals / "val_3.txt").write_text("val_3\n0\n")
+    out, report = tmp_path / "out", tmp_path / "report.json"
+    words = typed(data, checkpoint, out, "--search", "--report", str(report))
+    assert main(words) == 0
+    counts = json.loads(report.read_text())
+    assert (counts["images"], counts["without_proposals"], counts["proposals"], counts["rescored"]) == (4, 0, 30, 30)
+    assert counts["added"] > 0 and counts["proposals"] + counts["added"] == counts["written"] + counts["merged"]
+    assert f"{counts['added']} added, {counts['written']} written" in capsys.readouterr().out
+    files = {file: file.read_text() for file in out.rglob("*.txt")}
+    written = open_detections(out)
+    assert len(written["0--Parade/val_2"]) > 0 and counts["written"] == sum(map(len, written.values()))
+    for name in ("val_0", "val_2"):
+        (out / f"0--Parade/{name}.txt").unlink()  # as if killed before this image
+        assert main([*words, "--resume"]) == 0
+        assert {file: file.read_text() for file in out.rglob("*.txt")} == files
+        again = json.loads(report.read_text())
+        assert again["resumed"] == 3 and all(again[key] == counts[key] for key in ("added", "merged", "written"))
+    assert main([*typed(data, checkpoint, out), "--resume"]) == 2
+    assert "was written with other settings" in capsys.readouterr().err
+
+
+def test_a_search_keeps_the_boxes_of_pictures_that_cannot_be_read(data, checkpoint, tmp_path, capsys):
+    images, proposals = data.root / "WIDER_val/images/0--Parade", data.proposals / "val/0--Parade"
+    (images / "val_0.jpg").unlink()
+    for name in ("val_1", "val_2"):
+        (images / f"{name}.jpg").write_bytes((images / f"{name}.jpg").read_bytes()[:700])
+    (proposals / "val_2.txt").unlink()
+    report = tmp_path / "report.json"
+    assert main(typed(data, checkpoint, tmp_path / "out", "--search", "--report", str(report))) == 1
+    counts = json.loads(report.read_text())
+    assert (counts["missing"], counts["unreadable"], counts["passed_through"]) == (1, 2, 30)
+    for name in ("val_0", "val_1"):
+        assert (tmp_path / f"out/0--Parade/{name}.txt").read_text() == (proposals / f"{name}.txt").read_text()
+    assert not (tmp_path / "out/0--Parade/val_2.txt").exists()
+    assert "val_2.jpg: expected a readable image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--no-boxes"], "--search: draws boxes between those of both detectors, --no-boxes does not"),
+        (["--fusion", "product"], "--search: adds log-odds, which --fusion product does not give"),
+        (["--engine", "ray"], "--search: searches on this machine alone; leave out --engine ray"),
+    ],
+)
+def test_what_a_search_does_not_go_with_is_one_line(more, message, data, checkpoint, tmp_path, capsys):
+    assert main(typed(data, checkpoint, tmp_path / "out", "--search", *more)) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()

@@ -193,7 +193,7 @@ def resumed(path: Path) -> None:
     (path.parent / "run.json").write_text("{}")
     names = ["a.jpg", "b.jpg"]
     writer = open_output(path.parent, ("run.json",), "tinygan-test", {}, resume=True, overwrite=False, names=names)
-    assert writer.done({name: {"picture": "1-2"} for name in names}) == set()
+    assert writer.done({name: {"picture": "1-2"} for name in names}) == {}
 
 
 def pack_header(path: Path) -> None:

@@ -9,15 +9,8 @@ import threading
 import webbrowser
 from collections.abc import Sequence
 
-from tinygan.cli.common import (
-    DONE,
-    Parser,
-    add_runtime_options,
-    make_parser,
-    positive_int,
-    run_command,
-    runtime_options,
-)
+from tinygan.cli.common import DONE, Parser, make_parser, run_command
+from tinygan.cli.options import add_runtime_options, positive_int, runtime_options
 
 EXAMPLE = "tinygan-app --open"
 MOST_PIXELS = 50_000_000

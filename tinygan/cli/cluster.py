@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tinygan.cli.common import positive_int, runtime_options
+from tinygan.cli.options import positive_int, runtime_options
 from tinygan.errors import ConfigError
 
 if TYPE_CHECKING:

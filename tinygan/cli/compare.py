@@ -7,18 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinygan.cli.common import (
+from tinygan.cli.common import DONE, Parser, list_skipped, make_parser, run_command
+from tinygan.cli.options import (
     DETECTIONS,
-    DONE,
-    Parser,
     add_dialect_options,
     add_image_options,
     add_runtime_options,
-    list_skipped,
-    make_parser,
     positive_int,
     read_dialect,
-    run_command,
     runtime_options,
     share,
 )

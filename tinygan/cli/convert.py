@@ -7,16 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tinygan.cli.common import (
-    DETECTIONS,
-    FORMATS,
-    Parser,
-    add_dialect_options,
-    make_parser,
-    read_dialect,
-    run_command,
-    tell_left_out,
-)
+from tinygan.cli.common import Parser, make_parser, run_command, tell_left_out
+from tinygan.cli.options import DETECTIONS, FORMATS, add_dialect_options, read_dialect
 from tinygan.errors import ConfigError, DataError
 
 EXAMPLE = "tinygan-convert P --to csv --out boxes.csv"

@@ -13,23 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinygan.cli.cluster import add_cluster_options, open_cluster
-from tinygan.cli.common import (
-    DONE,
-    Parser,
+from tinygan.cli.common import DONE, Parser, list_skipped, make_parser, name_unread, run_command, show_config
+from tinygan.cli.options import (
     add_backend_option,
     add_config_options,
     add_image_options,
     add_output_options,
     add_runtime_options,
     add_view_options,
-    list_skipped,
-    make_parser,
-    name_unread,
     positive_int,
-    run_command,
     runtime_options,
     share,
-    show_config,
     view_overrides,
 )
 from tinygan.cli.table import add_table_option, check_table, open_parts, print_parts, spread_over

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinygan import __version__
-from tinygan.cli.common import DETECTIONS, DONE, Parser, add_config_options, make_parser, run_command, show_config
+from tinygan.cli.common import DONE, Parser, make_parser, run_command, show_config
+from tinygan.cli.options import DETECTIONS, add_config_options
 from tinygan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

@@ -11,24 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinygan import __version__
-from tinygan.cli.common import (
-    DETECTIONS,
-    FORMATS,
-    SUBSET,
-    Parser,
-    add_dialect_options,
-    add_image_options,
-    add_runtime_options,
-    list_skipped,
-    make_parser,
-    read_dialect,
-    run_command,
-    runtime_options,
-    tell_left_out,
-)
+from tinygan.cli.common import Parser, list_skipped, make_parser, run_command, tell_left_out
 from tinygan.cli.evaluate.files import read_inputs, warn
 from tinygan.cli.evaluate.groups import PRECISION, measure_groups
 from tinygan.cli.evaluate.wider import load_truth
+from tinygan.cli.options import (
+    DETECTIONS,
+    FORMATS,
+    SUBSET,
+    add_dialect_options,
+    add_image_options,
+    add_runtime_options,
+    read_dialect,
+    runtime_options,
+)
 from tinygan.errors import ConfigError, DataError
 from tinygan.formats.truths import GROUND_TRUTHS
 

@@ -10,40 +10,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinygan.cli.cluster import add_cluster_options, open_cluster
-from tinygan.cli.common import (
+from tinygan.cli.common import DONE, Parser, list_skipped, make_parser, name_unread, run_command, show_config
+from tinygan.cli.options import (
     DETECTIONS,
-    DONE,
     FORMATS,
     SUBSET,
-    Parser,
     add_backend_option,
     add_config_options,
     add_dialect_options,
     add_image_options,
     add_output_options,
     add_runtime_options,
-    list_skipped,
-    make_parser,
-    name_unread,
     positive_int,
     read_dialect,
-    run_command,
     runtime_options,
     share,
-    show_config,
 )
 from tinygan.cli.table import add_table_option, check_table, open_parts, print_parts, spread_over
-from tinygan.errors import DataError
+from tinygan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from tinygan.checkpoint import Checkpoint
+    from tinygan.detect.detector import FaceDetector
     from tinygan.second_stage.cluster import Cluster
     from tinygan.second_stage.engine import Judging, Report
     from tinygan.second_stage.rescoring import RescoreConfig
 
 log = logging.getLogger(__name__)
 
-OF_FILES = ("subset", "report", "format", "boxes", "names", "category")  # options that a table has no use for
+OF_FILES = ("subset", "report", "format", "boxes", "names", "category", "search")  # options that a table has no use for
 EXAMPLE = "tinygan-rescore --proposals P --images DIR --out rescored"
 
 
@@ -69,6 +64,12 @@ def _parser() -> Parser:
         "--fusion",
         choices=["replace", "product", "logit"],
         help="how the detector's score and the judge's make the new one (default: logit, which stage fusion fits)",
+    )
+    parser.add_argument(
+        "--search",
+        action="store_true",
+        help="search the images with the first stage that ships, too: faces that your detector missed are added, and "
+        "where both found one, its box lies in the middle; takes two to three times as long",
     )
     parser.add_argument("--no-boxes", action="store_true", help="leave every box where the detector put it")
     parser.add_argument(
@@ -108,6 +109,8 @@ def _rescore(arguments: argparse.Namespace) -> int:
     config = _config(arguments, weights)
     if arguments.show_config:
         return show_config(config)
+    if arguments.search:
+        _check_search(arguments, config)
     allow_pixels(arguments.max_pixels)
     if arguments.table is not None:
         return _rescore_table(arguments, weights, config)
@@ -120,23 +123,48 @@ def _rescore(arguments: argparse.Namespace) -> int:
         arguments.orientation,
         dialect,
         arguments.format,
+        arguments.search,
     )
     runtime = Runtime(runtime_options(arguments))
     cluster = open_cluster(arguments)
     judge = Judge.from_weights(weights, runtime) if cluster is None else _judging(weights, config, cluster)
+    searcher, search = _searcher(arguments, config) if arguments.search else (None, None)
     settings = run_settings(
-        weights, config, arguments.proposals, runtime, arguments.orientation, dialect, arguments.format
+        weights, config, arguments.proposals, runtime, arguments.orientation, dialect, arguments.format, search
     )
     writer = open_output(
         arguments.out, KEPT, "tinygan-rescore", settings,
         resume=arguments.resume, overwrite=arguments.overwrite, names=plan.proposals,
     )  # fmt: skip
     log.info("%s", runtime)
-    report = rescore(plan, judge, config, writer)
+    report = rescore(plan, judge, config, writer, searcher)
     writer.close()
     if arguments.report is not None:
         write_atomically(arguments.report, report.to_json().encode())
     return _print(report, arguments.out)
+
+
+def _check_search(arguments: argparse.Namespace, config: RescoreConfig) -> None:
+    if config.method != "logit":
+        raise ConfigError(f"--search: adds log-odds, which --fusion {config.method} does not give; leave one out")
+    if not config.move_boxes:
+        raise ConfigError("--search: draws boxes between those of both detectors, --no-boxes does not; leave one out")
+    if arguments.engine != "local":
+        raise ConfigError(f"--search: searches on this machine alone; leave out --engine {arguments.engine}")
+
+
+def _searcher(arguments: argparse.Namespace, config: RescoreConfig) -> tuple[FaceDetector, str]:
+    """Both stages that ship, and what decides their results."""
+    from tinygan.checkpoint import load_checkpoint
+    from tinygan.detect.detector import FaceDetector
+    from tinygan.proposers import DEFAULT, choose_proposer
+
+    chosen = choose_proposer(DEFAULT)
+    assert chosen.weights is not None  # they ship
+    detector = FaceDetector.open(
+        chosen, arguments.checkpoint, batch_size=config.batch_size, options=runtime_options(arguments)
+    )
+    return detector, f"{chosen.name} {load_checkpoint(chosen.weights, ('proposer',)).digest()}"
 
 
 def _rescore_table(arguments: argparse.Namespace, weights: Checkpoint, config: RescoreConfig) -> int:
@@ -198,9 +226,10 @@ def _config(arguments: argparse.Namespace, weights: Checkpoint) -> RescoreConfig
 
 
 def _print(report: Report, out: Path) -> int:
+    added = f"{report.added} added, " if report.added else ""
     print(
         f"{out}: {report.images} images, {report.proposals} proposals: {report.rescored} rescored, "
-        f"{report.passed_through} passed through, {report.merged} merged, {report.written} written; "
+        f"{report.passed_through} passed through, {report.merged} merged, {added}{report.written} written; "
         f"calibration: {report.calibration}; "
         f"{report.seconds:.1f} s, {report.rois_per_second:.0f} ROIs/s"
     )

@@ -7,24 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinygan.cli.common import (
+from tinygan.cli.common import DONE, Parser, end_run, make_parser, open_run, run_command, show_config
+from tinygan.cli.options import (
     DETECTIONS,
-    DONE,
     SUBSET,
     WIDER_ROOT,
-    Parser,
     add_config_options,
     add_dialect_options,
     add_output_options,
     add_runtime_options,
-    end_run,
-    make_parser,
-    open_run,
     positive_int,
     read_dialect,
-    run_command,
     runtime_options,
-    show_config,
 )
 from tinygan.errors import ConfigError, DataError
 

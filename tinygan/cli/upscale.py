@@ -12,18 +12,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from tinygan.cli.common import (
-    DONE,
-    Parser,
-    add_image_options,
-    add_output_options,
-    add_runtime_options,
-    list_skipped,
-    make_parser,
-    name_unread,
-    run_command,
-    runtime_options,
-)
+from tinygan.cli.common import DONE, Parser, list_skipped, make_parser, name_unread, run_command
+from tinygan.cli.options import add_image_options, add_output_options, add_runtime_options, runtime_options
 from tinygan.errors import DataError
 from tinygan.files import real_path, remove_half_written, write_atomically
 from tinygan.formats.names import find_images, output_names

@@ -92,8 +92,8 @@ class DetectionWriter:
         """Whether this image's file was written already (by an earlier, cut-off run)."""
         return self.file(name).is_file()
 
-    def done(self, inputs: Mapping[str, Fingerprint]) -> set[str]:
-        """The images that an earlier run finished; see :meth:`finish`.
+    def done(self, inputs: Mapping[str, Fingerprint]) -> dict[str, Fingerprint]:
+        """The images that an earlier run finished, with what it noted of them; see :meth:`finish`.
 
         Args:
             inputs: fingerprints of what each image's detections are made from.
@@ -103,11 +103,11 @@ class DetectionWriter:
         """
         file = self.folder / DONE_FILE
         before = _finished(file)
-        done = {name for name in inputs if name in before and self.has(name)}
+        done = {name: before[name] for name in inputs if name in before and self.has(name)}
         changed = {
-            name: [kind for kind in inputs[name] if inputs[name][kind] != before[name].get(kind)]
+            name: kinds
             for name in sorted(done)
-            if inputs[name] != before[name]
+            if (kinds := [kind for kind in inputs[name] if inputs[name][kind] != done[name].get(kind)])
         }
         if changed:
             named = [f"{name} ({' and '.join(kinds)})" for name, kinds in changed.items()]
@@ -119,7 +119,7 @@ class DetectionWriter:
         return done
 
     def finish(self, name: str, made_of: Fingerprint) -> None:
-        """Note that an image's file is whole, and of what it was made, so that a continued run keeps it."""
+        """Note that an image's file is whole, of what it was made and what else a continued run is to know of it."""
         append_line(self.folder / DONE_FILE, json.dumps([name, made_of]).encode())
 
     def count(self, name: str) -> int:

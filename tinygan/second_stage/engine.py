@@ -15,12 +15,14 @@ from tqdm import tqdm
 
 from tinygan.checkpoint import Checkpoint
 from tinygan.config import build_config, to_tree
+from tinygan.detections import Detections
 from tinygan.files import report_json, write_atomically
 from tinygan.formats.dialect import AS_WRITTEN, Dialect
 from tinygan.formats.images import ImageFile, Orientation
 from tinygan.formats.writing import DetectionWriter, Fingerprint
 from tinygan.runtime import Runtime
 from tinygan.second_stage.calibration import Calibration
+from tinygan.second_stage.ensemble import Searcher, join_detections, search_images
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_chunks
 from tinygan.second_stage.plan import Plan, fingerprints
@@ -38,6 +40,7 @@ CHUNK = 1024  # patches that are judged together, so that a result does not depe
 ROUGHLY = 4  # a first calibration is found from so many times fewer proposals
 ROUGHLY_IMAGES = 32  # but from so many images, if there are
 CALIBRATION_FILE = "calibration.json"
+ADDED = "added"  # what the record of a finished image says beside its fingerprints
 KEPT = ("rescore.json", CALIBRATION_FILE)  # beside the detections
 # A resumed run must have the same.
 SETTINGS = (
@@ -54,7 +57,7 @@ SETTINGS = (
 
 @dataclass
 class Report:
-    """What a run did; ``proposals = written + merged`` and ``proposals = rescored + passed_through``.
+    """What a run did; ``proposals + added = written + merged`` and ``proposals = rescored + passed_through``.
 
     Attributes:
         images: images whose detections were written.
@@ -68,6 +71,7 @@ class Report:
         rescored: boxes judged by the networks.
         passed_through: boxes not judged: beyond ``max_rois`` (face logit imputed), or of images not read.
         merged: boxes removed by merging.
+        added: boxes of faces that a search found and the detector did not.
         written: boxes written.
         resumed: images found done by an earlier, cut-off run.
         calibration: where the calibration of the detector came from.
@@ -86,6 +90,7 @@ class Report:
     rescored: int = 0
     passed_through: int = 0
     merged: int = 0
+    added: int = 0
     written: int = 0
     resumed: int = 0
     calibration: str = "none"
@@ -108,7 +113,9 @@ class Report:
         return report_json(asdict(self))
 
 
-def rescore(plan: Plan, judge: Judge | Judging, config: RescoreConfig, writer: DetectionWriter) -> Report:
+def rescore(
+    plan: Plan, judge: Judge | Judging, config: RescoreConfig, writer: DetectionWriter, searcher: Searcher | None = None
+) -> Report:
     """Rescore every proposal and write one file an image.
 
     Args:
@@ -116,6 +123,8 @@ def rescore(plan: Plan, judge: Judge | Judging, config: RescoreConfig, writer: D
         judge: the networks; or what has requests judged elsewhere (:func:`tinygan.second_stage.cluster.judging`).
         config: fusion and limits.
         writer: where detections go; images it holds already are left as they are.
+        searcher: searches the images as well; what both found is joined
+            (:func:`tinygan.second_stage.ensemble.join_detections`).
 
     Returns:
         What was done.
@@ -149,19 +158,23 @@ def rescore(plan: Plan, judge: Judge | Judging, config: RescoreConfig, writer: D
         report.resumed += 1
         proposals = plan.proposals[name]
         count = min(config.count_judged(proposals, calibration), config.count_judged(proposals, seen[name]))
-        _count(report, count, len(proposals), writer.count(name))
+        _count(report, count, len(proposals), writer.count(name), int(finished[name].get(ADDED, 0)))
     judged = sum(len(one.best) for one in known.values())
-    for name in todo:
-        if name in known:
-            _finish(plan, known[name], calibration, config, writer, report, inputs[name])
     unknown = set(todo) - set(known)
-    # A run that is continued judges the images of its sample as they were judged, or their last bits would differ.
-    for one_pass in passes:
-        chunks = [chunk for chunk in _chunks(plan, one_pass, config) if not unknown.isdisjoint(chunk)]
-        for one in _judge(plan, chunks, judging, config, "rescoring", one_pass.calibration):
-            judged += len(one.best)
-            if one.name in unknown:
-                _finish(plan, one, calibration, config, writer, report, inputs[one.name])
+
+    def answers() -> Iterator[Judged]:
+        nonlocal judged
+        yield from (known[name] for name in todo if name in known)
+        # A run that is continued judges the images of its sample as they were judged, or their last bits would differ.
+        for one_pass in passes:
+            chunks = [chunk for chunk in _chunks(plan, one_pass, config) if not unknown.isdisjoint(chunk)]
+            for one in _judge(plan, chunks, judging, config, "rescoring", one_pass.calibration):
+                judged += len(one.best)
+                if one.name in unknown:
+                    yield one
+
+    for one, found in _search(plan, answers(), searcher):
+        _finish(plan, one, found, calibration, config, writer, report, inputs[one.name])
     report.seconds = round(time.monotonic() - started, 3)
     report.rois_per_second = round(judged / max(report.seconds, 1e-9), 1)
     return report
@@ -175,8 +188,9 @@ def run_settings(
     orientation: Orientation = "upright",
     dialect: Dialect = AS_WRITTEN,
     format: str | None = None,
+    search: str | None = None,
 ) -> dict[str, object]:
-    """What decides a run's result, as JSON types."""
+    """What decides a run's result, as JSON types; ``search`` says by what images are searched as well."""
     settings = {key: value for key, value in to_tree(config).items() if key in SETTINGS}
     where = {
         "proposals": str(proposals.resolve() if isinstance(proposals, Path) else proposals),
@@ -184,7 +198,7 @@ def run_settings(
         "orientation": orientation,
     }
     where |= {"dialect": str(dialect)} if str(dialect) else {}
-    where |= {"format": format} if format else {}
+    where |= {key: value for key, value in (("format", format), ("search", search)) if value}
     return {"weights": weights.digest(), **settings, **where}
 
 
@@ -306,9 +320,19 @@ def _judge(
     yield from tqdm(judging(requests()), total=sum(map(len, chunks)), desc=task, unit="image", disable=None)
 
 
+def _search(
+    plan: Plan, judged: Iterator[Judged], searcher: Searcher | None
+) -> Iterator[tuple[Judged, Detections | None]]:
+    """What was judged with what a search finds in the same images; nothing if there is none."""
+    if searcher is None:
+        return ((one, None) for one in judged)
+    return search_images(searcher, judged, plan.image_of, plan.orientation)
+
+
 def _finish(
     plan: Plan,
     judged: Judged,
+    found: Detections | None,
     calibration: Calibration | None,
     config: RescoreConfig,
     writer: DetectionWriter,
@@ -322,21 +346,28 @@ def _finish(
         _keep(plan, judged.name, writer, report)
         return
     count = min(config.count_judged(judged.proposals, calibration), len(judged.best))
-    final = rescore_judged([judged.first(count)], config, calibration)[0]
+    final, added = rescore_judged([judged.first(count)], config, calibration)[0], 0
+    if found is not None:
+        final = join_detections(final, found)
+        added = int((final.fields["found_by"] == "second").sum())
+        made_of = {**made_of, ADDED: str(added)}
     writer.write(judged.name, final)
     writer.finish(judged.name, made_of)
-    _count(report, count, len(judged.proposals), len(final))
+    _count(report, count, len(judged.proposals), len(final), added)
 
 
 def _keep(plan: Plan, name: str, writer: DetectionWriter, report: Report) -> None:
-    """Write proposals as they are."""
+    """Write proposals as they are; of an image without any nothing."""
+    if name not in plan.file_of:
+        return
     writer.write_text(name, plan.files.text(plan.file_of[name]))
     report.passed_through += len(plan.proposals[name])
     report.written += len(plan.proposals[name])
 
 
-def _count(report: Report, judged: int, proposals: int, written: int) -> None:
+def _count(report: Report, judged: int, proposals: int, written: int, added: int) -> None:
     report.rescored += judged
     report.passed_through += proposals - judged
     report.written += written
-    report.merged += proposals - written
+    report.added += added
+    report.merged += proposals + added - written

@@ -32,7 +32,7 @@ class Plan:
 
     Attributes:
         files: the proposals.
-        file_of: ``{output name: proposal file}``.
+        file_of: ``{output name: proposal file}``; images to be searched may have none.
         image_of: ``{output name: image on disk}``; images that are missing have no entry.
         proposals: ``{output name: proposals by falling score}``.
         without_proposals: images on disk without a proposal file.
@@ -59,11 +59,12 @@ def plan_rescoring(
     orientation: Orientation = "upright",
     dialect: Dialect = AS_WRITTEN,
     format: str | None = None,
+    search: bool = False,
 ) -> Plan:
     """Match proposal files to images and read every one, before anything is computed or written.
 
     Warns if the boxes do not look like what they are taken for. ``format`` is the proposals', if it is not to be found
-    out.
+    out. With ``search``, images without a proposal file are images without proposals.
 
     Raises:
         ConfigError: if there is no such format.
@@ -93,6 +94,10 @@ def plan_rescoring(
     parsed, unusable = _read_proposals(files, file_of, image_of, config, orientation)
     output_names(parsed, proposals)  # no two of one file
     without = sorted(set(image_of) - set(file_of))
+    if search:
+        for name in set(image_of) - set(parsed) - set(files.left_out):
+            parsed.add(name, Detections.empty())
+        without = []
     return Plan(files, file_of, image_of, parsed, without, unusable, unread, orientation)
 
 

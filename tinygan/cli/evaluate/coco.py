@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from tinygan.cli.common import add_example, positive_int
+from tinygan.cli.common import add_example
 from tinygan.cli.evaluate.files import (
     add_images_option,
     add_input_options,
@@ -17,6 +17,7 @@ from tinygan.cli.evaluate.files import (
     warn,
     write_json,
 )
+from tinygan.cli.options import positive_int
 from tinygan.cli.tables import Table, ap, format_tables, points
 from tinygan.formats.truths import GROUND_TRUTHS, load_faces
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinygan.cli.common import add_example, positive_int
+from tinygan.cli.common import add_example
 from tinygan.cli.evaluate.files import (
     add_input_options,
     add_report_options,
@@ -18,6 +18,7 @@ from tinygan.cli.evaluate.files import (
     warn,
     write_json,
 )
+from tinygan.cli.options import positive_int
 from tinygan.cli.tables import Table, format_tables
 
 if TYPE_CHECKING:

@@ -12,17 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from tinygan.cli.common import (
-    DETECTIONS,
-    DONE,
-    FORMATS,
-    SOME_SKIPPED,
-    SUBSET,
-    add_dialect_options,
-    list_skipped,
-    read_dialect,
-    tell_left_out,
-)
+from tinygan.cli.common import DONE, SOME_SKIPPED, list_skipped, tell_left_out
+from tinygan.cli.options import DETECTIONS, FORMATS, SUBSET, add_dialect_options, read_dialect
 from tinygan.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

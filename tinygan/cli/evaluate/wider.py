@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinygan.cli.common import add_example, share
+from tinygan.cli.common import add_example
 from tinygan.cli.evaluate.details import describe_details, measure_details, tabulate_details
 from tinygan.cli.evaluate.files import (
     BOOTSTRAP,
@@ -26,6 +26,7 @@ from tinygan.cli.evaluate.files import (
     write_json,
 )
 from tinygan.cli.evaluate.groups import PRECISION, check_groups, describe_groups, measure_groups, tabulate_groups
+from tinygan.cli.options import share
 from tinygan.cli.tables import NONE, Table, ap, count, format_tables, interval, points
 from tinygan.errors import ConfigError, DataError
 from tinygan.formats.truths import GROUND_TRUTHS

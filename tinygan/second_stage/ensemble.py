@@ -1,0 +1,152 @@
+"""An ensemble of two detectors: what both found in one picture, each face once.
+
+Two detectors err in different places. One finds faces that the other missed, and where both found a face, the middle
+between their boxes is closer to it than either: half of what tiny faces lack is boxes that lie well. Behind the second
+stage their scores mean the same, log-odds of a face, so that they can be compared and added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy.special import expit
+
+from tinygan.boxes import iou
+from tinygan.detections import Detections, FloatArray, IntArray
+from tinygan.errors import DataError, unexpected
+from tinygan.formats.images import Orientation, read_image
+from tinygan.formats.sizes import several_or_large
+from tinygan.runtime import on_own_threads
+from tinygan.second_stage.calibration import score_logit
+from tinygan.second_stage.judging import Judged
+
+SAME_IOU = 0.55  # boxes of two detectors that overlap so much show the same face
+LESS_SURE = 0.2  # weight of the log-odds of the less sure of both
+NOTHING_FOUND = -4.0  # what log-odds of a detector that found nothing count as, and at least those of one that did
+FOUND_BY = ("first", "second", "both")
+LEAST_SCORE = 0.005  # of what a search finds: half of its boxes, which cost a tenth of a point of hard AP
+
+
+class Searcher(Protocol):
+    """A face detector of two stages, such as :class:`tinygan.FaceDetector`."""
+
+    @property
+    def side_by_side(self) -> int:
+        """How many threads may usefully call it at the same time."""
+        ...
+
+    def detect(self, image: Image.Image, min_score: float) -> Detections:
+        """The faces of a picture whose scores are at least ``min_score``."""
+        ...
+
+
+def search_images(
+    searcher: Searcher, judged: Iterable[Judged], image_of: Mapping[str, Path], orientation: Orientation = "upright"
+) -> Iterator[tuple[Judged, Detections]]:
+    """Search images whose proposals were judged, on a CPU several at once, unless they are large.
+
+    Args:
+        searcher: finds faces in them.
+        judged: images; read lazily, few ahead.
+        image_of: their files by name.
+        orientation: ``upright`` or ``stored``: the position of the pictures that boxes refer to.
+
+    Yields:
+        What was judged, and what was found; of an image that cannot be read nothing, and what was judged has the error.
+    """
+
+    def search(one: Judged) -> tuple[Judged, Detections]:
+        if one.error is not None:
+            return one, Detections.empty()
+        try:
+            return one, searcher.detect(read_image(image_of[one.name], orientation), LEAST_SCORE)
+        except DataError as problem:
+            return replace(one, error=str(problem)), Detections.empty()
+        except Exception as problem:  # whatever one picture may raise costs that picture alone
+            return replace(one, error=unexpected(problem, one.name)), Detections.empty()
+
+    count = searcher.side_by_side
+    for several, some in several_or_large(judged, lambda one: image_of[one.name], count):
+        yield from on_own_threads(search, some, count if several else 1)
+
+
+def join_detections(first: Detections, second: Detections) -> Detections:
+    """Join what two detectors found in one picture, each rescored by a second stage.
+
+    A box of one and a box of the other that overlap by an IoU of 0.55 show the same face; the surest choose first whom
+    they pair with. Its box lies in the middle between both, the log-odds of its score are 0.8 times those of the surer
+    and 0.2 times those of the other. A detector that found nothing there counts as one with log-odds of -4.
+
+    Args:
+        first: of :meth:`tinygan.SecondStage.rescore` or :meth:`tinygan.FaceDetector.detect` with ``min_score=0``; boxes
+            of one detector do not repeat a face.
+        second: of the other detector, in the same picture.
+
+    Returns:
+        By falling score: boxes with the columns of ``first`` and ``found_by``: ``first``, ``second`` or ``both``.
+        Boxes of ``second`` alone have in columns that it lacks NaN, or what is empty for their type.
+
+    Raises:
+        DataError: if scores lie outside [0, 1].
+    """
+    both = np.concatenate([score_logit(first.scores), score_logit(second.scores)])
+    log_odds, other = both[: len(first)], both[len(first) :]
+    partner, spare = _pair(first.boxes, second.boxes, both)
+    paired = np.flatnonzero(partner >= 0)
+    boxes, surer, less_sure = first.boxes.copy(), log_odds.copy(), np.full(len(first), NOTHING_FOUND)
+    boxes[paired] = (boxes[paired] + second.boxes[partner[paired]]) / 2
+    surer[paired] = np.maximum(log_odds[paired], other[partner[paired]])
+    less_sure[paired] = np.minimum(log_odds[paired], other[partner[paired]])
+    scores = [_agreed(surer, less_sure), _agreed(other[spare], np.full(len(spare), NOTHING_FOUND))]
+    found_by = np.array(FOUND_BY)[np.concatenate([np.where(partner >= 0, 2, 0), np.ones(len(spare), np.int64)])]
+    columns = {name: _further_rows(column, second.fields.get(name), spare) for name, column in first.fields.items()}
+    joined = Detections(np.concatenate([boxes, second.boxes[spare]]), np.concatenate(scores), columns)
+    return joined.with_fields(found_by=found_by).sorted()
+
+
+def _pair(first: FloatArray, second: FloatArray, log_odds: FloatArray) -> tuple[IntArray, IntArray]:
+    """Which boxes of two detectors show the same face.
+
+    Args:
+        first: float64 [N, 4].
+        second: float64 [M, 4].
+        log_odds: float64 [N + M], of both.
+
+    Returns:
+        For each of ``first`` the position of its partner, int64 [N], -1 without one; and the positions of those of
+        ``second`` that overlap with none of ``first``, int64 [K].
+    """
+    overlaps = iou(first, second)
+    overlaps[overlaps < SAME_IOU] = 0
+    partner = np.full(len(first), -1)
+    near = np.concatenate([overlaps.any(axis=1), overlaps.any(axis=0)])
+    spare = np.flatnonzero(~near[len(first) :])
+    for at in np.argsort(-log_odds, kind="stable"):
+        row = overlaps[at] if at < len(first) else overlaps[:, at - len(first)]
+        if near[at] and row.any():
+            one, two = (at, row.argmax()) if at < len(first) else (row.argmax(), at - len(first))
+            partner[one] = two
+            overlaps[one], overlaps[:, two] = 0, 0
+    return partner, spare
+
+
+def _agreed(surer: FloatArray, less_sure: FloatArray) -> FloatArray:
+    """Scores of faces from the log-odds of the surer and of the less sure detector, float64 [N] each."""
+    scores: FloatArray = expit((1 - LESS_SURE) * surer + LESS_SURE * np.maximum(less_sure, NOTHING_FOUND))
+    return scores
+
+
+def _further_rows(column: npt.NDArray[Any], other: npt.NDArray[Any] | None, rows: IntArray) -> npt.NDArray[Any]:
+    """A column and, below it, these rows of the other detector's column, or what is empty for its type."""
+    if other is not None and other.shape[1:] == column.shape[1:]:
+        return np.concatenate([column, other[rows]])
+    further = np.zeros((len(rows), *column.shape[1:]), column.dtype)
+    if column.dtype.kind in "fc":
+        further[:] = np.nan
+    return np.concatenate([column, further])

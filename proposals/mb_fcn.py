@@ -192,5 +192,5 @@ def build_mb_fcn(config: MbFcnConfig, weights: Path | None, runtime: Runtime) ->
 
 
 ENTRY = Entry(
-    MbFcnConfig, build_mb_fcn, recipe="proposals.train.recipe:MbFcnRecipe", wanted="a run of tinygan-train-proposer"
+    MbFcnConfig, build_mb_fcn, recipe="proposals.train.mb_fcn:MbFcnRecipe", wanted="a run of tinygan-train-proposer"
 )

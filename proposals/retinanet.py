@@ -146,6 +146,6 @@ def build_retinanet(config: RetinaNetConfig, weights: Path | None, runtime: Runt
 ENTRY = Entry(
     RetinaNetConfig,
     build_retinanet,
-    recipe="proposals.train.recipe:RetinaNetRecipe",
+    recipe="proposals.train.retinanet:RetinaNetRecipe",
     wanted="a run of tinygan-train-proposer",
 )

@@ -389,6 +389,6 @@ ENTRY = Entry(
     YuNetConfig,
     build_yunet,
     packaged="yunet",
-    recipe="proposals.train.recipe:YuNetRecipe",
+    recipe="proposals.train.yunet:YuNetRecipe",
     half=True,
 )

@@ -15,7 +15,7 @@ from tinygan.boxes import longer_side
 from tinygan.data.rois import FACE, NON_FACE, RoiConfig, label_boxes
 from tinygan.detections import FloatArray
 from tinygan.files import write_atomically
-from tinygan.training.fusion import Truths
+from tinygan.training.fusion_fit import Truths
 from tinygan.training.holdout import ByImage
 from tinygan.training.samples import roc_area
 

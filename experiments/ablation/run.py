@@ -31,13 +31,8 @@ from tinygan.files import write_atomically
 from tinygan.formats.wider import load_split
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.judge import Judge
-from tinygan.training.fusion import (
-    Truths,
-    calibration_of,
-    fit_fusion,
-    holdout_names,
-    rescored,
-)
+from tinygan.training.fusion import holdout_names
+from tinygan.training.fusion_fit import Truths, calibration_of, fit_fusion, rescored
 from tinygan.training.gan import fit_gan
 from tinygan.training.holdout import ByImage, judge_proposals
 from tinygan.training.judge import train_judge

@@ -26,7 +26,7 @@ from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.ensemble import LEAST_SCORE, join_detections
 from tinygan.second_stage.fusion import Fusion, stored_fusion
 from tinygan.second_stage.judge import Judge
-from tinygan.training.fusion import calibration_of, rescored
+from tinygan.training.fusion_fit import calibration_of, rescored
 from tinygan.training.holdout import judge_proposals
 
 BATCH, MAX_ROIS = 64, 600

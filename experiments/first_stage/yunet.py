@@ -35,7 +35,8 @@ from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.fusion import stored_fusion
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.stage import SecondStage
-from tinygan.training.fusion import calibration_of, count_proposals, holdout_names
+from tinygan.training.fusion import count_proposals, holdout_names
+from tinygan.training.fusion_fit import calibration_of
 from tinygan.training.holdout import judge_proposals
 from tinygan.training.prepare import match_proposals
 from tinygan.training.recipe import Recipe

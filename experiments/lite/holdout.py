@@ -24,7 +24,8 @@ from tinygan.formats.wider import load_split
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged
-from tinygan.training.fusion import calibration_of, fit_fusion, holdout_names, rescored
+from tinygan.training.fusion import holdout_names
+from tinygan.training.fusion_fit import calibration_of, fit_fusion, rescored
 from tinygan.training.holdout import judge_proposals
 from tinygan.training.recipe import Recipe
 

@@ -27,7 +27,7 @@ from tinygan.formats.names import match_names
 from tinygan.formats.wider import load_split
 from tinygan.second_stage.judging import LOOK_LOGIT, Judged
 from tinygan.second_stage.rescoring import RescoreConfig, rescore_judged
-from tinygan.training.fusion import calibration_of, fit_fusion
+from tinygan.training.fusion_fit import calibration_of, fit_fusion
 from tinygan.training.holdout import load_judged
 from tinygan.training.recipe import Recipe
 from tinygan.training.run import CONFIG_FILE

@@ -31,7 +31,7 @@ from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import LOGIT_LIMIT, Judged
 from tinygan.second_stage.rescoring import RescoreConfig, rescore_judged
-from tinygan.training.fusion import calibration_of, fit_fusion
+from tinygan.training.fusion_fit import calibration_of, fit_fusion
 from tinygan.training.gan import fit_gan
 from tinygan.training.mse_init import fit_mse_init
 from tinygan.training.recipe import Recipe

@@ -14,18 +14,12 @@ import torch
 from torch import Tensor
 
 from proposals.anchored import AnchoredConfig, AnchoredNetwork
-from proposals.assignment import AssignmentConfig
 from proposals.detector import DetectorConfig, DetectorNetwork
-from proposals.losses import DetectionLossConfig, cascade_losses, detection_losses, level_losses, weighted_sum
+from proposals.losses import DetectionLossConfig, cascade_losses, detection_losses, weighted_sum
 from proposals.matching import Faces, MatchingConfig, Targets, match_anchors, match_moved
-from proposals.mb_fcn import MbFcnConfig, MbFcnNetwork
 from proposals.output import Output
 from proposals.retinaface import RetinaFaceConfig, RetinaFaceNetwork
-from proposals.retinanet import RetinaNetConfig, RetinaNetNetwork
 from proposals.train.mining import MiningConfig
-from proposals.yunet import YuNetConfig, YuNetNetwork, YuNetOutput
-from proposals.yunet_losses import YuNetLossConfig, yunet_losses
-from proposals.yunet_losses import weighted_sum as yunet_weighted_sum
 from tinygan.errors import ConfigError
 from tinygan.proposers import find_proposer, proposer_names
 from tinygan.training.loop import LoopConfig
@@ -301,106 +295,6 @@ class ProposerRecipe(AnchoredRecipe):
         variances = self.network.scales_of_offsets
         second = match_moved(output.first.boxes, batch.faces, anchors, variances, self.second_matching)
         return cascade_losses(output, batch.targets, second, self.losses)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetinaNetMatching(MatchingConfig):
-    """How anchors and faces are matched in RetinaNet (RefineFace's second step); no face is rescued.
-
-    Rescuing (``rescue_iou``) is not stated in the paper.
-    """
-
-    positive_iou: float = 0.5
-    negative_iou: float = 0.4
-    rescue_iou: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetinaNetLosses(DetectionLossConfig):
-    """RetinaNet's losses (Lin et al. 2017)."""
-
-    classification: Literal["hard_negatives", "focal"] = "focal"
-    box_weight: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetinaNetRecipe(AnchoredRecipe):
-    """RetinaNet: focal loss over all anchors, smooth-L1."""
-
-    proposer: Literal["retinanet"] = "retinanet"
-    network: RetinaNetConfig = field(default_factory=RetinaNetConfig)
-    matching: RetinaNetMatching = field(default_factory=RetinaNetMatching)
-    losses: RetinaNetLosses = field(default_factory=RetinaNetLosses)
-
-    def build(self) -> RetinaNetNetwork:
-        """See :class:`DetectorRecipe`."""
-        return RetinaNetNetwork(self.network)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MbFcnMatching(MatchingConfig):
-    """How anchors and faces are matched in MB-FCN: thresholds are not stated in the paper."""
-
-    positive_iou: float = 0.5
-    negative_iou: float = 0.3
-
-
-@dataclass(frozen=True, kw_only=True)
-class MbFcnLosses(DetectionLossConfig):
-    """MB-FCN's losses, branch by branch; their form and the number of negatives are not stated in the paper."""
-
-    negatives_per_face: int = 3
-    box_weight: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class MbFcnRecipe(AnchoredRecipe):
-    """MB-FCN: each branch has the loss of a region proposal network over its own faces."""
-
-    proposer: Literal["mb_fcn"] = "mb_fcn"
-    network: MbFcnConfig = field(default_factory=MbFcnConfig)
-    matching: MbFcnMatching = field(default_factory=MbFcnMatching)
-    losses: MbFcnLosses = field(default_factory=MbFcnLosses)
-
-    def build(self) -> MbFcnNetwork:
-        """See :class:`DetectorRecipe`."""
-        return MbFcnNetwork(self.network)
-
-    def terms(self, network: DetectorNetwork[Any], output: Output, batch: PictureBatch) -> Mapping[str, Tensor]:
-        """See :class:`DetectorRecipe`."""
-        assert batch.targets is not None
-        return level_losses(output, batch.targets, self.losses)
-
-
-@dataclass(frozen=True, kw_only=True)
-class YuNetRecipe(DetectorRecipe):
-    """YuNet: cells are matched by what they say, cross-entropy and EIoU.
-
-    Attributes:
-        assignment: how cells and faces are matched.
-        losses: the weights of the losses.
-    """
-
-    proposer: Literal["yunet"] = "yunet"
-    network: YuNetConfig = field(default_factory=YuNetConfig)
-    assignment: AssignmentConfig = field(default_factory=AssignmentConfig)
-    losses: YuNetLossConfig = field(default_factory=YuNetLossConfig)
-
-    def build(self) -> YuNetNetwork:
-        """See :class:`DetectorRecipe`."""
-        return YuNetNetwork(self.network)
-
-    def matcher(self, size_px: int) -> None:
-        """See :class:`DetectorRecipe`."""
-        return None
-
-    def terms(self, network: DetectorNetwork[Any], output: YuNetOutput, batch: PictureBatch) -> Mapping[str, Tensor]:
-        """See :class:`DetectorRecipe`."""
-        return yunet_losses(output, batch.faces, self.network.strides, self.assignment)
-
-    def weighted_sum(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """See :class:`DetectorRecipe`."""
-        return yunet_weighted_sum(terms, self.losses)
 
 
 def find_recipe(name: str) -> type[DetectorRecipe]:

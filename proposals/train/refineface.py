@@ -16,7 +16,8 @@ from proposals.output import Output
 from proposals.refine_losses import RefineFaceLosses, refine_losses
 from proposals.refineface import RefineFaceConfig, RefineFaceNetwork
 from proposals.supervision import Regions, choose_regions
-from proposals.train.recipe import AnchoredRecipe, PictureBatch, RetinaNetMatching
+from proposals.train.recipe import AnchoredRecipe, PictureBatch
+from proposals.train.retinanet import RetinaNetMatching
 
 
 @dataclass(frozen=True, kw_only=True)

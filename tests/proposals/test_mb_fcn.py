@@ -10,7 +10,7 @@ from proposals.losses import DetectionLossConfig, detection_losses, level_losses
 from proposals.matching import BACKGROUND, FACE, Faces, Targets, match_anchors
 from proposals.mb_fcn import MbFcnConfig, MbFcnNetwork, bilinear_filter
 from proposals.output import Output
-from proposals.train.recipe import MbFcnMatching
+from proposals.train.mb_fcn import MbFcnMatching
 
 MOBILE = MbFcnConfig(backbone="mobilenet025", skip_channels=8, channels=16)
 

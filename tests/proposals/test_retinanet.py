@@ -9,7 +9,7 @@ from proposals.anchors import pyramid_anchors
 from proposals.losses import focal_loss
 from proposals.matching import BACKGROUND, FACE
 from proposals.retinanet import RetinaNetConfig, RetinaNetNetwork
-from proposals.train.recipe import RetinaNetRecipe
+from proposals.train.retinanet import RetinaNetRecipe
 from tinygan.config import load_config
 
 

@@ -15,14 +15,8 @@ from tinygan.evaluate.wider import evaluate_wider
 from tinygan.second_stage.fusion import Fusion, FusionConfig, fuse
 from tinygan.second_stage.judging import Judged
 from tinygan.second_stage.rescoring import calibrate_detector, judged_columns
-from tinygan.training.fusion import (
-    _Trials,
-    calibration_of,
-    fit_fusion,
-    fitted_gains,
-    mean_log_error,
-    rescored,
-)
+from tinygan.training.fusion import fitted_gains
+from tinygan.training.fusion_fit import _Trials, calibration_of, fit_fusion, mean_log_error, rescored
 
 TRUTHS: dict[str, GroundTruth] = {}
 

@@ -9,8 +9,8 @@ from proposals.cli.propose import main as propose
 from proposals.cli.train import main
 from proposals.train import run as training
 from proposals.train.pictures import PictureSource, photographs
-from proposals.train.recipe import YuNetRecipe
 from proposals.train.stage import DetectorStage
+from proposals.train.yunet import YuNetRecipe
 from tinygan.checkpoint import load_checkpoint, packaged_weights
 from tinygan.config import load_config
 from tinygan.formats.registry import open_detections

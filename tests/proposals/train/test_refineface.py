@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from proposals.matching import Faces
-from proposals.train.recipe import PictureBatch, RetinaNetRecipe
+from proposals.train.recipe import PictureBatch
 from proposals.train.refineface import RefineFaceRecipe
+from proposals.train.retinanet import RetinaNetRecipe
 from tinygan.config import load_config
 
 SMALL = ("network.backbone=mobilenet025", "network.channels=8", "network.fsm_regions=16")

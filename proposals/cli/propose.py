@@ -74,7 +74,10 @@ def _propose(arguments: argparse.Namespace) -> int:
     from tinygan.proposers import choose_proposer, find_proposer, name_proposer
 
     arguments.proposer = name_proposer(arguments.proposer, arguments.weights)
-    overrides = [*view_overrides(arguments, find_proposer(arguments.proposer).config), *arguments.overrides]
+    overrides = [
+        *view_overrides(arguments, arguments.proposer, find_proposer(arguments.proposer).config),
+        *arguments.overrides,
+    ]
     chosen = choose_proposer(arguments.proposer, arguments.weights, arguments.config, overrides)
     if arguments.show_config:
         return show_config(chosen.config)

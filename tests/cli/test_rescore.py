@@ -456,9 +456,22 @@ def test_a_search_keeps_the_boxes_of_pictures_that_cannot_be_read(data, checkpoi
         (["--no-boxes"], "--search: draws boxes between those of both detectors, --no-boxes does not"),
         (["--fusion", "product"], "--search: adds log-odds, which --fusion product does not give"),
         (["--engine", "ray"], "--search: searches on this machine alone; leave out --engine ray"),
+        (["--overlap", "0.3"], "--overlap 0.3 is for --slice"),
     ],
 )
 def test_what_a_search_does_not_go_with_is_one_line(more, message, data, checkpoint, tmp_path, capsys):
     assert main(typed(data, checkpoint, tmp_path / "out", "--search", *more)) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_what_a_search_sees_is_for_a_search_and_not_mixed_in(data, checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(typed(data, checkpoint, out, "--slice", "64")) == 2
+    assert "--slice: says what a search sees; give --search, too" in capsys.readouterr().err and not out.exists()
+    assert main(typed(data, checkpoint, out, "--search")) == 0
+    assert main(typed(data, checkpoint, out, "--search", "--scale", "2", "--resume")) == 2
+    assert "other settings (search.scales was [1.0], is now [2.0])" in capsys.readouterr().err
+    before = {file: file.read_text() for file in out.rglob("*.txt")}
+    assert main(typed(data, checkpoint, out, "--search", "--scale", "2", "--overwrite")) == 0
+    assert any(file.read_text() != text for file, text in before.items())

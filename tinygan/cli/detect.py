@@ -156,7 +156,10 @@ def _choice(arguments: argparse.Namespace) -> Choice:
     from tinygan.proposers import choose_proposer, find_proposer, name_proposer
 
     arguments.proposer = name_proposer(arguments.proposer, arguments.first_stage_weights)
-    overrides = [*view_overrides(arguments, find_proposer(arguments.proposer).config), *arguments.overrides]
+    overrides = [
+        *view_overrides(arguments, arguments.proposer, find_proposer(arguments.proposer).config),
+        *arguments.overrides,
+    ]
     return choose_proposer(arguments.proposer, arguments.first_stage_weights, arguments.config, overrides)
 
 

@@ -183,9 +183,9 @@ def add_config_options(parser: argparse.ArgumentParser, settings: str, presets: 
     )
 
 
-def add_view_options(parser: argparse.ArgumentParser) -> None:
+def add_view_options(parser: argparse.ArgumentParser, title: str = "what the first stage sees") -> None:
     """``--scale``, ``--slice`` and ``--overlap``: at which sizes, and in which parts, the first stage sees pictures."""
-    group = parser.add_argument_group("what the first stage sees")
+    group = parser.add_argument_group(title)
     group.add_argument(
         "--scale",
         type=_factors,
@@ -203,12 +203,13 @@ def add_view_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def view_overrides(arguments: argparse.Namespace, config: type[Any]) -> list[str]:
+def view_overrides(arguments: argparse.Namespace, proposer: str, config: type[Any]) -> list[str]:
     """The options of :func:`add_view_options` as ``key=value`` overrides of a first stage's settings.
 
     Args:
         arguments: parsed.
-        config: the dataclass of the first stage's settings.
+        proposer: name of the first stage.
+        config: the dataclass of its settings.
 
     Raises:
         ConfigError: if an option is given that this first stage lacks, or ``--overlap`` without ``--slice``.
@@ -221,7 +222,7 @@ def view_overrides(arguments: argparse.Namespace, config: type[Any]) -> list[str
         value = getattr(arguments, option)
         if value is not None and key not in known:
             raise ConfigError(
-                f"--{option}: first stage '{arguments.proposer}' has no setting '{key}'; tinygan's detectors have it"
+                f"--{option}: first stage '{proposer}' has no setting '{key}'; tinygan's detectors have it"
             )
         overrides += [] if value is None else [f"{key}={value}"]
     return overrides

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import time
 from collections.abc import Sequence
@@ -21,10 +22,12 @@ from tinygan.cli.options import (
     add_image_options,
     add_output_options,
     add_runtime_options,
+    add_view_options,
     positive_int,
     read_dialect,
     runtime_options,
     share,
+    view_overrides,
 )
 from tinygan.cli.table import add_table_option, check_table, open_parts, print_parts, spread_over
 from tinygan.errors import ConfigError, DataError
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OF_FILES = ("subset", "report", "format", "boxes", "names", "category", "search")  # options that a table has no use for
+VIEWS = ("scale", "slice", "overlap")
 EXAMPLE = "tinygan-rescore --proposals P --images DIR --out rescored"
 
 
@@ -83,6 +87,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--from", dest="format", metavar="FORMAT", help=f"format of --proposals, {FORMATS} (default: found out)"
     )
+    add_view_options(parser, "what a search sees (with --search)")
     add_cluster_options(parser)
     add_dialect_options(parser, "proposals")
     add_output_options(parser, "a run")
@@ -109,8 +114,7 @@ def _rescore(arguments: argparse.Namespace) -> int:
     config = _config(arguments, weights)
     if arguments.show_config:
         return show_config(config)
-    if arguments.search:
-        _check_search(arguments, config)
+    _check_search(arguments, config)
     allow_pixels(arguments.max_pixels)
     if arguments.table is not None:
         return _rescore_table(arguments, weights, config)
@@ -145,6 +149,10 @@ def _rescore(arguments: argparse.Namespace) -> int:
 
 
 def _check_search(arguments: argparse.Namespace, config: RescoreConfig) -> None:
+    if not arguments.search:
+        if given := [option for option in VIEWS if getattr(arguments, option) is not None]:
+            raise ConfigError(f"--{given[0]}: says what a search sees; give --search, too")
+        return
     if config.method != "logit":
         raise ConfigError(f"--search: adds log-odds, which --fusion {config.method} does not give; leave one out")
     if not config.move_boxes:
@@ -153,18 +161,20 @@ def _check_search(arguments: argparse.Namespace, config: RescoreConfig) -> None:
         raise ConfigError(f"--search: searches on this machine alone; leave out --engine {arguments.engine}")
 
 
-def _searcher(arguments: argparse.Namespace, config: RescoreConfig) -> tuple[FaceDetector, str]:
+def _searcher(arguments: argparse.Namespace, config: RescoreConfig) -> tuple[FaceDetector, dict[str, object]]:
     """Both stages that ship, and what decides their results."""
     from tinygan.checkpoint import load_checkpoint
+    from tinygan.config import to_tree
     from tinygan.detect.detector import FaceDetector
-    from tinygan.proposers import DEFAULT, choose_proposer
+    from tinygan.proposers import DEFAULT, choose_proposer, find_proposer
 
-    chosen = choose_proposer(DEFAULT)
+    chosen = choose_proposer(DEFAULT, overrides=view_overrides(arguments, DEFAULT, find_proposer(DEFAULT).config))
     assert chosen.weights is not None  # they ship
     detector = FaceDetector.open(
         chosen, arguments.checkpoint, batch_size=config.batch_size, options=runtime_options(arguments)
     )
-    return detector, f"{chosen.name} {load_checkpoint(chosen.weights, ('proposer',)).digest()}"
+    weights = load_checkpoint(chosen.weights, ("proposer",)).digest()
+    return detector, {"proposer": chosen.name, "weights": weights, **json.loads(json.dumps(to_tree(chosen.config)))}
 
 
 def _rescore_table(arguments: argparse.Namespace, weights: Checkpoint, config: RescoreConfig) -> int:

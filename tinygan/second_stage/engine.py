@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -188,17 +188,18 @@ def run_settings(
     orientation: Orientation = "upright",
     dialect: Dialect = AS_WRITTEN,
     format: str | None = None,
-    search: str | None = None,
+    search: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """What decides a run's result, as JSON types; ``search`` says by what images are searched as well."""
     settings = {key: value for key, value in to_tree(config).items() if key in SETTINGS}
-    where = {
+    where: dict[str, object] = {
         "proposals": str(proposals.resolve() if isinstance(proposals, Path) else proposals),
         **runtime.settings(),
         "orientation": orientation,
     }
     where |= {"dialect": str(dialect)} if str(dialect) else {}
-    where |= {key: value for key, value in (("format", format), ("search", search)) if value}
+    where |= {"format": format} if format else {}
+    where |= {"search": search} if search else {}
     return {"weights": weights.digest(), **settings, **where}
 
 

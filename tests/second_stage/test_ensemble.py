@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -116,3 +117,15 @@ def test_a_search_keeps_the_order_and_a_picture_that_fails_costs_itself_alone(im
     errors = {one.name: one.error for one, _ in pairs if one.error is not None}
     assert errors["11"] == "gone" and "12.png: expected a readable image" in errors["12"] and "no luck" in errors["13"]
     assert len(errors) == 3 and len(searcher.threads) <= side_by_side
+
+
+def test_memory_does_not_grow_with_the_product_of_both_numbers_of_boxes():
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 4000, (30_000, 2))
+    many = Detections(np.concatenate([corners, corners + 20], axis=1), rng.uniform(0.01, 0.5, len(corners)))
+    tracemalloc.start()
+    joined = join_detections(many, many[::40])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (joined.fields["found_by"] == "both").sum() == 750 and len(joined) == 30_000
+    assert peak < 90_000_000  # a matrix of all pairs alone has 180 million bytes

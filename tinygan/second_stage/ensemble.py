@@ -29,6 +29,7 @@ from tinygan.second_stage.judging import Judged
 SAME_IOU = 0.55  # boxes of two detectors that overlap so much show the same face
 LESS_SURE = 0.2  # weight of the log-odds of the less sure of both
 NOTHING_FOUND = -4.0  # what log-odds of a detector that found nothing count as, and at least those of one that did
+ROWS = 1024  # boxes of one detector that are compared with all of the other at once
 FOUND_BY = ("first", "second", "both")
 LEAST_SCORE = 0.005  # of what a search finds: half of its boxes, which cost a tenth of a point of hard AP
 
@@ -122,18 +123,25 @@ def _pair(first: FloatArray, second: FloatArray, log_odds: FloatArray) -> tuple[
         For each of ``first`` the position of its partner, int64 [N], -1 without one; and the positions of those of
         ``second`` that overlap with none of ``first``, int64 [K].
     """
-    overlaps = iou(first, second)
-    overlaps[overlaps < SAME_IOU] = 0
-    partner = np.full(len(first), -1)
-    near = np.concatenate([overlaps.any(axis=1), overlaps.any(axis=0)])
-    spare = np.flatnonzero(~near[len(first) :])
-    for at in np.argsort(-log_odds, kind="stable"):
-        row = overlaps[at] if at < len(first) else overlaps[:, at - len(first)]
-        if near[at] and row.any():
-            one, two = (at, row.argmax()) if at < len(first) else (row.argmax(), at - len(first))
-            partner[one] = two
-            overlaps[one], overlaps[:, two] = 0, 0
-    return partner, spare
+    ones, twos, overlaps = _overlapping(first, second)
+    surest = np.maximum(log_odds[ones], log_odds[len(first) + twos])
+    partner, free = np.full(len(first), -1), np.ones(len(second), np.bool_)
+    for at in np.lexsort((-overlaps, -surest)):
+        one, two = ones[at], twos[at]
+        if partner[one] < 0 and free[two]:
+            partner[one], free[two] = two, False
+    return partner, np.setdiff1d(np.arange(len(second)), twos)
+
+
+def _overlapping(first: FloatArray, second: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
+    """Pairs of boxes that may show the same face: positions in both, int64 [P] each, and IoU, float64 [P]."""
+    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    for start in range(0, len(first), ROWS):  # or memory would grow with the product of both numbers
+        overlaps = iou(first[start : start + ROWS], second)
+        ones, twos = np.nonzero(overlaps >= SAME_IOU)
+        found.append((ones + start, twos, overlaps[ones, twos]))
+    ones, twos, kept = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    return ones, twos, kept
 
 
 def _agreed(surer: FloatArray, less_sure: FloatArray) -> FloatArray:

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     split = load_split(arguments.data, arguments.split)
     names = [name for name in split.faces if not weights.was_trained_on(name)]
     searched = search(split, names, options)
-    ways = {path.name.partition(".")[0]: three_ways(path, split, names, weights, searched, options)
+    ways = {path.name.removesuffix(".tar.gz"): three_ways(path, split, names, weights, searched, options)
             for path in arguments.proposals}  # fmt: skip
     truth = truth_of(arguments.data, split, names)
     report = {

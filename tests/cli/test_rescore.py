@@ -447,14 +447,16 @@ def test_a_search_keeps_the_boxes_of_pictures_that_cannot_be_read(data, checkpoi
     for name in ("val_0", "val_1"):
         assert (tmp_path / f"out/0--Parade/{name}.txt").read_text() == (proposals / f"{name}.txt").read_text()
     assert not (tmp_path / "out/0--Parade/val_2.txt").exists()
-    assert "val_2.jpg: expected a readable image" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "val_2.jpg: expected a readable image" in error and error.count("; nothing written") == 1
+    assert error.count("; proposals kept") == 1
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--no-boxes"], "--search: draws boxes between those of both detectors, --no-boxes does not"),
-        (["--fusion", "product"], "--search: adds log-odds, which --fusion product does not give"),
+        (["--no-boxes"], "--search: draws boxes between those of both detectors; leave out --no-boxes"),
+        (["--fusion", "product"], "--search: adds log-odds, which fusion by product does not give"),
         (["--engine", "ray"], "--search: searches on this machine alone; leave out --engine ray"),
         (["--overlap", "0.3"], "--overlap 0.3 is for --slice"),
     ],
@@ -475,3 +477,44 @@ def test_what_a_search_sees_is_for_a_search_and_not_mixed_in(data, checkpoint, t
     before = {file: file.read_text() for file in out.rglob("*.txt")}
     assert main(typed(data, checkpoint, out, "--search", "--scale", "2", "--overwrite")) == 0
     assert any(file.read_text() != text for file, text in before.items())
+
+
+def test_names_that_a_search_cannot_tell_apart_cost_nothing_that_is_there(data, checkpoint, tmp_path, capsys):
+    out, images = tmp_path / "out", data.root / "WIDER_val/images/0--Parade"
+    assert main(typed(data, checkpoint, out)) == 0
+    files = {file: file.read_bytes() for file in out.rglob("*.txt")}
+    for twin in ("val_0.png", "val_0.jpg.png"):
+        shutil.copy(images / "val_0.jpg", images / twin)
+    (data.proposals / "val/0--Parade/val_0.txt").rename(data.proposals / "val/0--Parade/val_0.jpg.txt")
+    capsys.readouterr()
+    assert main(typed(data, checkpoint, out, "--search", "--overwrite")) == 2
+    assert "would share the file" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in out.rglob("*.txt")} == files
+
+
+def test_images_without_proposals_do_not_thin_the_sample_of_a_calibration(data, checkpoint, tmp_path, monkeypatch):
+    images, report = data.root / "WIDER_val/images/0--Parade", tmp_path / "report.json"
+    for number in range(30):
+        shutil.copy(images / "val_0.jpg", images / f"empty_{number}.jpg")
+    fused = load_checkpoint(checkpoint, ("fused",))
+    curve = RankCurve(knots=(-3.0, 0.0, 3.0), values=(-5.0, 0.0, 5.0))
+    mapped = tmp_path / "mapped.safetensors"
+    save_checkpoint(mapped, replace(fused, fusion=Fusion(judge=0.6, fitted=True, curve=curve).to_facts()))
+    monkeypatch.setattr("tinygan.second_stage.calibration.MIN_PROPOSALS", 10)
+    monkeypatch.setattr("tinygan.second_stage.engine.ROUGHLY_IMAGES", 4)
+    words = typed(data, mapped, tmp_path / "out", "--search", "--report", str(report))
+    assert main([*words, "--set", "calibration_proposals=60"]) == 0
+    counts = json.loads(report.read_text())
+    assert counts["images"] == 34 and counts["calibration"] == "found from 60 proposals"
+
+
+def test_an_archive_of_a_search_that_was_cut_off_is_continued(data, checkpoint, tmp_path):
+    whole, cut = tmp_path / "whole.tar.gz", tmp_path / "cut.tar.gz"
+    (data.proposals / "val/0--Parade/val_2.txt").unlink()
+    assert main(typed(data, checkpoint, whole, "--search")) == 0
+    folder = tmp_path / "cut.tar.gz.partial"
+    assert main(typed(data, checkpoint, folder, "--search")) == 0  # what a run leaves that is killed at its end
+    (folder / "0--Parade/val_3.txt").unlink()
+    assert main(typed(data, checkpoint, cut, "--search", "--resume")) == 0
+    first, second = open_detections(whole), open_detections(cut)
+    assert {name: first.text(name) for name in first} == {name: second.text(name) for name in second}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,20 @@ def test_columns_are_those_of_the_first():
     assert np.isnan(joined.fields["landmarks"]).all(axis=(1, 2)).tolist() == [False, True]
 
 
+def test_columns_of_other_kinds_are_not_mixed():
+    kinds = {"object": np.array([None]), "count": np.array([7]), "when": np.array(["2026-01-01"], "M8[D]")}
+    first, second = found([*FACE, 0.9], **kinds), found([*ELSEWHERE, 0.5], count=np.array(["seven"]))
+    columns = join_detections(first, second).fields
+    assert columns["object"].tolist() == [None, None] and columns["count"].tolist() == [7, 0]
+    assert np.isnat(columns["when"]).tolist() == [False, True]
+
+
+def test_where_the_first_found_nothing_the_columns_are_those_of_the_second():
+    ours = found([*FACE, 0.9], landmarks=np.ones((1, 10)))
+    joined = join_detections(Detections.empty(), ours)
+    assert joined.fields["landmarks"].shape == (1, 10) and joined.fields["found_by"].tolist() == ["second"]
+
+
 def test_nothing_on_one_side_or_both():
     some = found([*FACE, 0.9], [*ELSEWHERE, 0.2])
     assert join_detections(some, Detections.empty()).fields["found_by"].tolist() == ["first", "first"]
@@ -86,15 +101,23 @@ def test_scores_that_are_no_probabilities_are_refused():
 
 
 class Searcher:
+    """Finds a box as wide as the picture; where ``side_by_side`` is 2, two pictures have to be searched at once."""
+
     def __init__(self, side_by_side=1):
-        self.side_by_side, self.threads = side_by_side, set()
+        self.side_by_side, self.sizes = side_by_side, []
+        self.both = threading.Barrier(side_by_side, timeout=20)
 
     def detect(self, image, min_score):
-        self.threads.add(threading.get_ident())
         assert min_score == LEAST_SCORE
+        self.sizes.append(image.size)
         if image.width == 13:
             raise RuntimeError("no luck")
+        self.both.wait()
         return found([0, 0, image.width, 5, 0.5])
+
+
+def unjudged(names) -> list[Judged]:
+    return [Judged(name, Detections.empty(), np.zeros(0), np.zeros((0, 4))) for name in names]
 
 
 @pytest.fixture
@@ -105,18 +128,39 @@ def images(tmp_path) -> dict[str, Path]:
     return {path.stem: path for path in sorted(tmp_path.glob("*.png"))}
 
 
-@pytest.mark.parametrize("side_by_side", [1, 3])
+@pytest.mark.parametrize("side_by_side", [1, 2])
 def test_a_search_keeps_the_order_and_a_picture_that_fails_costs_itself_alone(images, side_by_side):
-    searcher, nothing = Searcher(side_by_side), np.zeros((0, 4))
-    judged = [
-        Judged(name, Detections.empty(), np.zeros(0), nothing, "gone" if name == "11" else None) for name in images
-    ]
-    pairs = list(search_images(searcher, judged, images))
+    judged = unjudged(images)
+    judged[1] = replace(judged[1], error="gone")
+    pairs = list(search_images(Searcher(side_by_side), judged, images))
     assert [one.name for one, _ in pairs] == list(images)
     assert [box.tolist() for _, some in pairs for box in some.boxes] == [[0, 0, 10, 5], [0, 0, 14, 5]]
     errors = {one.name: one.error for one, _ in pairs if one.error is not None}
     assert errors["11"] == "gone" and "12.png: expected a readable image" in errors["12"] and "no luck" in errors["13"]
-    assert len(errors) == 3 and len(searcher.threads) <= side_by_side
+    assert len(errors) == 3
+
+
+def test_a_large_picture_is_searched_alone(tmp_path):
+    for name in "ab":
+        Image.new("L", (2500, 2000)).save(tmp_path / f"{name}.png")
+    images = {name: tmp_path / f"{name}.png" for name in "ab"}
+    searcher = Searcher(2)
+    searcher.both = threading.Barrier(1)  # nobody else has to come
+    assert [len(some) for _, some in search_images(searcher, unjudged(images), images)] == [1, 1]
+    threads = {threading.get_ident()}
+    searcher.detect = lambda image, min_score: threads.add(threading.get_ident()) or Detections.empty()
+    list(search_images(searcher, unjudged(images), images))
+    assert len(threads) == 1
+
+
+def test_a_search_sees_pictures_as_the_boxes_do(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6  # turned by a quarter
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
+    searcher = Searcher()
+    for orientation in ("upright", "stored"):
+        list(search_images(searcher, unjudged("a"), {"a": tmp_path / "a.jpg"}, orientation))
+    assert searcher.sizes == [(20, 40), (40, 20)]
 
 
 def test_memory_does_not_grow_with_the_product_of_both_numbers_of_boxes():

@@ -154,9 +154,9 @@ def _check_search(arguments: argparse.Namespace, config: RescoreConfig) -> None:
             raise ConfigError(f"--{given[0]}: says what a search sees; give --search, too")
         return
     if config.method != "logit":
-        raise ConfigError(f"--search: adds log-odds, which --fusion {config.method} does not give; leave one out")
+        raise ConfigError(f"--search: adds log-odds, which fusion by {config.method} does not give; leave one out")
     if not config.move_boxes:
-        raise ConfigError("--search: draws boxes between those of both detectors, --no-boxes does not; leave one out")
+        raise ConfigError("--search: draws boxes between those of both detectors; leave out --no-boxes")
     if arguments.engine != "local":
         raise ConfigError(f"--search: searches on this machine alone; leave out --engine {arguments.engine}")
 

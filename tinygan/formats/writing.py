@@ -185,9 +185,10 @@ def open_output(
 
     Raises:
         DataError: in the cases of :func:`tinygan.files.make_way`, if ``out`` is a file, or if a run that is to be
-            continued wrote an image that is not among ``names``.
+            continued wrote an image that is not among ``names``; if two of these would share a file.
     """
-    folder = working_folder(out)
+    folder, names = working_folder(out), list(names)
+    output_names(names, out)  # before anything is removed
     if out.is_file() and folder == out:
         raise DataError(f"{out}: expected a folder or a name ending in .tar.gz, but this is a file")
     shutil.rmtree(_spent(folder), ignore_errors=True)
@@ -199,7 +200,6 @@ def open_output(
     )  # fmt: skip
     if folder.is_dir():
         remove_half_written([*_written(folder), *_records(folder, kept)])
-    names = list(names)
     writer = DetectionWriter(out, folder / WRITTEN_FILE, names)
     if resume and names:
         _refuse_stale(writer, names)

@@ -60,9 +60,9 @@ class Report:
     """What a run did; ``proposals + added = written + merged`` and ``proposals = rescored + passed_through``.
 
     Attributes:
-        images: images whose detections were written.
+        images: images that have proposals, or were to be searched.
         missing: images with proposals that are not on disk; their proposals were kept.
-        unreadable: images that could not be decoded; their proposals were kept.
+        unreadable: why images could not be decoded, and that their proposals, if any, were kept.
         without_proposals: images on disk for which there is no proposal file.
         sizeless: why proposal files were left out, as those whose boxes are parts of an image that cannot be read.
         unusable: why files among the proposals were not read: empty ones, and strays that hold no proposals.
@@ -102,7 +102,7 @@ class Report:
         """A line for every image that was not rescored, and every file of proposals that was not read."""
         return [
             *(f"{name}: not on disk, proposals kept" for name in self.missing),
-            *(f"{problem}; proposals kept" for problem in self.unreadable),
+            *self.unreadable,
             *(f"{name}: no proposal file" for name in self.without_proposals),
             *self.sizeless,
             *self.unusable,
@@ -268,7 +268,8 @@ def _spread(
     proposals: int,
     images: int = 1,
 ) -> list[str]:
-    """Images spread evenly over all, of which about ``proposals`` are judged in all; at least ``images``."""
+    """Images spread evenly over those with proposals, of which about ``proposals`` are judged; at least ``images``."""
+    names = [name for name in names if len(plan.proposals[name])]
     total = sum(config.count_judged(plan.proposals[name], calibration) for name in names)
     return names[:: sample_step(total, len(names), proposals, images)]
 
@@ -343,8 +344,8 @@ def _finish(
     """Write one image's detections; those of an image that cannot be read as they are, to be read again on resume."""
     if judged.error is not None:
         log.warning("unreadable: %s", judged.error)
-        report.unreadable.append(judged.error)
-        _keep(plan, judged.name, writer, report)
+        kept = _keep(plan, judged.name, writer, report)
+        report.unreadable.append(f"{judged.error}; {'proposals kept' if kept else 'nothing written'}")
         return
     count = min(config.count_judged(judged.proposals, calibration), len(judged.best))
     final, added = rescore_judged([judged.first(count)], config, calibration)[0], 0
@@ -357,13 +358,14 @@ def _finish(
     _count(report, count, len(judged.proposals), len(final), added)
 
 
-def _keep(plan: Plan, name: str, writer: DetectionWriter, report: Report) -> None:
-    """Write proposals as they are; of an image without any nothing."""
+def _keep(plan: Plan, name: str, writer: DetectionWriter, report: Report) -> bool:
+    """Write proposals as they are; returns whether there are any."""
     if name not in plan.file_of:
-        return
+        return False
     writer.write_text(name, plan.files.text(plan.file_of[name]))
     report.passed_through += len(plan.proposals[name])
     report.written += len(plan.proposals[name])
+    return True
 
 
 def _count(report: Report, judged: int, proposals: int, written: int, added: int) -> None:

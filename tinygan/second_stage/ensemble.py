@@ -29,6 +29,7 @@ from tinygan.second_stage.judging import Judged
 SAME_IOU = 0.55  # boxes of two detectors that overlap so much show the same face
 LESS_SURE = 0.2  # weight of the log-odds of the less sure of both
 NOTHING_FOUND = -4.0  # what log-odds of a detector that found nothing count as, and at least those of one that did
+EMPTY = {"f": np.nan, "c": np.nan, "O": None, "M": "NaT", "m": "NaT"}  # by kind of a column; else what zeros are
 ROWS = 1024  # boxes of one detector that are compared with all of the other at once
 FOUND_BY = ("first", "second", "both")
 LEAST_SCORE = 0.005  # of what a search finds: half of its boxes, which cost a tenth of a point of hard AP
@@ -90,8 +91,9 @@ def join_detections(first: Detections, second: Detections) -> Detections:
         second: of the other detector, in the same picture.
 
     Returns:
-        By falling score: boxes with the columns of ``first`` and ``found_by``: ``first``, ``second`` or ``both``.
-        Boxes of ``second`` alone have in columns that it lacks NaN, or what is empty for their type.
+        By falling score: boxes with the columns of ``first`` (of ``second``, if ``first`` has no boxes and no columns)
+        and ``found_by``: ``first``, ``second`` or ``both``. Boxes of ``second`` alone have in columns that it lacks, or
+        has of another kind, NaN, NaT, None, 0, False or an empty text.
 
     Raises:
         DataError: if scores lie outside [0, 1].
@@ -106,7 +108,9 @@ def join_detections(first: Detections, second: Detections) -> Detections:
     less_sure[paired] = np.minimum(log_odds[paired], other[partner[paired]])
     scores = [_agreed(surer, less_sure), _agreed(other[spare], np.full(len(spare), NOTHING_FOUND))]
     found_by = np.array(FOUND_BY)[np.concatenate([np.where(partner >= 0, 2, 0), np.ones(len(spare), np.int64)])]
-    columns = {name: _further_rows(column, second.fields.get(name), spare) for name, column in first.fields.items()}
+    rest = {} if len(first) else {name: column[:0] for name, column in second.fields.items()}
+    own = first.fields or rest
+    columns = {name: _further_rows(column, second.fields.get(name), spare) for name, column in own.items()}
     joined = Detections(np.concatenate([boxes, second.boxes[spare]]), np.concatenate(scores), columns)
     return joined.with_fields(found_by=found_by).sorted()
 
@@ -152,9 +156,9 @@ def _agreed(surer: FloatArray, less_sure: FloatArray) -> FloatArray:
 
 def _further_rows(column: npt.NDArray[Any], other: npt.NDArray[Any] | None, rows: IntArray) -> npt.NDArray[Any]:
     """A column and, below it, these rows of the other detector's column, or what is empty for its type."""
-    if other is not None and other.shape[1:] == column.shape[1:]:
+    if other is not None and other.shape[1:] == column.shape[1:] and other.dtype.kind == column.dtype.kind:
         return np.concatenate([column, other[rows]])
     further = np.zeros((len(rows), *column.shape[1:]), column.dtype)
-    if column.dtype.kind in "fc":
-        further[:] = np.nan
+    if column.dtype.kind in EMPTY:
+        further[:] = EMPTY[column.dtype.kind]
     return np.concatenate([column, further])

@@ -92,12 +92,13 @@ def plan_rescoring(
             "proposals are matched to images by event folder and name"
         )
     parsed, unusable = _read_proposals(files, file_of, image_of, config, orientation)
-    output_names(parsed, proposals)  # no two of one file
     without = sorted(set(image_of) - set(file_of))
     if search:
-        for name in set(image_of) - set(parsed) - set(files.left_out):
+        for name in sorted(set(image_of) - set(parsed)):
             parsed.add(name, Detections.empty())
+            file_of.pop(name, None)  # an empty one
         without = []
+    output_names(parsed, images if search else proposals)  # no two of one file
     return Plan(files, file_of, image_of, parsed, without, unusable, unread, orientation)
 
 

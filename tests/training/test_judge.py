@@ -69,7 +69,7 @@ def test_it_learns_what_and_where(runtime, tiny_options):
     assert np.mean([row["classification"] for row in rows[-10:]]) < 0.2 < rows[0]["classification"]
     assert np.mean([row["box"] for row in rows[-10:]]) < 0.8 * rows[0]["box"]
     figures = one.evaluate()
-    assert figures["iou_after"] > figures["iou_before"] + 0.05 and figures["auc_medium"] > 0.95
+    assert figures["iou_after"] > figures["iou_before"] + 0.05 and figures["auc_medium"] > 0.9
 
 
 def test_a_narrow_student_learns_from_its_teacher_what_labels_do_not_say(runtime, tiny_options):

@@ -42,6 +42,16 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def why_skipped(error: Exception, where: object) -> str:
+    """A line on what one input raised, whatever it is, for the list of skipped inputs.
+
+    Args:
+        error: what was raised.
+        where: the input that raised it.
+    """
+    return str(error) if isinstance(error, DataError) else unexpected(error, where)
+
+
 def unexpected(error: Exception, where: object) -> str:
     """A line on an error that nobody foresaw, for the list of skipped inputs; ``--debug`` shows its traceback.
 

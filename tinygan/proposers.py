@@ -12,6 +12,8 @@ tinygan's own first stages, in the package ``proposals``, are found in the same 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
@@ -109,6 +111,14 @@ class Choice:
         from tinygan.runtime import Runtime
 
         return Runtime(options.of_first_stage(find_proposer(self.name).half))
+
+    def settings(self, runtime: Runtime) -> dict[str, Any]:
+        """What decides its results, as JSON types; ``runtime`` is where it runs."""
+        from tinygan.config import to_tree
+
+        digest = None if self.weights is None else hashlib.sha256(self.weights.read_bytes()).hexdigest()
+        config = json.loads(json.dumps(to_tree(self.config)))
+        return {"proposer": self.name, "weights": digest, **runtime.settings(), **config}
 
     def build(self, runtime: Runtime) -> Proposer:
         """See :func:`build_proposer`.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -166,30 +165,20 @@ def _choice(arguments: argparse.Namespace) -> Choice:
 def _settings(arguments: argparse.Namespace, chosen: Choice, first: Runtime, second: Runtime) -> dict[str, Any]:
     """What decides the result, as JSON types."""
     from tinygan.checkpoint import chosen_weights, find_weights
-    from tinygan.config import to_tree
 
     checkpoint = find_weights(chosen_weights(arguments.checkpoint))
     return {
         "min_score": arguments.min_score,
         "orientation": arguments.orientation,
-        "first_stage": {
-            "proposer": chosen.name,
-            "weights": _digest(chosen.weights),
-            **first.settings(),
-            **json.loads(json.dumps(to_tree(chosen.config))),
-        },
+        "first_stage": chosen.settings(first),
         "second_stage": {
-            "checkpoint": _digest(checkpoint),
+            "checkpoint": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
             **second.settings(),
             "move_boxes": not arguments.no_boxes,
             "max_rois": arguments.max_rois,
         },
         "pictures": not arguments.no_pictures,
     }
-
-
-def _digest(file: Path | None) -> str | None:
-    return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _print(totals: Totals, skipped: Sequence[str], out: Path, seconds: float) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -163,18 +162,13 @@ def _check_search(arguments: argparse.Namespace, config: RescoreConfig) -> None:
 
 def _searcher(arguments: argparse.Namespace, config: RescoreConfig) -> tuple[FaceDetector, dict[str, object]]:
     """Both stages that ship, and what decides their results."""
-    from tinygan.checkpoint import load_checkpoint
-    from tinygan.config import to_tree
     from tinygan.detect.detector import FaceDetector
     from tinygan.proposers import DEFAULT, choose_proposer, find_proposer
 
     chosen = choose_proposer(DEFAULT, overrides=view_overrides(arguments, DEFAULT, find_proposer(DEFAULT).config))
-    assert chosen.weights is not None  # they ship
-    detector = FaceDetector.open(
-        chosen, arguments.checkpoint, batch_size=config.batch_size, options=runtime_options(arguments)
-    )
-    weights = load_checkpoint(chosen.weights, ("proposer",)).digest()
-    return detector, {"proposer": chosen.name, "weights": weights, **json.loads(json.dumps(to_tree(chosen.config)))}
+    options = runtime_options(arguments)
+    detector = FaceDetector.open(chosen, arguments.checkpoint, batch_size=config.batch_size, options=options)
+    return detector, chosen.settings(chosen.runtime(options))
 
 
 def _rescore_table(arguments: argparse.Namespace, weights: Checkpoint, config: RescoreConfig) -> int:

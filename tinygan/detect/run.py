@@ -19,7 +19,7 @@ from tinygan.detect.results import Record, Results, to_record
 from tinygan.detect.sources import Source
 from tinygan.detect.video import Frame, VideoWriter, read_frames, write_video
 from tinygan.detections import ByteArray, Detections, FloatArray
-from tinygan.errors import ConfigError, DataError, unexpected
+from tinygan.errors import ConfigError, why_skipped
 from tinygan.formats.images import Orientation, read_image
 from tinygan.formats.sizes import several_or_large
 from tinygan.pictures import save_png
@@ -139,7 +139,7 @@ def find_in(detector: FaceDetector, source: Source, config: DetectConfig) -> Fou
     except (OSError, ConfigError):  # of the first stage itself; reading makes it a DataError
         raise
     except Exception as error:
-        return Found(None, error=_reason(error, source))
+        return Found(None, error=why_skipped(error, source.path))
 
 
 def _keep(found: Found, source: Source, results: Results) -> str:
@@ -162,12 +162,8 @@ def _keep_video(
     except (OSError, ConfigError):  # of writing, and of the first stage itself
         raise
     except Exception as error:
-        return _reason(error, source)
+        return why_skipped(error, source.path)
     return ""
-
-
-def _reason(error: Exception, source: Source) -> str:
-    return str(error) if isinstance(error, DataError) else unexpected(error, source.path)
 
 
 def _detect_video(

@@ -7,7 +7,7 @@ from functools import partial
 
 from tinygan.detect.detector import FaceDetector
 from tinygan.detections import Detections
-from tinygan.errors import ConfigError, DataError, unexpected
+from tinygan.errors import ConfigError, DataError, why_skipped
 from tinygan.formats.images import Orientation, read_image
 from tinygan.formats.parts import Answer, Part, PartFolder, write_part
 from tinygan.formats.shards import Row, Shard, read_rows
@@ -49,5 +49,5 @@ def _find(detector: FaceDetector, row: Row, min_score: float) -> Answer:
     except (OSError, ConfigError):  # of the first stage itself; reading makes it a DataError
         raise
     except Exception as error:
-        reason = str(error) if isinstance(error, DataError) else unexpected(error, row.name)
+        reason = why_skipped(error, row.name)
         return Answer(row.name, Detections.empty(), reason)

@@ -19,7 +19,7 @@ from scipy.special import expit
 
 from tinygan.boxes import iou
 from tinygan.detections import Detections, FloatArray, IntArray
-from tinygan.errors import DataError, unexpected
+from tinygan.errors import why_skipped
 from tinygan.formats.images import Orientation, read_image
 from tinygan.formats.sizes import several_or_large
 from tinygan.runtime import on_own_threads
@@ -68,10 +68,8 @@ def search_images(
             return one, Detections.empty()
         try:
             return one, searcher.detect(read_image(image_of[one.name], orientation), LEAST_SCORE)
-        except DataError as problem:
-            return replace(one, error=str(problem)), Detections.empty()
         except Exception as problem:  # whatever one picture may raise costs that picture alone
-            return replace(one, error=unexpected(problem, one.name)), Detections.empty()
+            return replace(one, error=why_skipped(problem, one.name)), Detections.empty()
 
     count = searcher.side_by_side
     for several, some in several_or_large(judged, lambda one: image_of[one.name], count):

@@ -18,7 +18,7 @@ from tinygan.boxes import decode_boxes, interpolate, longer_side
 from tinygan.concurrency import ordered_map
 from tinygan.data.cutting import CropConfig, Cut, cut_regions
 from tinygan.detections import BoolArray, Detections, FloatArray, IntArray
-from tinygan.errors import DataError, unexpected
+from tinygan.errors import why_skipped
 from tinygan.formats.images import ImageFile, read_image
 from tinygan.runtime import on_own_threads
 from tinygan.second_stage.judge import Judge, filled_up
@@ -260,10 +260,8 @@ def _cut(glance: _Glance, crops: CropConfig, wide: bool, keep_picture: bool) -> 
     try:
         picture = glance.image if isinstance(glance.image, Image.Image) else read_image(glance.image)
         cut = cut_regions(picture, glance.boxes, crops, wide)
-    except DataError as problem:
-        return _Group(glance.name, Cut.empty(crops), str(problem), None)
     except Exception as problem:  # whatever one picture may raise costs that picture alone
-        return _Group(glance.name, Cut.empty(crops), unexpected(problem, glance.name), None)
+        return _Group(glance.name, Cut.empty(crops), why_skipped(problem, glance.name), None)
     small = picture is glance.image or picture.width * picture.height <= KEPT_PIXELS
     return _Group(glance.name, cut, None, picture if keep_picture and small else None)
 

@@ -6,6 +6,8 @@ import numpy as np
 
 from tinygan.detections import BoolArray, FloatArray, IntArray
 
+PAIRS = 1 << 16  # of boxes that are compared at once, so that memory does not grow with the square of their number
+
 
 def xywh_to_xyxy(xywh: FloatArray) -> FloatArray:
     """Corners from an upper left corner and a size, as most formats hold boxes.
@@ -48,10 +50,11 @@ def intersection(first: FloatArray, second: FloatArray) -> FloatArray:
     Returns:
         float64 [N, M].
     """
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    sides = np.clip(high - low, 0.0, None)
-    shared: FloatArray = sides[..., 0] * sides[..., 1]
+    width, height = (
+        np.minimum(first[:, None, high], second[None, :, high]) - np.maximum(first[:, None, low], second[None, :, low])
+        for low, high in ((0, 2), (1, 3))
+    )
+    shared: FloatArray = np.maximum(width, 0.0) * np.maximum(height, 0.0)
     return shared
 
 
@@ -150,8 +153,6 @@ def interpolate(boxes: FloatArray, goals: FloatArray, move: FloatArray, resize: 
 def greedy_groups(boxes: FloatArray, scores: FloatArray, threshold: float, leads: BoolArray | None = None) -> IntArray:
     """Greedy grouping, as in non-maximum suppression: boxes that overlap a better-scored one join it.
 
-    Memory grows with the number of boxes, not with its square.
-
     Args:
         boxes: float64 [N, 4].
         scores: float64 [N].
@@ -161,16 +162,21 @@ def greedy_groups(boxes: FloatArray, scores: FloatArray, threshold: float, leads
     Returns:
         int64 [N], the position of the box that each box joined; its own position if it joined none.
     """
-    joined = np.arange(len(boxes))
-    free = np.ones(len(boxes), np.bool_)
     by_score = np.argsort(-scores, kind="stable")
-    for at, lead in enumerate(by_score):
-        if not free[lead] or (leads is not None and not leads[lead]):
-            continue
-        rest = by_score[at + 1 :]
-        rest = rest[free[rest]]
-        near = rest[iou(boxes[lead : lead + 1], boxes[rest])[0] >= threshold]
-        free[near], joined[near] = False, lead
+    ordered, count = boxes[by_score], len(boxes)
+    may_lead = np.ones(count, np.bool_) if leads is None else leads[by_score]
+    joined, free = np.arange(count), np.ones(count, np.bool_)
+    leading = np.flatnonzero(may_lead)
+    while len(leading):
+        first = leading[0]
+        now, leading = np.split(leading, [max(1, PAIRS // (count - first))])
+        overlaps = iou(ordered[now], ordered[first:]) >= threshold
+        for lead, near in zip(now, overlaps, strict=True):
+            if free[lead]:
+                members = first + np.flatnonzero(near & free[first:])
+                members = members[members > lead]
+                free[members], joined[by_score[members]] = False, by_score[lead]
+        leading = leading[free[leading]]
     return joined
 
 

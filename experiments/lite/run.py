@@ -240,8 +240,9 @@ def _report(inputs: Inputs) -> None:
 
 
 def _report_unseen(inputs: Inputs) -> None:
-    """WIDER_val: the copy behind the detectors that it never saw."""
+    """WIDER_val: the copy behind the detectors that it never saw, alone and with a search."""
     _compare_on_val(inputs, "val_unseen", "fused_unseen", inputs.also)
+    _compare_on_val(inputs, "val_unseen_search", "fused_unseen", inputs.also, "--search")
 
 
 def _compare_on_val(inputs: Inputs, key: str, run: str, paths: Sequence[Path], *options: str) -> None:

@@ -339,6 +339,25 @@ def test_boxes_move_merge_and_add_up(data, finding_checkpoint, tmp_path):
     }
 
 
+def test_where_no_logit_is_enough_nothing_is_looked_at_again(data, finding_checkpoint, tmp_path):
+    for name, setting in (("never", "again_from=9"), ("once", "fusion.looks=1"), ("twice", "again_from=-99")):
+        assert main(typed(data, finding_checkpoint, tmp_path / name, "--set", setting)) == 0
+    never, once, twice = (open_detections(tmp_path / name) for name in ("never", "once", "twice"))
+    for name, found in once.items():
+        assert np.array_equal(found.scores, never[name].scores)
+        assert len(found) != len(twice[name]) or not np.allclose(found.scores, twice[name].scores)
+
+
+def test_quick_is_fewer_looks_unless_told_otherwise(data, finding_checkpoint, tmp_path, capsys):
+    words = typed(data, finding_checkpoint, tmp_path / "out", "--quick", "--show-config")
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "least_log_odds: -4.0\n" in shown and "again_from: -1.0\n" in shown
+    assert main([*words, "--set", "again_from=-1.5"]) == 0
+    shown = capsys.readouterr().out
+    assert "least_log_odds: -4.0\n" in shown and "again_from: -1.5\n" in shown
+
+
 def test_a_file_is_parsed_once_and_an_image_decoded_once_though_the_judge_looks_twice(
     data, finding_checkpoint, tmp_path, monkeypatch
 ):

@@ -48,8 +48,9 @@ def test_rescoring_a_table_is_rescoring_its_files(tiny_wider, finding_checkpoint
     table = make_table(tiny_wider, tmp_path / "in.parquet", row_group)
     images = tiny_wider.root / "WIDER_val/images"
     usual = ["--proposals", tiny_wider.proposals / "val", "--images", images, "--out", tmp_path / "usual"]
-    assert rescore(words(*usual, "--checkpoint", finding_checkpoint)) == 0
-    given = words("--table", table, "--out", tmp_path / "out", "--checkpoint", finding_checkpoint)
+    config = ("--checkpoint", finding_checkpoint, "--set", "again_from=0")  # a second look at some proposals
+    assert rescore(words(*usual, *config)) == 0
+    given = words("--table", table, "--out", tmp_path / "out", *config)
     assert rescore(given) == 0
     assert "4 images, " in capsys.readouterr().out
     expected, found = open_detections(tmp_path / "usual"), found_in(tmp_path / "out")

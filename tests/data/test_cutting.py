@@ -225,3 +225,18 @@ def test_parts_of_a_large_image_are_those_of_its_copy(monkeypatch):
     parts = cut_regions(image, boxes, crops, wide=True)
     for name in ("small", "large", "wide"):
         assert np.array_equal(getattr(copied, name), getattr(parts, name)) and getattr(parts, name).any()
+
+
+@pytest.mark.parametrize("part_pixels", [0, 1_000_000])  # all parts one by one, or the whole copied for the first one
+def test_regions_do_not_depend_on_what_is_copied_or_was_cut_before(monkeypatch, part_pixels):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8))
+    boxes = np.array([[5, 5, 15, 17], [-30, -20, 12, 9], [40, 20, 90, 95], [0, 0, 160, 120]], float)
+    crops = CropConfig(lr_size=4, route_px=0, wide_size=32, wide_context=4.0)
+    expected = cut_regions(image, boxes, crops, wide=True)
+    monkeypatch.setattr(cutting, "PART_PIXELS", part_pixels)
+    monkeypatch.setattr(cutting, "PART_SHARE", 0.0)
+    source = cutting.Source(image)
+    for _ in range(2):
+        again = cut_regions(source, boxes, crops, wide=True)
+        for name in ("large", "wide"):
+            assert np.array_equal(getattr(expected, name), getattr(again, name)) and getattr(again, name).any()

@@ -1,19 +1,26 @@
 """The recipe of the shipped checkpoint, end to end and small; and how its tables are made."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
+from experiments.lite import looks as looks_table
 from experiments.lite import yunet
+from experiments.lite.looks import by_rule
 from experiments.lite.report import compare, truth_of
 from experiments.lite.run import halved, main
 from tinygan.checkpoint import load_checkpoint
 from tinygan.detections import Detections, GroundTruth
 from tinygan.evaluate.truth import truth_of_faces
+from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import load_split
+from tinygan.runtime import Runtime, RuntimeOptions
+from tinygan.second_stage.judge import Judge
+from tinygan.second_stage.judging import Request, judge_images
 
 
 def test_compare_by_hand_and_pooled():
@@ -90,3 +97,32 @@ def test_one_command_runs_the_recipe_and_can_be_repeated(tiny_wider, tiny_option
     capsys.readouterr()
     assert main([*words, "--steps", "mse", "gan", "judge", "fusion"]) == 0
     assert capsys.readouterr().out.count("finished already") == 4
+
+
+def test_looks_put_together_are_those_of_the_judge(finding_checkpoint, tiny_wider):
+    weights = load_checkpoint(finding_checkpoint, ("fused",))
+    judge = Judge.from_weights(weights, Runtime(RuntimeOptions(device="cpu", precision="32", threads=1)))
+    images, found = tiny_wider.root / "WIDER_val/images", open_detections(tiny_wider.proposals / "val")
+    requests = [Request(name, images / f"{name}.jpg", one.sorted()) for name, one in found.items()]
+    looks = [list(judge_images(judge, requests, 64, looks=count)) for count in (1, 2, 3)]
+    middle = float(np.median(looks[1][0].face_logits))
+    expected = judge_images(judge, [replace(one, count=9) for one in requests], 64, looks=3, again_from=middle)
+    further = 0
+    for all_looks, right in zip(zip(*looks, strict=True), expected, strict=True):
+        taken, counts = by_rule(all_looks, 9, middle)
+        assert taken.face_logits == pytest.approx(right.face_logits, abs=1e-4)
+        assert taken.boxes == pytest.approx(right.boxes, abs=1e-3)
+        assert counts[0] == 9 > counts[1] >= counts[2]
+        further += counts[1]
+    assert further
+
+
+def test_a_line_per_rule_and_a_column_per_detector(tiny_wider, tmp_path, capsys):
+    words = ["--data", str(tiny_wider.root), "--proposals", str(tiny_wider.proposals / "train")]
+    assert looks_table.main([*words, "--precision", "32", "--out", str(tmp_path / "out")]) == 0
+    table = (tmp_path / "out/looks.md").read_text()
+    assert table in capsys.readouterr().out and table.count("\n| -") == len(looks_table.RULES)
+    report = json.loads((tmp_path / "out/looks.json").read_text())
+    assert [found["train"]["looks"][0] for found in report.values()] == sorted(
+        (found["train"]["looks"][0] for found in report.values()), reverse=True
+    )

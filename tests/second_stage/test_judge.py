@@ -221,12 +221,11 @@ def test_a_second_judge_that_sees_other_pictures_is_refused(finding_checkpoint, 
         with_second(weights, other, finding_checkpoint)
 
 
-def test_a_second_look_is_taken_only_at_what_may_be_a_face(finding_checkpoint, requests, monkeypatch):
+def test_a_second_look_is_taken_only_at_what_may_be_a_face(finding_checkpoint, requests):
     judge = Judge.from_weights(load_checkpoint(finding_checkpoint, ("fused",)), Runtime(RUNTIME))
     once, twice = (next(judge_images(judge, requests[4:], 64, looks=looks)) for looks in (1, 2))
     middle = float(np.median(once.face_logits))
-    monkeypatch.setattr("tinygan.second_stage.judging.LOOK_LOGIT", middle)
-    found = next(judge_images(judge, requests[4:], 64, looks=2))
+    found = next(judge_images(judge, requests[4:], 64, looks=2, again_from=middle))
     again = once.face_logits >= middle
     assert 0 < again.sum() < len(again)
     assert found.face_logits == pytest.approx(np.where(again, twice.face_logits, once.face_logits), abs=1e-4)

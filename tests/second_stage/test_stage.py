@@ -52,6 +52,21 @@ def test_agrees_with_the_command(stage, checkpoint, tiny_wider, tmp_path):
         assert np.allclose(np.sort(found.scores), np.sort(written[name].scores), atol=1e-3)
 
 
+def test_quick_agrees_with_the_quick_command(finding_checkpoint, tiny_wider, tmp_path, monkeypatch):
+    middle = {"least_log_odds": 0.0, "again_from": 0.0}  # for networks that learnt nothing
+    for module in ("stage", "rescoring"):
+        monkeypatch.setattr(f"tinygan.second_stage.{module}.QUICK", middle)
+    images = tiny_wider.root / "WIDER_val/images"
+    words = ["--proposals", str(tiny_wider.proposals / "val"), "--images", str(images), "--quick"]
+    assert main([*words, "--checkpoint", str(finding_checkpoint), "--out", str(tmp_path / "out")]) == 0
+    written, proposals = open_detections(tmp_path / "out"), open_detections(tiny_wider.proposals / "val")
+    quick, usual = (tinygan.SecondStage(finding_checkpoint, quick=quick) for quick in (True, False))
+    for name, found in proposals.items():
+        scores, all_looks = (stage.rescore(images / f"{name}.jpg", found).scores for stage in (quick, usual))
+        assert np.allclose(np.sort(scores), np.sort(written[name].scores), atol=1e-3)
+        assert len(scores) != len(all_looks) or not np.allclose(scores, all_looks, atol=1e-3)
+
+
 def test_many_are_drawn_lazily_and_failures_come_after_what_was_done(stage, tiny_wider, tmp_path):
     path = tiny_wider.root / "WIDER_val/images/0--Parade/val_0.jpg"
     proposals = open_detections(tiny_wider.proposals / "val")["0--Parade/val_0"]

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-from tinygan.boxes import clip, longer_side, square_crops
+from tinygan.boxes import area, clip, longer_side, square_crops
 from tinygan.detections import BoolArray, ByteArray, FloatArray, IntArray
 
+PART_PIXELS, PART_SHARE = 5_000, 0.3  # what a copy of a part costs: in pixels of a copy of it all, and per pixel
 COPIED_PIXELS = 4_000_000  # of a larger image parts alone are copied: all of it takes as long, and thrice its memory
 SCALE = 4  # the generator's two x2 deconvolutions (Bai et al. 2018, Table 1)
 # With these instructions torch resizes bytes two to three times as fast as Pillow, on the calling thread alone.
@@ -114,8 +115,8 @@ def inside_image(boxes: FloatArray, width_px: float, height_px: float) -> FloatA
     return clip(np.sort(boxes.reshape(-1, 2, 2), axis=1).reshape(-1, 4), width_px, height_px)
 
 
-class _Source:
-    """An RGB image that regions are cut from, and its halved copies, which many of them share.
+class Source:
+    """An RGB image that regions are cut from, and what many of them share: its pixels, and halved copies.
 
     Args:
         image: the image.
@@ -124,6 +125,17 @@ class _Source:
     def __init__(self, image: Image.Image) -> None:
         self._halved = [image]  # each half as wide and high as the one before
         self._pixels = dict[int, ByteArray]()
+        self._wanted = dict[int, float]()  # what copies of parts cost, in pixels of a copy of it all
+
+    @property
+    def width(self) -> int:
+        """Of the image, in pixels."""
+        return self._halved[0].width
+
+    @property
+    def height(self) -> int:
+        """Of the image, in pixels."""
+        return self._halved[0].height
 
     def halved(self, times: int) -> Image.Image:
         """The image, halved so many times."""
@@ -141,12 +153,25 @@ class _Source:
         inside = self._part(times, first_column, first_row, int(columns.max()) + 1, int(rows.max()) + 1)
         return inside.take(rows - first_row, 0).take(columns - first_column, 1)
 
+    def expect(self, times: IntArray, areas: FloatArray) -> None:
+        """Say which parts will be cut, so that all of the image is copied if that takes less than copies of them do.
+
+        Args:
+            times: int64 [N], how often the image is halved for each.
+            areas: float64 [N], in pixels of that halved image.
+        """
+        for level in set(times.tolist()):
+            chosen = areas[times == level]
+            wanted = self._wanted.get(level, 0.0)
+            self._wanted[level] = wanted + PART_PIXELS * len(chosen) + PART_SHARE * float(chosen.sum())
+
     def _part(self, times: int, left: int, top: int, right: int, bottom: int) -> ByteArray:
         """A part inside the image, halved so many times, uint8 [H, W, 3]; writable, as torch wants it."""
-        image = self.halved(times)
-        if image.width * image.height > COPIED_PIXELS:
-            return np.array(image.crop((left, top, right, bottom)))
         if times not in self._pixels:
+            image = self.halved(times)
+            pixels = image.width * image.height
+            if self._wanted.get(times, 0.0) < pixels or pixels > COPIED_PIXELS:
+                return np.array(image.crop((left, top, right, bottom)))
             self._pixels[times] = np.array(image)
         return self._pixels[times][top:bottom, left:right]
 
@@ -170,19 +195,19 @@ def cut_patch(image: Image.Image, square: FloatArray, size_px: int) -> ByteArray
     Returns:
         uint8 [size_px, size_px, 3].
     """
-    return _cut_patch(_Source(image), square, size_px)
+    return _cut_patch(Source(image), square, size_px)
 
 
 def cut_stack(image: Image.Image, squares: FloatArray, size_px: int) -> ByteArray:
     """Patches uint8 [N, size_px, size_px, 3] of all squares, float64 [N, 4]; see :func:`cut_patch`."""
-    source = _Source(image)
+    source = Source(image)
     patches = np.zeros((len(squares), size_px, size_px, 3), np.uint8)
     for patch, square in zip(patches, squares, strict=True):
         patch[:] = _cut_patch(source, square, size_px)
     return patches
 
 
-def _cut_patch(source: _Source, square: FloatArray, size_px: int) -> ByteArray:
+def _cut_patch(source: Source, square: FloatArray, size_px: int) -> ByteArray:
     """A square that shrinks to half or less is taken from a halved copy, in which it is still as large as the patch.
 
     In the mean of photographs this differs by about one grey level from shrinking the image itself, and takes a third
@@ -230,16 +255,16 @@ class Cut:
         return cls(small, large, wide, np.zeros(0, np.bool_), np.zeros((0, 4)))
 
 
-def cut_regions(image: Image.Image, boxes: FloatArray, crops: CropConfig, wide: bool) -> Cut:
+def cut_regions(image: Image.Image | Source, boxes: FloatArray, crops: CropConfig, wide: bool) -> Cut:
     """Cut the regions around boxes.
 
     Args:
-        image: the RGB image.
+        image: the RGB image; as a source, if it is cut from more than once.
         boxes: float64 [N, 4], in pixels of the image.
         crops: the sizes of patches, and which crops go through the generator.
         wide: whether to cut the surroundings too.
     """
-    source = _Source(image)
+    source = image if isinstance(image, Source) else Source(image)
     squares = crops.squares(boxes, image.width, image.height)
     is_small = crops.through_generator(longer_side(squares))
     around = crops.wide_squares(boxes, image.width, image.height)
@@ -278,11 +303,12 @@ def _whole(squares: FloatArray, around: FloatArray, sizes_px: IntArray, wide_px:
     )
 
 
-def _cut_whole(source: _Source, squares: FloatArray, size_px: int) -> ByteArray:
+def _cut_whole(source: Source, squares: FloatArray, size_px: int) -> ByteArray:
     """Patches uint8 [N, size_px, size_px, 3] of squares of whole pixels, float64 [N, 4]."""
     patches = np.zeros((len(squares), size_px, size_px, 3), np.uint8)
     times = _halvings(squares[:, 2] - squares[:, 0], size_px)
     corners = np.rint(squares / 2.0 ** times[:, None]).astype(np.int64)
+    source.expect(times, area(corners.astype(np.float64)))
     for patch, halvings, (left, top, right, bottom) in zip(patches, times.tolist(), corners.tolist(), strict=True):
         _resize(source.window(halvings, left, top, right, bottom), patch)
     return patches

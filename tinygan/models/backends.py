@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from threading import Lock
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from tinygan.models.exported import exported_file
 from tinygan.models.folding import fold_padding
 from tinygan.models.fused import fuse_layers
-from tinygan.models.graphs import Graph, import_extra, to_onnx, to_openvino
+from tinygan.models.graphs import WHITE, Graph, Port, import_extra, to_onnx, to_openvino
 from tinygan.runtime import Runtime
 
 Run: TypeAlias = Callable[..., Sequence[Tensor]]
@@ -26,7 +27,8 @@ def deploy(graph: Graph, runtime: Runtime) -> Run:
         runtime: the backend, device, precision, threads, and the folder of exported networks, if any.
 
     Returns:
-        A function of the graph's inputs, tensors on the device, that returns its outputs.
+        A function of the graph's inputs, tensors on the device, that returns its outputs. Pictures may be given as
+        bytes, too: uint8 [N, 3, H, W], best as they lie in files, channels-last.
 
     Raises:
         CheckpointError: if the network is not among the exported ones.
@@ -37,7 +39,18 @@ def deploy(graph: Graph, runtime: Runtime) -> Run:
     if runtime.backend == "openvino":
         return _openvino(graph, runtime)
     place(fold_padding(graph.network), runtime)
-    return graph.network
+    return partial(_torch, graph)
+
+
+def _torch(graph: Graph, *inputs: Tensor) -> Sequence[Tensor]:
+    outputs: Sequence[Tensor] = graph.network(*map(_floats, inputs, graph.inputs))
+    return outputs
+
+
+def _floats(values: Tensor, port: Port) -> Tensor:
+    """Values of an input as float32; bytes in its units."""
+    floats = values.float()
+    return floats.div_(WHITE / port.white) if values.dtype == torch.uint8 and port.white != WHITE else floats
 
 
 def place(network: nn.Module, runtime: Runtime) -> None:
@@ -75,8 +88,8 @@ def _onnxruntime(graph: Graph, runtime: Runtime) -> Run:
     names = [port.name for port in graph.inputs]
 
     def run(*inputs: Tensor) -> list[Tensor]:
-        values = [tensor.float().contiguous().numpy() for tensor in inputs]
-        return [torch.from_numpy(output) for output in session.run(None, dict(zip(names, values, strict=True)))]
+        arrays = [_floats(tensor, port).contiguous().numpy() for tensor, port in zip(inputs, graph.inputs, strict=True)]
+        return [torch.from_numpy(output) for output in session.run(None, dict(zip(names, arrays, strict=True)))]
 
     return run
 
@@ -94,11 +107,36 @@ def _openvino(graph: Graph, runtime: Runtime) -> Run:
         model = to_openvino(graph)
     else:
         model = core.read_model(exported_file(runtime.exported, graph.name))
-    request, turn = core.compile_model(model, "CPU", settings).create_infer_request(), Lock()
+    turn = Lock()
+
+    @cache
+    def request_for(bytes_come: bool) -> Any:
+        ready = _for_bytes(model.clone(), graph.inputs) if bytes_come else model
+        return core.compile_model(ready, "CPU", settings).create_infer_request()
 
     def run(*inputs: Tensor) -> list[Tensor]:
+        bytes_come = all(tensor.dtype == torch.uint8 for tensor in inputs)
+        if bytes_come:
+            ready = [tensor.permute(0, 2, 3, 1) for tensor in inputs]
+        else:
+            ready = [_floats(tensor, port) for tensor, port in zip(inputs, graph.inputs, strict=True)]
         with turn:  # a request answers one thread at a time
-            request.infer([tensor.float().contiguous().numpy() for tensor in inputs], share_inputs=True)
+            request = request_for(bytes_come)
+            request.infer([tensor.contiguous().numpy() for tensor in ready], share_inputs=True)
             return [torch.from_numpy(output.data.copy()) for output in request.output_tensors]
 
     return run
+
+
+def _for_bytes(model: Any, ports: Sequence[Port]) -> Any:
+    """An ``openvino.Model`` that takes pictures as they lie in memory: OpenVINO moves and scales bytes the fastest.
+
+    For the judges that is a third of the time.
+    """
+    openvino = import_extra("openvino", "openvino", "backend openvino")
+    steps = openvino.preprocess.PrePostProcessor(model)
+    for at, port in enumerate(ports):
+        steps.input(at).tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+        steps.input(at).model().set_layout(openvino.Layout("NCHW"))
+        steps.input(at).preprocess().convert_element_type(openvino.Type.f32).scale(WHITE / port.white)
+    return steps.build()

@@ -21,13 +21,13 @@ def open_exported(folder: Path) -> Exported:
         CheckpointError: if it holds no second stage in OpenVINO's format, or a network that another export left there.
     """
     files = sorted(file for suffix in SUFFIXES["openvino"] for file in folder.glob(f"*{suffix}"))
-    first = _facts(folder / f"{FIRST}.xml")
+    facts = {file: _facts(file) for file in files if file.suffix == ".xml"}
+    first = facts.get(folder / f"{FIRST}.xml", {})
     if WEIGHTS not in first:
         raise CheckpointError(
             f"{folder}: expected the second stage as tinygan-export --format openvino writes it, found no "
             f"{FIRST}.xml of this version of tinygan; export it again"
         )
-    facts = {file: _facts(file) for file in files if file.suffix == ".xml"}
     for file, own in facts.items():
         if own.get(WEIGHTS) not in (None, first[WEIGHTS]):
             raise CheckpointError(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tinygan.errors import MissingDependency
 
+WHITE = 255.0  # the largest byte
 OPSET = 17  # of ONNX; onnxruntime 1.13 (2022) and newer run it
 EXAMPLE_SIZES = {"batch": 2, "height": 96, "width": 128}  # of the input that a network is traced with
 SUFFIXES = {"onnx": (".onnx",), "openvino": (".xml", ".bin"), "torchscript": (".pt",)}
@@ -36,11 +37,13 @@ class Port:
         shape: its sizes; one that may differ from call to call is a word: ``batch``, ``height``, ``width``, or of an
             output any other.
         meaning: what it holds, with ranges and units.
+        white: of an input of pictures: what a byte of 255 stands for, where they are given as bytes.
     """
 
     name: str
     shape: tuple[int | str, ...]
     meaning: str
+    white: float = WHITE
 
     def __str__(self) -> str:
         return f"float32 [{', '.join(map(str, self.shape))}]: {self.meaning}"

@@ -150,7 +150,7 @@ def _make_judge(
 
     def work(groups: Sequence[Sequence[Request]]) -> Iterator[list[Judged]]:
         for group in groups:
-            yield list(judge_images(judge, group, config.batch_size, config.workers, config.looks))
+            yield list(judge_images(judge, group, config.batch_size, config.workers, config.looks, config.again_from))
 
     return work
 

@@ -283,8 +283,13 @@ def _judged(plan: Plan, one_pass: _Pass, judging: Judging, config: RescoreConfig
 def _here(judge: Judge, config: RescoreConfig) -> Judging:
     """Judging in this process."""
     return partial(
-        judge_chunks, judge, batch_size=config.batch_size, workers=config.workers, looks=config.looks
-    )  # fmt: skip
+        judge_chunks,
+        judge,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        looks=config.looks,
+        again_from=config.again_from,
+    )
 
 
 def _chunks(plan: Plan, one_pass: _Pass, config: RescoreConfig) -> Iterator[list[str]]:

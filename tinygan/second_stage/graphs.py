@@ -84,7 +84,7 @@ def generator_graph(generator: nn.Module, crops: CropConfig) -> Graph:
         generator: G; its batch normalisation is folded.
         crops: size of the crops that it was made for.
     """
-    lr = Port("lr", ("batch", 3, "height", "width"), f"{RGB}; it was made for crops of {crops.lr_size} px")
+    lr = Port("lr", ("batch", 3, "height", "width"), f"{RGB}; it was made for crops of {crops.lr_size} px", white=1.0)
     sr = Port("sr", ("batch", 3, "4 height", "4 width"), f"G1's picture, about {RGB}")
     refined = Port("refined", ("batch", 3, "4 height", "4 width"), f"G2's picture, about {RGB}")
     return Graph("generator", fold_batch_norm(generator), (lr,), (sr, refined))
@@ -98,8 +98,8 @@ def _folded(discriminator: Discriminator) -> Discriminator:
 
 def _inputs(discriminator: Discriminator, crops: CropConfig) -> tuple[Port, ...]:
     size, wide, around = crops.hr_size, crops.wide_size, f"longer side of the proposal, centred on it, {RGB}"
-    inputs = Port("crops", ("batch", 3, size, size), f"squares of {crops.context:g} x the {around}")
+    inputs = Port("crops", ("batch", 3, size, size), f"squares of {crops.context:g} x the {around}", white=1.0)
     if discriminator.surroundings is None:
         return (inputs,)
     surroundings = f"squares of {crops.wide_context:g} x the {around}"
-    return inputs, Port("surroundings", ("batch", 3, wide, wide), surroundings)
+    return inputs, Port("surroundings", ("batch", 3, wide, wide), surroundings, white=1.0)

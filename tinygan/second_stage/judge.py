@@ -130,13 +130,14 @@ class Judge:
             return np.zeros(0), np.zeros((0, 4))
         extra = filled_up(count) - count
         with self._runtime.autocast():
-            pictures = []
             if len(small):
                 enlarged = self._enlarge()(self._load(small, 0 if len(large) else extra))[1].float()  # [N, 3, S, S]
-                pictures.append(enlarged.flip(3) if again else enlarged)
-            if len(large):
-                pictures.append(self._load(large, extra, again))  # [M, 3, S, S]
-            seen = [pictures[0] if len(pictures) == 1 else torch.cat(pictures)]
+                pictures = enlarged.flip(3) if again else enlarged
+                if len(large):
+                    pictures = torch.cat([pictures, scale_bytes(self._load(large, extra, again))])
+            else:
+                pictures = self._load(large, extra, again)  # [M, 3, S, S]
+            seen = [pictures]
             if wide is not None and self.sees_wide:
                 seen.append(self._load(wide, extra, again))
             face_logit, *found = (self._look_again if again else self._look)(*seen)
@@ -153,11 +154,11 @@ class Judge:
         return self._deployed_generator
 
     def _load(self, pixels: ByteArray, extra: int, mirrored: bool = False) -> Tensor:
-        """uint8 [N, S, S, 3] to float32 [N + extra, 3, S, S] in [0, 1], stored channels-last; what is extra is black.
+        """uint8 [N, S, S, 3] to uint8 [N + extra, 3, S, S] on the device, stored channels-last; what is extra is black.
 
         Bytes are mirrored and filled up, not floats: each fresh copy of a batch costs as much as a layer of a network.
         """
         ready = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         ready = ready.flip(3) if mirrored else ready
         ready = F.pad(ready, (0, 0, 0, 0, 0, 0, 0, extra)) if extra else ready
-        return scale_bytes(ready.to(self._runtime.device))
+        return ready.to(self._runtime.device)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tinygan.boxes import decode_boxes, interpolate, longer_side
 from tinygan.concurrency import ordered_map
-from tinygan.data.cutting import CropConfig, Cut, cut_regions
+from tinygan.data.cutting import CropConfig, Cut, Source, cut_regions
 from tinygan.detections import BoolArray, Detections, FloatArray, IntArray
 from tinygan.errors import why_skipped
 from tinygan.formats.images import ImageFile, read_image
@@ -24,11 +24,11 @@ from tinygan.runtime import on_own_threads
 from tinygan.second_stage.judge import Judge, filled_up
 
 LOOK_RESIZE = 0.5  # share of the way to the size it found at which the judge looks again
-LOOK_LOGIT = -2.0  # it looks again at what may be a face
+LOOK_LOGIT = -2.0  # it looks again at what may be a face: from here on, unless said otherwise
 THIRD_LOOK_PX = 16.0  # and a third time at proposals with sides below this: hard AP +0.3 to +0.4, the others as before
 LOGIT_LIMIT = 8.0  # of a face logit: beyond it the networks answer pictures unlike any they learnt from
 GROUP_BATCHES = 4  # batches of patches that are cut before the networks run over them
-GROUP_PIXELS = 8_000_000  # decoded pixels, of 4 bytes each, that may wait for a second look
+GROUP_PIXELS = 8_000_000  # decoded pixels, of 4 to 9 bytes each, that may wait for a second look
 KEPT_PIXELS = 4_000_000  # a file of more pixels is decoded again for the second look, a tenth of the time judging takes
 
 
@@ -91,21 +91,21 @@ class _Look(NamedTuple):
         face_logits: float64 [N].
         boxes: float64 [N, 4], where the face was found.
         error: why the image could not be read.
-        picture: the decoded image, if there is a further look and it is in memory or small.
+        picture: the decoded image, if there is a further look and it was given in memory or is small.
     """
 
     name: str
     face_logits: FloatArray
     boxes: FloatArray
     error: str | None
-    picture: Image.Image | None
+    picture: Source | None
 
 
 class _Glance(NamedTuple):
     """What to look at: boxes float64 [N, 4] of a picture or file; and whether they close a batch."""
 
     name: str
-    image: Path | ImageFile | Image.Image
+    image: Path | ImageFile | Image.Image | Source
     boxes: FloatArray
     closes: bool = False
 
@@ -116,6 +116,7 @@ def judge_images(
     batch_size: int,
     workers: int = 2,
     looks: int = 1,
+    again_from: float = LOOK_LOGIT,
 ) -> Iterator[Judged]:
     """Judge the proposals of many images; results come in the order of the requests.
 
@@ -131,6 +132,7 @@ def judge_images(
         looks: with 2, a judge that finds boxes looks again at what may be a face, at mirrored crops centred where it
             found it; with 3, once more at the tiny ones (:data:`THIRD_LOOK_PX`), where it found those by then.
             The logit of a proposal is the mean over its looks, its face lies where the last look found it.
+        again_from: face logit from which a proposal may be a face.
     """
     asked: deque[Request] = deque()
 
@@ -139,14 +141,19 @@ def judge_images(
             asked.append(request)
             yield _Glance(request.name, request.image, request.proposals.boxes[: request.count], request.closes)
 
-    for look in _look(judge, first(), batch_size, workers, looks if judge.finds_boxes else 1):
+    for look in _look(judge, first(), batch_size, workers, looks if judge.finds_boxes else 1, again_from):
         request = asked.popleft()
         face_logits = np.clip(look.face_logits, -LOGIT_LIMIT, LOGIT_LIMIT)
         yield Judged(look.name, request.proposals, face_logits, look.boxes, look.error)
 
 
 def judge_chunks(
-    judge: Judge, requests: Iterable[Request], batch_size: int, workers: int = 2, looks: int = 1
+    judge: Judge,
+    requests: Iterable[Request],
+    batch_size: int,
+    workers: int = 2,
+    looks: int = 1,
+    again_from: float = LOOK_LOGIT,
 ) -> Iterator[Judged]:
     """As :func:`judge_images`, but chunks of requests, each up to one that closes, run side by side on a CPU's cores.
 
@@ -156,13 +163,14 @@ def judge_chunks(
         batch_size: patches in one forward pass.
         workers: number of threads that decode and cut, where chunks run one after the other; else each has one.
         looks: how often the judge looks, see :func:`judge_images`.
+        again_from: face logit from which it looks again.
     """
     count = judge.side_by_side
     if count == 1:
-        yield from judge_images(judge, requests, batch_size, workers, looks)
+        yield from judge_images(judge, requests, batch_size, workers, looks, again_from)
         return
     for judged in on_own_threads(
-        lambda some: [*judge_images(judge, some, batch_size, 1, looks)], closed(requests), count
+        lambda some: [*judge_images(judge, some, batch_size, 1, looks, again_from)], closed(requests), count
     ):
         yield from judged
 
@@ -180,7 +188,13 @@ def closed(requests: Iterable[Request]) -> Iterator[list[Request]]:
 
 
 def _look(
-    judge: Judge, glances: Iterable[_Glance], batch_size: int, workers: int, looks: int, keep_pictures: bool = False
+    judge: Judge,
+    glances: Iterable[_Glance],
+    batch_size: int,
+    workers: int,
+    looks: int,
+    again_from: float,
+    keep_pictures: bool = False,
 ) -> Iterator[_Look]:
     """All looks but the last, then the last, at boxes moved to where the judge found what may be a face."""
     if looks == 1:
@@ -192,16 +206,17 @@ def _look(
     def remember() -> Iterator[_Glance]:
         for glance in glances:
             # A picture in memory comes back with its look; here it would be held for longer.
-            asked.append(glance._replace(image=Path()) if isinstance(glance.image, Image.Image) else glance)
+            in_memory = isinstance(glance.image, Image.Image | Source)
+            asked.append(glance._replace(image=Path()) if in_memory else glance)
             yield glance
 
     def closer() -> Iterator[_Glance]:
-        for look in _look(judge, remember(), batch_size, workers, looks - 1, keep_pictures=True):
+        for look in _look(judge, remember(), batch_size, workers, looks - 1, again_from, keep_pictures=True):
             glance = asked.popleft()
             every = np.ones(len(look.boxes))
             boxes = glance.boxes[: len(every)]  # none if the image could not be read
             there = interpolate(boxes, look.boxes, every, LOOK_RESIZE * every)
-            again = look.face_logits >= LOOK_LOGIT
+            again = look.face_logits >= again_from
             if looks > 2:
                 again &= longer_side(boxes) < THIRD_LOOK_PX
             earlier.append((look._replace(picture=None), again))
@@ -245,7 +260,7 @@ class _Group(NamedTuple):
     name: str
     cut: Cut
     error: str | None
-    picture: Image.Image | None
+    picture: Source | None
     closes: bool = False
 
     @property
@@ -258,12 +273,19 @@ def _cut(glance: _Glance, crops: CropConfig, wide: bool, keep_picture: bool) -> 
     if not len(glance.boxes):
         return _Group(glance.name, Cut.empty(crops), None, None)
     try:
-        picture = glance.image if isinstance(glance.image, Image.Image) else read_image(glance.image)
+        picture = _source(glance.image)
         cut = cut_regions(picture, glance.boxes, crops, wide)
     except Exception as problem:  # whatever one picture may raise costs that picture alone
         return _Group(glance.name, Cut.empty(crops), why_skipped(problem, glance.name), None)
-    small = picture is glance.image or picture.width * picture.height <= KEPT_PIXELS
+    small = isinstance(glance.image, Image.Image | Source) or picture.width * picture.height <= KEPT_PIXELS
     return _Group(glance.name, cut, None, picture if keep_picture and small else None)
+
+
+def _source(image: Path | ImageFile | Image.Image | Source) -> Source:
+    """What regions are cut from; a file is decoded."""
+    if isinstance(image, Source):
+        return image
+    return Source(image if isinstance(image, Image.Image) else read_image(image))
 
 
 def _judge_group(judge: Judge, group: list[_Group], batch_size: int, again: bool) -> Iterator[_Look]:

@@ -131,7 +131,7 @@ class TableRescorer:
                 yield Request(row.name, row.image, row.proposals, count, closes=patches >= CHUNK)
                 patches = patches if patches < CHUNK else 0
 
-        for one in judge_images(judge, requests(), config.batch_size, config.workers, config.looks):
+        for one in judge_images(judge, requests(), config.batch_size, config.workers, config.looks, config.again_from):
             error = errors.popleft() or one.error
             yield one if error is None else Judged(one.name, one.proposals, one.face_logits, one.boxes, error)
 

@@ -37,7 +37,7 @@ def to_int8(graph: Graph, samples: Sequence[Tensor], facts: Mapping[str, str] | 
     os.environ.setdefault("NNCF_CI", "1")  # or it would report every use to its makers without asking
     import_extra("openvino", "int8", "int8")
     nncf = import_extra("nncf", "int8", "int8")
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own function would change handlers that others put there
     # Ranges reach to the largest value seen. Those that NNCF takes by itself left 1.4 times the error of face logits.
     ranges = import_module("nncf.quantization.range_estimator").RangeEstimatorParametersSet.MINMAX
     model = to_openvino(graph, facts)

@@ -153,6 +153,8 @@ def interpolate(boxes: FloatArray, goals: FloatArray, move: FloatArray, resize: 
 def greedy_groups(boxes: FloatArray, scores: FloatArray, threshold: float, leads: BoolArray | None = None) -> IntArray:
     """Greedy grouping, as in non-maximum suppression: boxes that overlap a better-scored one join it.
 
+    Memory grows with the number of boxes, not with its square.
+
     Args:
         boxes: float64 [N, 4].
         scores: float64 [N].

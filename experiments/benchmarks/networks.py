@@ -67,7 +67,7 @@ class Row:
 
 
 def time_judges(batch: int, repeats: int, threads: int, exported: Exported | None = None) -> list[Row]:
-    """Time the judges of both looks of ``lite`` per region; the float32 crops lie in memory.
+    """Time the judges of both looks of ``lite`` per region; the crops lie in memory, as bytes.
 
     Args:
         batch: regions at once.
@@ -90,7 +90,9 @@ def time_judges(batch: int, repeats: int, threads: int, exported: Exported | Non
                 one for one in second_stage_graphs(weights) if one.name == name
             )  # a backend may change its layout
             sides = [int(port.shape[-1]) for port in judge.inputs]
-            inputs = [torch.rand(batch, 3, side, side).to(memory_format=torch.channels_last) for side in sides]
+            inputs = [  # stored channels-last
+                torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2) for side in sides
+            ]
             try:
                 runs[way] = _run(deploy(judge, runtime), inputs, runtime)
             except MissingDependency as missing:

@@ -7,7 +7,7 @@ import shutil
 import sys
 import tarfile
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,15 @@ from scipy.special import logit
 
 from tinygan.checkpoint import load_checkpoint, save_checkpoint
 from tinygan.cli.rescore import main
+from tinygan.data.cutting import Source
 from tinygan.formats import wider
 from tinygan.formats.registry import open_detections
 from tinygan.second_stage import judging
 from tinygan.second_stage.calibration import Calibration, RankCurve, ScoreMap
+from tinygan.second_stage.engine import SETTINGS
 from tinygan.second_stage.fusion import Fusion
 from tinygan.second_stage.judging import judge_images
+from tinygan.second_stage.rescoring import RescoreConfig
 
 IDENTITY = ["--set", "fusion.judge=0", "--set", "fusion.size=0"]
 
@@ -350,12 +353,28 @@ def test_where_no_logit_is_enough_nothing_is_looked_at_again(data, finding_check
 
 def test_quick_is_fewer_looks_unless_told_otherwise(data, finding_checkpoint, tmp_path, capsys):
     words = typed(data, finding_checkpoint, tmp_path / "out", "--quick", "--show-config")
-    assert main(words) == 0
-    shown = capsys.readouterr().out
-    assert "least_log_odds: -4.0\n" in shown and "again_from: -1.0\n" in shown
-    assert main([*words, "--set", "again_from=-1.5"]) == 0
-    shown = capsys.readouterr().out
-    assert "least_log_odds: -4.0\n" in shown and "again_from: -1.5\n" in shown
+    file = tmp_path / "mine.yaml"
+    file.write_text("least_log_odds: -3\n")
+    for more, least, again_from in (
+        ([], -4.0, -1.5),
+        (["--set", "again_from=-1"], -4.0, -1.0),
+        (["--config", str(file)], -3.0, -1.5),
+    ):
+        assert main([*words, *more]) == 0
+        shown = capsys.readouterr().out
+        assert f"least_log_odds: {least}\n" in shown and f"again_from: {again_from}\n" in shown
+
+
+def test_a_run_is_not_continued_with_more_looks(data, finding_checkpoint, tmp_path, capsys):
+    words = typed(data, finding_checkpoint, tmp_path / "out")
+    assert main([*words, "--set", "again_from=9"]) == 0
+    assert main([*words, "--resume"]) == 2
+    assert "again_from" in capsys.readouterr().err
+
+
+def test_all_but_how_it_is_computed_is_recorded():
+    names = {field.name for field in fields(RescoreConfig)}
+    assert set(SETTINGS) == names - {"batch_size", "workers"}
 
 
 def test_a_file_is_parsed_once_and_an_image_decoded_once_though_the_judge_looks_twice(
@@ -373,9 +392,11 @@ def test_a_file_is_parsed_once_and_an_image_decoded_once_though_the_judge_looks_
 
     monkeypatch.setattr(wider, "parse_detections", counted(wider.parse_detections, parsed))
     monkeypatch.setattr(judging, "read_image", counted(judging.read_image, decoded))
+    sources, make = [], Source.__init__
+    monkeypatch.setattr(Source, "__init__", lambda self, image: sources.append(image) or make(self, image))
     words = typed(data, finding_checkpoint, tmp_path / "out", "--batch-size", "4")  # one group is not all images
     assert main(words) == 0
-    assert len(parsed) == len(decoded) == 4
+    assert len(parsed) == len(decoded) == len(sources) == 4
     assert set(parsed.values()) == set(decoded.values()) == {1}
 
 

@@ -220,6 +220,7 @@ def test_parts_of_a_large_image_are_those_of_its_copy(monkeypatch):
         [[5, 5, 15, 17], [-30, -20, 12, 9], [140, 100, 200, 140], [0, 0, 160, 120], [-300, -9, -200, 60]], float
     )
     crops = CropConfig(lr_size=4, route_px=30.0, wide_size=32, wide_context=4.0)
+    monkeypatch.setattr(cutting, "PART_PIXELS", 1_000_000)  # or parts alone would be copied
     copied = cut_regions(image, boxes, crops, wide=True)
     monkeypatch.setattr(cutting, "COPIED_PIXELS", 3000)  # the image and one halved copy are larger
     parts = cut_regions(image, boxes, crops, wide=True)
@@ -227,11 +228,11 @@ def test_parts_of_a_large_image_are_those_of_its_copy(monkeypatch):
         assert np.array_equal(getattr(copied, name), getattr(parts, name)) and getattr(parts, name).any()
 
 
-@pytest.mark.parametrize("part_pixels", [0, 1_000_000])  # all parts one by one, or the whole copied for the first one
-def test_regions_do_not_depend_on_what_is_copied_or_was_cut_before(monkeypatch, part_pixels):
+@pytest.mark.parametrize(("part_pixels", "copied"), [(0, set()), (1_000_000, {0, 1})])
+def test_regions_do_not_depend_on_what_is_copied_or_was_cut_before(monkeypatch, part_pixels, copied):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8))
     boxes = np.array([[5, 5, 15, 17], [-30, -20, 12, 9], [40, 20, 90, 95], [0, 0, 160, 120]], float)
-    crops = CropConfig(lr_size=4, route_px=0, wide_size=32, wide_context=4.0)
+    crops = CropConfig(lr_size=16, route_px=0, wide_size=96, wide_context=4.0)
     expected = cut_regions(image, boxes, crops, wide=True)
     monkeypatch.setattr(cutting, "PART_PIXELS", part_pixels)
     monkeypatch.setattr(cutting, "PART_SHARE", 0.0)
@@ -240,3 +241,18 @@ def test_regions_do_not_depend_on_what_is_copied_or_was_cut_before(monkeypatch, 
         again = cut_regions(source, boxes, crops, wide=True)
         for name in ("large", "wide"):
             assert np.array_equal(getattr(expected, name), getattr(again, name)) and getattr(again, name).any()
+        assert copied <= set(source._pixels) and (copied or not source._pixels)
+
+
+def test_an_image_is_copied_once_that_takes_less_than_its_parts():
+    image = Image.fromarray(np.zeros((300, 400, 3), np.uint8))  # as much as 20 parts of 50 x 50 pixels
+    crops = CropConfig(lr_size=16, route_px=0)
+    few, many = cutting.Source(image), cutting.Source(image)
+    corner = np.arange(30.0)[:, None] * 4
+    boxes = np.concatenate([corner, corner, corner + 25, corner + 25], axis=1)
+    cut_regions(few, boxes[:5], crops, wide=False)
+    cut_regions(many, boxes, crops, wide=False)
+    assert not few._pixels and set(many._pixels) == {0}
+    for start in (5, 10, 15, 20):  # further looks
+        cut_regions(few, boxes[start : start + 5], crops, wide=False)
+    assert set(few._pixels) == {0}

@@ -79,7 +79,8 @@ def test_killed_actors_and_drivers_lose_and_repeat_nothing(finding_checkpoint, t
         given = [data.root / "WIDER_val/images"]
     elif "table" in work:
         given = ["--table", make_table(data, tmp_path / "in.parquet", 3)]
-    given += ["--checkpoint", finding_checkpoint] if "rescore" in work else ["--min-score", "0.01"]
+    rescoring = ["--checkpoint", finding_checkpoint, "--set", "again_from=-0.005"]  # a second look at some
+    given += rescoring if "rescore" in work else ["--min-score", "0.01"]
 
     def start(out: Path, *more: str) -> "subprocess.Popen[bytes]":
         command = COMMAND.format(work.split()[0])

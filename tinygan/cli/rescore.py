@@ -78,7 +78,7 @@ def _parser() -> Parser:
         "--quick",
         action="store_true",
         help="look at fewer proposals, and less often: two thirds of the time for .1 points of hard AP, of a weak "
-        "detector .5",
+        "detector .5; what --search finds is looked at as ever",
     )
     parser.add_argument("--no-boxes", action="store_true", help="leave every box where the detector put it")
     parser.add_argument(
@@ -208,14 +208,13 @@ def _weights(checkpoint: str) -> Checkpoint:
 
 
 def _config(arguments: argparse.Namespace, weights: Checkpoint) -> RescoreConfig:
-    """Defaults < the checkpoint's fusion < --config < --quick < --set and other options."""
+    """Defaults < the checkpoint's fusion < --quick < --config < --set and other options."""
     from tinygan.config import load_config
     from tinygan.second_stage.fusion import stored_fusion
     from tinygan.second_stage.rescoring import QUICK, RescoreConfig
 
     fusion = stored_fusion(weights)
-    quick = [f"{key}={value}" for key, value in QUICK.items()] if arguments.quick else []
-    overrides = [*quick, *arguments.overrides]
+    overrides = list(arguments.overrides)
     for key, value in (
         ("method", arguments.fusion),
         ("max_rois", arguments.max_rois),
@@ -225,9 +224,9 @@ def _config(arguments: argparse.Namespace, weights: Checkpoint) -> RescoreConfig
     ):
         if value is not None:
             overrides.append(f"{key}={value}")
-    config = load_config(
-        RescoreConfig, arguments.config, overrides, base={"fusion": fusion.to_facts()} if fusion else None
-    )
+    fitted = {"fusion": fusion.to_facts()} if fusion else {}
+    base = {**fitted, **(QUICK if arguments.quick else {})}
+    config = load_config(RescoreConfig, arguments.config, overrides, base=base)
     if config.method == "logit" and not config.fusion.fitted:
         log.warning(
             "%s: fusion was not fitted (tinygan-train --stage fusion); using %g x logit(score) + %g x face logit",

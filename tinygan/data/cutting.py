@@ -154,7 +154,7 @@ class Source:
         return inside.take(rows - first_row, 0).take(columns - first_column, 1)
 
     def expect(self, times: IntArray, areas: FloatArray) -> None:
-        """Say which parts will be cut, so that all of the image is copied if that takes less than copies of them do.
+        """Say which parts will be cut: once copies of all parts so far cost more, all of the image is copied instead.
 
         Args:
             times: int64 [N], how often the image is halved for each.
@@ -270,13 +270,16 @@ def cut_regions(image: Image.Image | Source, boxes: FloatArray, crops: CropConfi
     around = crops.wide_squares(boxes, image.width, image.height)
     squares, around = _whole(squares, around, np.where(is_small, crops.lr_size, crops.hr_size), crops.wide_size)
     order = np.concatenate([np.flatnonzero(is_small), np.flatnonzero(~is_small)])
-    return Cut(
-        small=_cut_whole(source, squares[is_small], crops.lr_size),
-        large=_cut_whole(source, squares[~is_small], crops.hr_size),
-        wide=_cut_whole(source, around[order] if wide else around[:0], crops.wide_size),
-        is_small=is_small,
-        anchors=square_crops(squares, 1 / crops.context),
-    )
+    groups = [
+        (squares[is_small], crops.lr_size),
+        (squares[~is_small], crops.hr_size),
+        (around[order] if wide else around[:0], crops.wide_size),
+    ]
+    for some, size_px in groups:
+        times = _halvings(longer_side(some), size_px)
+        source.expect(times, area(some) / 4.0**times)
+    small, large, surroundings = (_cut_whole(source, some, size_px) for some, size_px in groups)
+    return Cut(small, large, surroundings, is_small, anchors=square_crops(squares, 1 / crops.context))
 
 
 def _whole(squares: FloatArray, around: FloatArray, sizes_px: IntArray, wide_px: int) -> tuple[FloatArray, FloatArray]:
@@ -308,7 +311,6 @@ def _cut_whole(source: Source, squares: FloatArray, size_px: int) -> ByteArray:
     patches = np.zeros((len(squares), size_px, size_px, 3), np.uint8)
     times = _halvings(squares[:, 2] - squares[:, 0], size_px)
     corners = np.rint(squares / 2.0 ** times[:, None]).astype(np.int64)
-    source.expect(times, area(corners.astype(np.float64)))
     for patch, halvings, (left, top, right, bottom) in zip(patches, times.tolist(), corners.tolist(), strict=True):
         _resize(source.window(halvings, left, top, right, bottom), patch)
     return patches

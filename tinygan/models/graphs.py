@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from tinygan.errors import MissingDependency
+from tinygan.models.pixels import WHITE
 
-WHITE = 255.0  # the largest byte
 OPSET = 17  # of ONNX; onnxruntime 1.13 (2022) and newer run it
 EXAMPLE_SIZES = {"batch": 2, "height": 96, "width": 128}  # of the input that a network is traced with
 SUFFIXES = {"onnx": (".onnx",), "openvino": (".xml", ".bin"), "torchscript": (".pt",)}

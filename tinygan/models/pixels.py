@@ -7,6 +7,8 @@ from torch import Tensor
 
 from tinygan.detections import ByteArray
 
+WHITE = 255.0  # the largest byte
+
 
 def to_bytes(pictures: Tensor) -> ByteArray:
     """Float [B, 3, S, S] in [0, 1] to uint8 [B, S, S, 3]."""
@@ -20,6 +22,7 @@ def to_float(pixels: ByteArray) -> Tensor:
     return scale_bytes(torch.from_numpy(pixels).permute(0, 3, 1, 2))
 
 
-def scale_bytes(pixels: Tensor) -> Tensor:
-    """uint8 to float32 in [0, 1], of the same shape and memory layout."""
-    return pixels.float().div_(255)
+def scale_bytes(pixels: Tensor, white: float = 1.0) -> Tensor:
+    """uint8 to float32 in [0, ``white``], of the same shape and memory layout."""
+    floats = pixels.float()
+    return floats if white == WHITE else floats.div_(WHITE / white)

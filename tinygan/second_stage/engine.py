@@ -52,6 +52,7 @@ SETTINGS = (
     "max_rois",
     "min_score",
     "least_log_odds",
+    "again_from",
 )
 
 

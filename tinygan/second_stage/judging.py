@@ -132,7 +132,7 @@ def judge_images(
         looks: with 2, a judge that finds boxes looks again at what may be a face, at mirrored crops centred where it
             found it; with 3, once more at the tiny ones (:data:`THIRD_LOOK_PX`), where it found those by then.
             The logit of a proposal is the mean over its looks, its face lies where the last look found it.
-        again_from: face logit from which a proposal may be a face.
+        again_from: face logit from which a proposal may be a face and is looked at again.
     """
     asked: deque[Request] = deque()
 

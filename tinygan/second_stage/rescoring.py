@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -86,6 +87,8 @@ class RescoreConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.min_score <= 1:
             raise ValueError(f"min_score must lie in [0, 1], got {self.min_score}")
+        if math.isnan(self.again_from):
+            raise ValueError("again_from is a face logit, got nan")
         for name in ("calibration_proposals", "max_rois", "batch_size", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

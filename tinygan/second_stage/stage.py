@@ -6,6 +6,7 @@ better = tinygan.SecondStage("lite").rescore(image, boxes, scores)
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 
@@ -41,8 +42,8 @@ class SecondStage:
             scores.
         max_rois: proposals of an image that are judged, the best ones; the others keep their place.
         batch_size: patches in one forward pass.
-        quick: whether to look at fewer proposals, and less often: two thirds of the time for .1 points of hard AP in
-            the mean of eight detectors, .5 of a weak one.
+        quick: whether to look at proposals less often, and, once :meth:`learn` has seen the detector, at fewer: two
+            thirds of the time for .1 points of hard AP in the mean of eight detectors, .5 of a weak one.
         fusion: weights fitted for one detector, in place of the checkpoint's own.
         backend: what runs the networks: ``torch``, ``onnxruntime`` (with the extra ``tinygan[onnx]``) or ``openvino``
             (``tinygan[openvino]``), which are faster on CPUs.
@@ -82,7 +83,7 @@ class SecondStage:
             fusion=fusion,
             move_boxes=move_boxes,
             max_rois=max_rois,
-            least_log_odds=QUICK["least_log_odds"] if quick else fusion.least_log_odds,
+            least_log_odds=max(fusion.least_log_odds, QUICK["least_log_odds"] if quick else -math.inf),
             again_from=QUICK["again_from"] if quick else LOOK_LOGIT,
             batch_size=batch_size,
         )

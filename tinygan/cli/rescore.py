@@ -77,8 +77,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="look at fewer proposals, and less often: two thirds of the time for .1 points of hard AP, of a weak "
-        "detector .5; what --search finds is looked at as ever",
+        help="look at fewer proposals, and less often: half to two thirds of the time for .1 points of hard AP, of "
+        "a weak detector .5; what --search finds is looked at as ever",
     )
     parser.add_argument("--no-boxes", action="store_true", help="leave every box where the detector put it")
     parser.add_argument(

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
 from tinygan.cli.common import make_parser, run_command
@@ -46,3 +50,36 @@ def test_misuse_is_one_line_and_2(capsys):
 def test_exit_code_is_the_bodys():
     assert run_command(parser(), lambda _: 1, []) == 1
     assert positive_int("3") == 3
+
+
+HEAPS = """
+import ctypes, sys, threading
+from tinygan.cli.common import make_parser, run_command
+
+def work(arguments):
+    def keep(together):
+        blocks = [ctypes.CDLL(None).malloc(4096) for _ in range(64)]
+        together.wait()
+    together = threading.Barrier(4)
+    threads = [threading.Thread(target=keep, args=(together,)) for _ in range(4)]
+    [thread.start() for thread in threads], [thread.join() for thread in threads]
+    libc = ctypes.CDLL(None)
+    libc.fdopen.restype, libc.malloc_info.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+    libc.malloc_info(0, libc.fdopen(1, b"w")), libc.fflush(None)
+    return 0
+
+sys.argv[1:] = []
+raise SystemExit(run_command(make_parser("tinygan-test", "A command."), work))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+@pytest.mark.parametrize("wished", [None, "3"])
+def test_threads_of_a_command_share_one_heap_unless_told_otherwise(wished):
+    environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    environment |= {"MALLOC_ARENA_MAX": wished} if wished else {}
+    ran = subprocess.run([sys.executable, "-c", HEAPS], env=environment, capture_output=True, text=True, check=True)
+    heaps = ran.stdout.count("<heap nr=")
+    if not heaps:
+        pytest.skip("another C library")
+    assert (heaps > 1) == (wished is not None)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 from tinygan import __version__
 from tinygan.cli.ending import explain, hold_output, stoppable
 from tinygan.cli.options import SHOW_CONFIG
+from tinygan.concurrency import share_heap
 from tinygan.errors import TinyGanError
 
 if TYPE_CHECKING:
@@ -144,6 +145,8 @@ def run_command(parser: Parser, body: Callable[[argparse.Namespace], int], argv:
         The exit code.
     """
     words = sys.argv[1:] if argv is None else argv
+    if argv is None:  # in a process of one's own
+        share_heap()
     if SHOW_CONFIG in words:
         parser.waive_required()
     with redirect_stdout(Printed(sys.stdout)), redirect_stderr(Printed(sys.stderr)):

@@ -104,6 +104,20 @@ class DetectorConfig(ViewConfig):
         """The largest factor by which an image of this size is resized, without the zoom."""
         return min(max(self.scales), self.max_side_px / max(width_px, height_px))
 
+    def crowd(self, found: Candidates, scale: float) -> list[float] | None:
+        """``x1, y1, x2, y2`` of the part of an image that holds many tiny faces; None if there are few.
+
+        Args:
+            found: what was found in it.
+            scale: factor by which it was resized.
+        """
+        sides = (found.boxes[:, 2:] - found.boxes[:, :2]).amax(dim=1) * scale
+        tiny = (found.scores >= CROWD_SCORE) & (sides < self.zoom_below_px)
+        if int((found.scores[tiny] >= ZOOM_SCORE).sum()) < self.zoom_faces:
+            return None
+        boxes = found.boxes[tiny]
+        return [*boxes[:, :2].amin(dim=0).tolist(), *boxes[:, 2:].amax(dim=0).tolist()]
+
     def zoomed_views(self, width_px: int, height_px: int, crowd: Sequence[float]) -> list[View]:
         """What is searched besides of an image of this size with a crowd.
 
@@ -114,15 +128,28 @@ class DetectorConfig(ViewConfig):
         """
         if self.is_sliced(width_px, height_px):
             return []
-        left, top = (max(0, math.floor(side - CROWD_MARGIN_PX)) for side in crowd[:2])
-        ends = zip(crowd[2:], (width_px, height_px), strict=True)
-        right, bottom = (min(limit, math.ceil(side + CROWD_MARGIN_PX)) for side, limit in ends)
+        part = around(crowd, width_px, height_px)
         views, known = [], self.largest_scale(width_px, height_px)
         for zoom in self.zoom:
             if min(zoom, self.max_side_px / max(width_px, height_px)) > known:
-                views.append(View(left, top, right, bottom, zoom, WHOLE_SIDE_PX / known, CROWD_MARGIN_PX / 4))
+                views.append(View(*part, zoom, WHOLE_SIDE_PX / known, CROWD_MARGIN_PX / 4))
                 known = zoom
         return views
+
+
+def around(crowd: Sequence[float], width_px: int, height_px: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the part of an image that is searched for a crowd, which lies in its middle."""
+    left, top = (max(0, math.floor(side - CROWD_MARGIN_PX)) for side in crowd[:2])
+    right, bottom = (
+        min(limit, math.ceil(side + CROWD_MARGIN_PX))
+        for side, limit in zip(crowd[2:], (width_px, height_px), strict=True)
+    )
+    return left, top, right, bottom
+
+
+def count_unsure(found: Candidates | Detections) -> int:
+    """How many boxes may be faces or not."""
+    return int(((found.scores >= UNSURE[0]) & (found.scores < UNSURE[1])).sum())
 
 
 def doubtful(scores: Tensor, boxes: Tensor, config: DetectorConfig) -> Tensor:
@@ -237,15 +264,18 @@ class PyramidDetector(Generic[OutputT]):
             self._network = deepcopy(self._portable)  # with layers that cannot be exported
             place(self._network, runtime)
         else:
-            self._run = deploy(self.graph(), runtime)
+            self._run = deploy(self._graph(), runtime)
 
     @property
     def side_by_side(self) -> int:
         """How many threads may usefully call this at the same time; see :func:`tinygan.runtime.on_own_threads`."""
         return self._runtime.side_by_side
 
-    def graph(self) -> Graph:
+    def graphs(self) -> list[Graph]:
         """What is exported; see :class:`tinygan.models.graphs.Exportable`."""
+        return [self._graph()]
+
+    def _graph(self) -> Graph:
         pictures = Port("pictures", ("batch", 3, "height", "width"), "RGB in [0, 255]")
         scores = Port("scores", ("batch", "places"), "face probability of every place, in no order, before NMS")
         boxes = Port("boxes", ("batch", "places", 4), "x1, y1, x2, y2 in pixels of the picture; may reach beyond it")
@@ -267,14 +297,23 @@ class PyramidDetector(Generic[OutputT]):
         if self._is_unsure(found) and not config.is_sliced(width, height):
             both = [self._seen_twice(picture, view, part) for view, part in zip(views, parts, strict=True)]
             found = self._distinct(both)
-        tiny = self._tiny(found, config.largest_scale(width, height))
-        if int((tiny.scores >= ZOOM_SCORE).sum()) >= config.zoom_faces:
-            crowd = [*tiny.boxes[:, :2].amin(dim=0).tolist(), *tiny.boxes[:, 2:].amax(dim=0).tolist()]
-            if closer := config.zoomed_views(width, height, crowd):
-                found = self._distinct([found, *(self._seen_twice(picture, view) for view in closer)])
-        columns = [tensor.double().cpu().numpy() for tensor in found]
-        detections = Detections(columns[0], columns[1], {"landmarks": columns[2]} if columns[2].shape[1] else {})
-        return best_inside(detections, width, height, config.keep)
+        crowd = config.crowd(found, config.largest_scale(width, height))
+        if crowd is not None and (closer := config.zoomed_views(width, height, crowd)):
+            found = self._distinct([found, *(self._seen_twice(picture, view) for view in closer)])
+        return best_inside(_detections(found), width, height, config.keep)
+
+    @torch.inference_mode()
+    def search(self, image: Tensor, views: Sequence[View]) -> Detections:
+        """The boxes of some views alone, without closer looks; as large an image is shrunk as a view says.
+
+        Args:
+            image: uint8 RGB [3, H, W].
+            views: what is searched; boxes of all are joined by NMS.
+        """
+        with self._runtime.autocast():
+            picture = _channels_last(image.to(self._runtime.device))
+            found = self._distinct([self._seen(picture, view) for view in views])
+        return best_inside(_detections(found), image.shape[2], image.shape[1], self._config.keep)
 
     def _distinct(self, parts: Sequence[Candidates]) -> Candidates:
         """The boxes of several views after NMS, by falling score: those that may be kept in the end, at least.
@@ -293,14 +332,7 @@ class PyramidDetector(Generic[OutputT]):
 
     def _is_unsure(self, found: Candidates) -> bool:
         """Whether there are so many boxes that may be faces or not that the mirror image is worth a look."""
-        unsure = (found.scores >= UNSURE[0]) & (found.scores < UNSURE[1])
-        return 0 < self._config.mirror_unsure <= int(unsure.sum())
-
-    def _tiny(self, found: Candidates, scale: float) -> Candidates:
-        """The boxes that may be tiny faces."""
-        sides = (found.boxes[:, 2:] - found.boxes[:, :2]).amax(dim=1) * scale
-        tiny = (found.scores >= CROWD_SCORE) & (sides < self._config.zoom_below_px)
-        return Candidates(*(column[tiny] for column in found))
+        return 0 < self._config.mirror_unsure <= count_unsure(found)
 
     def _seen_twice(self, picture: Tensor, view: View, straight: Candidates | None = None) -> Candidates:
         """The boxes of one view and of its mirror image, each with the mean of its scores in both.
@@ -391,6 +423,11 @@ def load_detector(
     if weights is not None:
         network.load_weights(weights)
     return PyramidDetector(network, config, runtime)
+
+
+def _detections(found: Candidates) -> Detections:
+    boxes, scores, landmarks = (tensor.double().cpu().numpy() for tensor in found)
+    return Detections(boxes, scores, {"landmarks": landmarks} if landmarks.shape[1] else {})
 
 
 def _channels_last(image: Tensor) -> Tensor:

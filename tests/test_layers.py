@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"tinygan.detect", "tinygan.training", "tinygan.integrations"},
     {"tinygan.second_stage", "tinygan.evaluate", "proposals"},
     {"tinygan.losses", "tinygan.data"},
-    {"tinygan.models", "tinygan.proposers"},
+    {"tinygan.models", "tinygan.proposers", "tinygan.joining"},
     {"tinygan.formats", "tinygan.checkpoint", "tinygan.pictures"},
     {"tinygan.files"},
     {"tinygan.boxes", "tinygan.config", "tinygan.runtime"},

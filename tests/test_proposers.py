@@ -15,9 +15,11 @@ from tinygan.proposers import Entry, best_inside, build_proposer, choose_propose
 
 OURS = [
     "callable",
+    "centerface",
     "mb_fcn",
     "mtcnn",
     "onnx",
+    "pair",
     "refineface",
     "retinaface",
     "retinanet",

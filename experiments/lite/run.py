@@ -51,8 +51,8 @@ JUDGE = (  # as it shipped: pictures resized instead of super-resolved, and no m
 FIRST_LOOK = (  # another network for the first look, a third of the cost; 1,000 steps are enough, more overfit
     *JUDGE[:-1],
     "judge.epochs=1",
-    "judge_training.backbone=efficientnet_lite0",
-    "judge_training.backbone_rate=0.3",
+    "judge_training.backbone=centerface",
+    "judge_training.backbone_rate=0.1",
     "judge_training.surroundings_rate=0.1",
     "judge_training.ema_decay=0",  # over so few steps an average keeps much of the first weights
 )
@@ -86,6 +86,7 @@ class Inputs:
     start: Path | None = None
     also: Sequence[Path] = ()
     unseen_second: Path | None = None
+    second: Path | None = None
     results: dict[str, Any] = field(default_factory=dict)
 
     def run(self, name: str) -> Path:
@@ -119,13 +120,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=Path,
         help="a judge that never saw the detectors of --also, for step unseen's second look",
     )
+    parser.add_argument(
+        "--second",
+        type=Path,
+        help="a checkpoint whose judge takes the second look; steps judge and second_look train none, and first_look "
+        "starts from --start",
+    )
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     arguments = parser.parse_args(argv)
     if len(arguments.proposals) < 2:
         parser.error("--proposals: give two detectors or more")
+    if arguments.second is not None and arguments.start is None:
+        parser.error("--second: give the checkpoint that the first judge starts from, too: --start")
     inputs = Inputs(
         arguments.data, arguments.proposals, arguments.extra_images, arguments.out, arguments.config,
-        arguments.surroundings, arguments.start, arguments.also, arguments.unseen_second,
+        arguments.surroundings, arguments.start, arguments.also, arguments.unseen_second, arguments.second,
     )  # fmt: skip
     results = arguments.out / "results.json"
     if results.is_file():
@@ -167,23 +176,27 @@ def _gan(inputs: Inputs) -> None:
 
 
 def _judge(inputs: Inputs) -> None:
-    _train(inputs, "judge", [*inputs.proposals, *inputs.also], JUDGE, init="gan", stage="judge")
+    if inputs.second is None:
+        _train(inputs, "judge", [*inputs.proposals, *inputs.also], JUDGE, init="gan", stage="judge")
 
 
 def _second_look(inputs: Inputs) -> None:
     """The judge that looks from the second time on: a narrow copy of the one before, which teaches it."""
     everyone = [*inputs.proposals, *inputs.also]
-    _train(inputs, "second_look", everyone, SECOND_LOOK, init="judge", stage="judge", teacher="judge")
+    if inputs.second is None:
+        _train(inputs, "second_look", everyone, SECOND_LOOK, init="judge", stage="judge", teacher="judge")
 
 
 def _first_look(inputs: Inputs) -> None:
     """The judge that looks first; its tower for the surroundings starts from that of the other one."""
-    _train(inputs, "first_look", [*inputs.proposals, *inputs.also], FIRST_LOOK, init="judge", stage="judge")
+    init = "judge" if inputs.second is None else "gan"
+    _train(inputs, "first_look", [*inputs.proposals, *inputs.also], FIRST_LOOK, init=init, stage="judge")
 
 
 def _fusion(inputs: Inputs) -> None:
     """The checkpoint that ships, with both judges, its filters in half precision."""
-    _fuse(inputs, "first_look", [*inputs.proposals, *inputs.also], "--second", inputs.run("second_look"), out="fused")
+    second = inputs.second or inputs.run("second_look")
+    _fuse(inputs, "first_look", [*inputs.proposals, *inputs.also], "--second", second, out="fused")
     fused = load_checkpoint(inputs.run("fused"), ("fused",))
     save_checkpoint(inputs.run(SHIPPED), replace(fused, tensors=halved(fused.tensors)))
 

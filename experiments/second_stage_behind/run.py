@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def first_stages(onnx: Sequence[str], opencv: Path | None, mtcnn: bool) -> Iterator[tuple[str, Choice]]:
     """Names and first stages: those that ship, and those that are asked for."""
+    yield "pair (ships)", choose_proposer("pair")
     yield "YuNet (ships)", choose_proposer("yunet")
     yield "RetinaFace (ships)", choose_proposer("retinaface")
     for given in onnx:

@@ -61,7 +61,7 @@ def uploaded(address, pages, photograph, tmp_path):
     def upload(width, scheme="light"):
         page = pages.open(address, width, scheme)
         page.locator("input[type=file]").first.set_input_files(file)
-        page.get_by_text("1 face by yunet and the second stage").wait_for()
+        page.get_by_text("1 face by pair and the second stage").wait_for()
         page.get_by_alt_text("Your photograph with numbered boxes").wait_for()
         return page
 
@@ -101,7 +101,7 @@ def test_all_is_done_by_keyboard_too(uploaded, barriers):
     assert barriers(page) == []
     page.get_by_label("Second stage").focus()
     page.keyboard.press("Space")
-    page.get_by_text("1 face by yunet alone").wait_for()
+    page.get_by_text("1 face by pair alone").wait_for()
     faces = page.get_by_label("Enlarge a face")
     faces.focus()
     page.keyboard.press("ArrowDown")
@@ -111,7 +111,7 @@ def test_all_is_done_by_keyboard_too(uploaded, barriers):
     assert before == after  # the second stage is off
     page.locator("input[type=range]").focus()
     page.keyboard.press("End")
-    page.get_by_text("0 faces by yunet alone").wait_for()
+    page.get_by_text("0 faces by pair alone").wait_for()
 
 
 def test_the_camera_takes_a_photograph(address, pages, barriers):
@@ -119,7 +119,7 @@ def test_the_camera_takes_a_photograph(address, pages, barriers):
     page.get_by_label("Capture from camera").click()
     page.get_by_role("button", name="Access Webcam").click()
     page.get_by_role("button", name="capture photo").click()
-    page.get_by_text("1 face by yunet and the second stage").wait_for()
+    page.get_by_text("1 face by pair and the second stage").wait_for()
     page.get_by_alt_text("Your photograph with numbered boxes").wait_for()
     assert barriers(page) == []
 

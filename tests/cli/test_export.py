@@ -57,6 +57,19 @@ def test_openvino_is_two_files_per_network(export, tmp_path):
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"yunet.xml", "yunet.bin"}
 
 
+def test_a_pair_is_a_file_per_network(export, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    assert export("--format", "onnx", "--proposer", "pair") == 0
+    out = tmp_path / "out"
+    assert {file.name for file in out.iterdir()} == {"yunet.onnx", "centerface.onnx"}
+    session = onnxruntime.InferenceSession(out / "centerface.onnx", providers=["CPUExecutionProvider"])
+    picture = data.astronaut()[None, :320, :384].transpose(0, 3, 1, 2).astype(np.float32)
+    scores, boxes, landmarks = session.run(["scores", "boxes", "landmarks"], {"pictures": picture})
+    assert scores.shape == (1, 80 * 96) and boxes.shape == (1, 7680, 4) and landmarks.shape == (1, 7680, 10)
+    left, top, right, bottom = boxes[0, scores[0].argmax()]
+    assert scores.max() > 0.5 and 150 < left < right < 300 and 40 < top < bottom < 220
+
+
 @pytest.fixture
 def export_int8(export, tiny_wider):
     pytest.importorskip("openvino")

@@ -14,7 +14,7 @@ from tinygan.checkpoint import load_checkpoint, packaged_weights, save_checkpoin
 from tinygan.detect.detector import FaceDetector, fitted_fusion, outcomes
 from tinygan.detections import Detections
 from tinygan.errors import CheckpointError, DataError
-from tinygan.proposers import DEFAULT_ROIS, choose_proposer
+from tinygan.proposers import DEFAULT, DEFAULT_ROIS, choose_proposer
 from tinygan.runtime import RuntimeOptions
 from tinygan.second_stage.fusion import Fusion
 
@@ -54,7 +54,7 @@ def test_a_tiny_face_is_found_without_a_setting(astronaut):
 
 
 def test_as_many_boxes_are_judged_as_by_the_command():
-    by_default, opened = FaceDetector(), FaceDetector.open(choose_proposer("yunet"))
+    by_default, opened = FaceDetector(), FaceDetector.open(choose_proposer(DEFAULT))
     assert by_default._second._config == opened._second._config
     assert by_default._second._config.max_rois == DEFAULT_ROIS
 

@@ -25,7 +25,7 @@ def test_the_exported_network_takes_pictures_of_any_size(name, settings, runtime
     config = load_config(find_proposer(name).config, None, [*settings, "score_threshold=0", "keep=100000"])
     proposer = build_proposer(name, config, None, runtime)
     assert isinstance(proposer, Exportable)
-    graph = proposer.graph()
+    graph = proposer.graphs()[0]
     if name == "yunet":
         next(graph.network.parameters()).data *= 255  # or the random network says the same of all pictures
     session = onnxruntime.InferenceSession(to_onnx(graph), providers=["CPUExecutionProvider"])

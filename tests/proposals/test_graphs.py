@@ -24,7 +24,7 @@ def test_onnx_answers_alike_at_other_sizes(name, runtime, noise):
     onnxruntime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
     network = NETWORKS[name]().eval()
-    graph = PyramidDetector(network, network.config, runtime).graph()
+    graph = PyramidDetector(network, network.config, runtime).graphs()[0]
     session = onnxruntime.InferenceSession(to_onnx(graph, {}), providers=["CPUExecutionProvider"])
     for height, width in ((67, 131), (160, 45)):
         pictures = noise(height, width)[None].float()

@@ -100,7 +100,7 @@ def test_supervision_is_not_saved_and_not_deployed(runtime, tmp_path):
     kept, all_of_it = network.kept_tensors(), network.state_dict()
     assert all_of_it.keys() - kept.keys() == {name for name in all_of_it if name.startswith("supervision.")} != set()
     detector = PyramidDetector(network, network.config, runtime)
-    names = detector.graph().network.state_dict()
+    names = detector.graphs()[0].network.state_dict()
     assert not any("supervision" in name for name in names) and network.supervision is not None
     assert network.eval()(torch.zeros(1, 3, 64, 64)).levels is None
     torch.save(kept, tmp_path / "kept.pth")

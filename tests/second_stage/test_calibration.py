@@ -3,6 +3,7 @@ import pytest
 from scipy.special import expit, logit
 
 from tinygan.errors import DataError
+from tinygan.formats.plausible import score_logit
 from tinygan.second_stage.calibration import (
     IDENTITY,
     PLAIN,
@@ -14,7 +15,6 @@ from tinygan.second_stage.calibration import (
     fit_rank_curve,
     fit_usual_calibration,
     rank_feature,
-    score_logit,
     size_feature,
 )
 

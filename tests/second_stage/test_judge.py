@@ -209,6 +209,9 @@ def test_the_second_look_may_be_another_judge_s(finding_checkpoint, requests):
     )  # all logits of the other judge are the negatives
     assert np.abs(two - one).max() > 1e-2
     assert both.trained_on == weights.trained_on | other.trained_on
+    again = with_second(other, both, finding_checkpoint)  # of two judges the one that looks second
+    assert all(torch.equal(again.part("second")[name], tensor) for name, tensor in both.part("second").items())
+    assert again.recipe["second"] == both.recipe["second"]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def _parser() -> Parser:
         "with tinygan; writes its judge, discriminator and generator",
     )
     stage.add_argument(
-        "--proposer", metavar="NAME", help=f"a first stage instead: {', '.join(proposer_names())}; writes one network"
+        "--proposer", metavar="NAME", help=f"a first stage instead: {', '.join(proposer_names())}; writes its networks"
     )
     parser.add_argument(
         "--weights", type=Path, metavar="W", help="weights of the first stage, as tinygan-propose takes them"
@@ -153,7 +153,8 @@ def _first_stage(arguments: argparse.Namespace) -> tuple[list[Graph], Path | Non
     proposer = chosen.build(Runtime(RuntimeOptions(device="cpu", precision="32")))
     if not isinstance(proposer, Exportable):
         raise ConfigError(f"--proposer {chosen.name}: it has no network that tinygan could export")
-    return [replace(proposer.graph(), name=chosen.name)], chosen.weights, {}
+    graphs = proposer.graphs()
+    return [replace(graphs[0], name=chosen.name)] if len(graphs) == 1 else graphs, chosen.weights, {}
 
 
 def _choice(arguments: argparse.Namespace) -> Choice:

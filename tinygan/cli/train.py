@@ -101,7 +101,8 @@ def _add_stage_options(parser: argparse.ArgumentParser) -> None:
         "--second",
         type=Path,
         metavar="RUN",
-        help="fusion: run folder of stage judge of another judge, which takes the second look",
+        help="fusion: run folder of stage judge of another judge, which takes the second look, or a checkpoint that "
+        "has one for that",
     )
     add("--subset", type=Path, metavar="LIST", help=f"fusion: fit on these hold-out images only: {SUBSET}")
     add(

@@ -41,7 +41,7 @@ class FaceDetector:
     """Finds faces: a first stage proposes boxes, the second stage judges, moves and re-scores them.
 
     Args:
-        first_stage: proposes boxes; default: the YuNet that ships.
+        first_stage: proposes boxes; default: ``pair``, the YuNet that ships, with a CenterFace.
         second_stage: default: the checkpoint ``lite``, with the fusion fitted for the first stage that ships.
         device: of the stages that are not given, and of :meth:`enlarge`; see :class:`SecondStage`.
         backend: what runs the networks of the stages that are not given; see :class:`SecondStage`.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.special import logit
 
 from tinygan.boxes import area, clip, iou, longer_side
 from tinygan.detections import BoolArray, Detections, FloatArray
@@ -27,6 +28,7 @@ from tinygan.formats.sizes import Size, read_size
 log = logging.getLogger(__name__)
 SAMPLE = 200  # pictures whose boxes are checked, spread evenly over all
 BEST = 50  # boxes of each, the best ones: some detectors add hundreds of worthless ones
+EPSILON = 1e-6  # by which scores stay away from 0 and 1 in logit space
 FINEST = 5  # of each, where a few px beyond a picture count: few detectors keep their boxes within it
 MIN_SIDE_PX, BEYOND = 1.5, 0.1
 ODD_SHARE = 0.15  # of the boxes: a warning if another reading leaves a fifth of them odd at most
@@ -308,3 +310,18 @@ def _is_over(boxes: FloatArray, size_px: Size) -> BoolArray:
 def _reaches_beyond(boxes: FloatArray, size_px: Size, margin_px: FloatArray) -> BoolArray:
     beyond = (boxes[:, :2] < -margin_px) | (boxes[:, 2:] > size_px + margin_px)
     return np.asarray(beyond.any(axis=1), np.bool_)
+
+
+def score_logit(scores: FloatArray) -> FloatArray:
+    """Detector scores in logit space; scores are clipped to [1e-6, 1 - 1e-6] first.
+
+    Args:
+        scores: float64 [N], in [0, 1].
+
+    Raises:
+        DataError: if scores lie outside [0, 1], e.g. because they are logits.
+    """
+    if problem := explain_scores(scores):
+        raise DataError(problem)
+    clipped: FloatArray = logit(np.clip(scores, EPSILON, 1 - EPSILON))
+    return clipped

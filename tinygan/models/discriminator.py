@@ -13,15 +13,15 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tinygan.errors import CheckpointError
-from tinygan.models import efficientnet
+from tinygan.errors import CheckpointError, ConfigError
+from tinygan.models import centerface, efficientnet
 from tinygan.models.blocks import Centre, Normalise, conv_bn_relu
 from tinygan.models.surroundings import Surroundings
 
 # Limit of the third head: in x and in y, the centre of the predicted face is less than 2 sides of the proposal away
 # from the proposal's centre; its width and its height are between e^-2 and e^2 sides.
 REACH = 2.0
-Backbone = Literal["vgg19", "vgg19_bn", "vgg_lite", "efficientnet_lite0"]
+Backbone = Literal["vgg19", "vgg19_bn", "vgg_lite", "efficientnet_lite0", "centerface"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +29,12 @@ class DiscriminatorConfig:
     """Form of the discriminator.
 
     Attributes:
-        backbone: ``vgg19`` (the paper), ``vgg19_bn``, ``vgg_lite``: five stages of 3x3 convolutions with BN, or
-            ``efficientnet_lite0``: see :mod:`tinygan.models.efficientnet`.
+        backbone: ``vgg19`` (the paper), ``vgg19_bn``, ``vgg_lite``: five stages of 3x3 convolutions with BN,
+            ``efficientnet_lite0``: see :mod:`tinygan.models.efficientnet`, or ``centerface``: see
+            :mod:`tinygan.models.centerface`.
         weights: what training starts from: ``imagenet`` (the paper), fetched by
-            :func:`tinygan.models.build.build_discriminator`, or ``none``. ``vgg_lite`` has none.
+            :func:`tinygan.models.build.build_discriminator`, or ``none``. ``vgg_lite`` has none; of ``centerface``
+            it means the detector's public weights.
         lite_widths: number of filters in each of ``vgg_lite``'s five stages.
         lite_depths: number of convolutions in each of these stages.
         fc_std: standard deviation of the heads' initial weights, whose mean is 0. The paper has 0.1; a network without
@@ -84,14 +86,20 @@ class Discriminator(nn.Module):
         config: the backbone and the heads.
         hr_size: side of the input in pixels.
         wide_size: side of the second input, the surroundings, in pixels; unused without ``surroundings``.
+
+    Raises:
+        ConfigError: if the backbone cannot see pictures of ``hr_size``.
     """
 
     def __init__(self, config: DiscriminatorConfig, hr_size: int, wide_size: int = 0) -> None:
         super().__init__()
         self.config = config
+        if config.backbone == "centerface" and hr_size % centerface.COARSEST:
+            raise ConfigError(
+                f"backbone centerface sees crops of a multiple of {centerface.COARSEST} px, got {hr_size}"
+            )
         self.features, channels = _backbone(config)
-        lite0 = config.backbone == "efficientnet_lite0"
-        self.normalise: nn.Module = Normalise(efficientnet.MEAN, efficientnet.STD) if lite0 else Normalise()
+        self.normalise = _normalise(config.backbone)
         self.cells = (hr_size // 16) ** 2  # of the features' maps, after four max-pools or four strides of 2
         inputs = channels * self.cells
         self.surroundings = None
@@ -174,7 +182,16 @@ def _decode(raw: Tensor) -> Tensor:
     return torch.cat([centre - half, centre + half], dim=1)
 
 
+def _normalise(backbone: Backbone) -> nn.Module:
+    """What is done to pictures, RGB in [0, 1], before a backbone sees them."""
+    if backbone == "efficientnet_lite0":
+        return Normalise(efficientnet.MEAN, efficientnet.STD)
+    return nn.Identity() if backbone == "centerface" else Normalise()
+
+
 def _backbone(config: DiscriminatorConfig) -> tuple[nn.Module, int]:
+    if config.backbone == "centerface":
+        return centerface.CenterFaceFeatures(), centerface.CHANNELS
     if config.backbone == "efficientnet_lite0":
         return efficientnet.EfficientNetLite0(), efficientnet.CHANNELS
     if config.backbone == "vgg_lite":

@@ -82,10 +82,10 @@ class Graph:
 
 @runtime_checkable
 class Exportable(Protocol):
-    """A proposer whose network can be exported."""
+    """A proposer whose networks can be exported."""
 
-    def graph(self) -> Graph:
-        """Its network, as float32 RGB pictures to scores and boxes."""
+    def graphs(self) -> list[Graph]:
+        """Its networks, as float32 RGB pictures to scores and boxes; several have names of their own."""
         ...
 
 

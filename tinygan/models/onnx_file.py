@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ DIMENSIONS, DATA_TYPE, FLOATS, NAME, RAW = 1, 2, 4, 8, 9  # of a tensor
 INPUT_NAME, FLOAT = 1, 1
 
 Field = tuple[int, int | bytes]
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -46,18 +48,39 @@ def read_convolutions(path: Path) -> list[Convolution]:
     Raises:
         CheckpointError: if the file is absent, no ONNX file, or a convolution has no weight and bias in float32.
     """
+    return _read(path, _convolutions)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of an ONNX file by name; one that is not float32 is empty.
+
+    Raises:
+        CheckpointError: if the file is absent or no ONNX file.
+    """
+    return _read(path, lambda content: _tensors(_graph(content)))
+
+
+def _read(path: Path, parse: Callable[[bytes], Read]) -> Read:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; expected weights in an ONNX file (.onnx)")
     try:
-        return _convolutions(path.read_bytes())
+        return parse(path.read_bytes())
     except (ValueError, IndexError, KeyError, StopIteration, UnicodeDecodeError, struct.error) as error:
         reason = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"{path}: expected an ONNX file of convolutions with bias, float32: {reason}") from error
 
 
+def _graph(content: bytes) -> list[Field]:
+    return list(_fields(_bytes(next(value for number, value in _fields(content) if number == GRAPH))))
+
+
+def _tensors(graph: list[Field]) -> dict[str, Tensor]:
+    return dict(_tensor(_bytes(value)) for number, value in graph if number == INITIALISERS)
+
+
 def _convolutions(content: bytes) -> list[Convolution]:
-    graph = list(_fields(_bytes(next(value for number, value in _fields(content) if number == GRAPH))))
-    tensors = dict(_tensor(_bytes(value)) for number, value in graph if number == INITIALISERS)
+    graph = _graph(content)
+    tensors = _tensors(graph)
     found: list[Convolution] = []
     made_by: dict[str, Convolution] = {}
     for number, value in graph:

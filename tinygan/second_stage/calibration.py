@@ -20,13 +20,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, log_expit, logit
+from scipy.special import expit, log_expit
 
 from tinygan.detections import FloatArray
-from tinygan.errors import DataError
-from tinygan.formats.plausible import explain_scores
+from tinygan.formats.plausible import score_logit
 
-EPSILON = 1e-6
 MIN_PROPOSALS = 500
 RANK_KNOTS = (-4.5, -3.5, -2.5, -1.5, -0.75, -0.25, 0.0, 0.25, 0.75, 1.5, 3.0, 5.0)
 SCORE_KNOTS = 5  # segments of the map that is fitted on scores themselves
@@ -100,21 +98,6 @@ class RankCurve:
 
     knots: tuple[float, ...]
     values: tuple[float, ...]
-
-
-def score_logit(scores: FloatArray) -> FloatArray:
-    """Detector scores in logit space; scores are clipped to [1e-6, 1 - 1e-6] first.
-
-    Args:
-        scores: float64 [N], in [0, 1].
-
-    Raises:
-        DataError: if scores lie outside [0, 1], e.g. because they are logits.
-    """
-    if problem := explain_scores(scores):
-        raise DataError(problem)
-    clipped: FloatArray = logit(np.clip(scores, EPSILON, 1 - EPSILON))
-    return clipped
 
 
 def size_feature(sides_px: FloatArray) -> FloatArray:

@@ -20,9 +20,10 @@ from tinygan.files import report_json, write_atomically
 from tinygan.formats.dialect import AS_WRITTEN, Dialect
 from tinygan.formats.images import ImageFile, Orientation
 from tinygan.formats.writing import DetectionWriter, Fingerprint
+from tinygan.joining import join_detections
 from tinygan.runtime import Runtime
 from tinygan.second_stage.calibration import Calibration
-from tinygan.second_stage.ensemble import Searcher, join_detections, search_images
+from tinygan.second_stage.ensemble import Searcher, search_images
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_chunks
 from tinygan.second_stage.plan import Plan, fingerprints
@@ -125,7 +126,7 @@ def rescore(
         config: fusion and limits.
         writer: where detections go; images it holds already are left as they are.
         searcher: searches the images as well; what both found is joined
-            (:func:`tinygan.second_stage.ensemble.join_detections`).
+            (:func:`tinygan.joining.join_detections`).
 
     Returns:
         What was done.

@@ -1,37 +1,21 @@
-"""An ensemble of two detectors: what both found in one picture, each face once.
-
-Two detectors err in different places. One finds faces that the other missed, and where both found a face, the middle
-between their boxes is closer to it than either: half of what tiny faces lack is boxes that lie well. Behind the second
-stage their scores mean the same, log-odds of a face, so that they can be compared and added.
-"""
+"""A search beside another detector's proposals, whose results are joined (:mod:`tinygan.joining`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
-from scipy.special import expit
 
-from tinygan.boxes import iou
-from tinygan.detections import Detections, FloatArray, IntArray
+from tinygan.detections import Detections
 from tinygan.errors import why_skipped
 from tinygan.formats.images import Orientation, read_image
 from tinygan.formats.sizes import several_or_large
 from tinygan.runtime import on_own_threads
-from tinygan.second_stage.calibration import score_logit
 from tinygan.second_stage.judging import Judged
 
-SAME_IOU = 0.55  # boxes of two detectors that overlap so much show the same face
-LESS_SURE = 0.2  # weight of the log-odds of the less sure of both
-NOTHING_FOUND = -4.0  # what log-odds of a detector that found nothing count as, and at least those of one that did
-EMPTY = {"f": np.nan, "c": np.nan, "O": None, "M": "NaT", "m": "NaT"}  # by kind of a column; else what zeros are
-ROWS = 1024  # boxes of one detector that are compared with all of the other at once
-FOUND_BY = ("first", "second", "both")
 LEAST_SCORE = 0.005  # of what a search finds: half of its boxes, which cost a tenth of a point of hard AP
 
 
@@ -74,89 +58,3 @@ def search_images(
     count = searcher.side_by_side
     for several, some in several_or_large(judged, lambda one: image_of[one.name], count):
         yield from on_own_threads(search, some, count if several else 1)
-
-
-def join_detections(first: Detections, second: Detections) -> Detections:
-    """Join what two detectors found in one picture, each rescored by a second stage.
-
-    A box of one and a box of the other that overlap by an IoU of 0.55 show the same face; the surest choose first whom
-    they pair with. Its box lies in the middle between both, the log-odds of its score are 0.8 times those of the surer
-    and 0.2 times those of the other. A detector that found nothing there counts as one with log-odds of -4.
-
-    Args:
-        first: of :meth:`tinygan.SecondStage.rescore` or :meth:`tinygan.FaceDetector.detect` with ``min_score=0``; boxes
-            of one detector do not repeat a face.
-        second: of the other detector, in the same picture.
-
-    Returns:
-        By falling score: boxes with the columns of ``first`` (of ``second``, if ``first`` has no boxes and no columns)
-        and ``found_by``: ``first``, ``second`` or ``both``. Boxes of ``second`` alone have in columns that it lacks, or
-        has of another kind, NaN, NaT, None, 0, False or an empty text.
-
-    Raises:
-        DataError: if scores lie outside [0, 1].
-    """
-    both = np.concatenate([score_logit(first.scores), score_logit(second.scores)])
-    log_odds, other = both[: len(first)], both[len(first) :]
-    partner, spare = _pair(first.boxes, second.boxes, both)
-    paired = np.flatnonzero(partner >= 0)
-    boxes, surer, less_sure = first.boxes.copy(), log_odds.copy(), np.full(len(first), NOTHING_FOUND)
-    boxes[paired] = (boxes[paired] + second.boxes[partner[paired]]) / 2
-    surer[paired] = np.maximum(log_odds[paired], other[partner[paired]])
-    less_sure[paired] = np.minimum(log_odds[paired], other[partner[paired]])
-    scores = [_agreed(surer, less_sure), _agreed(other[spare], np.full(len(spare), NOTHING_FOUND))]
-    found_by = np.array(FOUND_BY)[np.concatenate([np.where(partner >= 0, 2, 0), np.ones(len(spare), np.int64)])]
-    rest = {} if len(first) else {name: column[:0] for name, column in second.fields.items()}
-    own = first.fields or rest
-    columns = {name: _further_rows(column, second.fields.get(name), spare) for name, column in own.items()}
-    joined = Detections(np.concatenate([boxes, second.boxes[spare]]), np.concatenate(scores), columns)
-    return joined.with_fields(found_by=found_by).sorted()
-
-
-def _pair(first: FloatArray, second: FloatArray, log_odds: FloatArray) -> tuple[IntArray, IntArray]:
-    """Which boxes of two detectors show the same face.
-
-    Args:
-        first: float64 [N, 4].
-        second: float64 [M, 4].
-        log_odds: float64 [N + M], of both.
-
-    Returns:
-        For each of ``first`` the position of its partner, int64 [N], -1 without one; and the positions of those of
-        ``second`` that overlap with none of ``first``, int64 [K].
-    """
-    ones, twos, overlaps = _overlapping(first, second)
-    surest = np.maximum(log_odds[ones], log_odds[len(first) + twos])
-    partner, free = np.full(len(first), -1), np.ones(len(second), np.bool_)
-    for at in np.lexsort((-overlaps, -surest)):
-        one, two = ones[at], twos[at]
-        if partner[one] < 0 and free[two]:
-            partner[one], free[two] = two, False
-    return partner, np.setdiff1d(np.arange(len(second)), twos)
-
-
-def _overlapping(first: FloatArray, second: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
-    """Pairs of boxes that may show the same face: positions in both, int64 [P] each, and IoU, float64 [P]."""
-    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    for start in range(0, len(first), ROWS):  # or memory would grow with the product of both numbers
-        overlaps = iou(first[start : start + ROWS], second)
-        ones, twos = np.nonzero(overlaps >= SAME_IOU)
-        found.append((ones + start, twos, overlaps[ones, twos]))
-    ones, twos, kept = (np.concatenate(columns) for columns in zip(*found, strict=True))
-    return ones, twos, kept
-
-
-def _agreed(surer: FloatArray, less_sure: FloatArray) -> FloatArray:
-    """Scores of faces from the log-odds of the surer and of the less sure detector, float64 [N] each."""
-    scores: FloatArray = expit((1 - LESS_SURE) * surer + LESS_SURE * np.maximum(less_sure, NOTHING_FOUND))
-    return scores
-
-
-def _further_rows(column: npt.NDArray[Any], other: npt.NDArray[Any] | None, rows: IntArray) -> npt.NDArray[Any]:
-    """A column and, below it, these rows of the other detector's column, or what is empty for its type."""
-    if other is not None and other.shape[1:] == column.shape[1:] and other.dtype.kind == column.dtype.kind:
-        return np.concatenate([column, other[rows]])
-    further = np.zeros((len(rows), *column.shape[1:]), column.dtype)
-    if column.dtype.kind in EMPTY:
-        further[:] = EMPTY[column.dtype.kind]
-    return np.concatenate([column, further])

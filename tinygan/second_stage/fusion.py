@@ -18,12 +18,12 @@ from scipy.special import expit, log_expit
 from tinygan.boxes import greedy_groups, interpolate, longer_side
 from tinygan.config import build_config
 from tinygan.detections import BoolArray, FloatArray, IntArray
+from tinygan.formats.plausible import score_logit
 from tinygan.second_stage.calibration import (
     IDENTITY,
     PLAIN,
     Calibration,
     RankCurve,
-    score_logit,
     size_feature,
 )
 

@@ -17,12 +17,11 @@ from tinygan.formats.dialect import AS_WRITTEN, Dialect
 from tinygan.formats.folders import DetectionFiles
 from tinygan.formats.images import Orientation
 from tinygan.formats.names import find_images, match_names, output_names
-from tinygan.formats.plausible import BoxCheck, explain_scores
+from tinygan.formats.plausible import BoxCheck, explain_scores, score_logit
 from tinygan.formats.registry import open_detections
 from tinygan.formats.spool import Spool
 from tinygan.formats.wider import load_subset
 from tinygan.formats.writing import Fingerprint
-from tinygan.second_stage.calibration import score_logit
 from tinygan.second_stage.rescoring import RescoreConfig
 
 

@@ -14,9 +14,10 @@ from tinygan.detections import Detections
 from tinygan.errors import DataError
 from tinygan.formats.images import Orientation
 from tinygan.formats.parts import Answer, Part, PartFolder, Spread, work_through, write_part
+from tinygan.formats.plausible import score_logit
 from tinygan.formats.shards import Row, Shard, Table, read_rows
 from tinygan.runtime import Runtime, RuntimeOptions
-from tinygan.second_stage.calibration import Calibration, score_logit
+from tinygan.second_stage.calibration import Calibration
 from tinygan.second_stage.engine import CALIBRATION_FILE, CHUNK, ROUGHLY, ROUGHLY_IMAGES, is_calibrated
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images

@@ -72,7 +72,8 @@ def train_fusion(
         batch_size: patches in one forward pass.
         max_rois: proposals judged of an image.
         subset: list of hold-out images; default: all images that ``init`` was not trained on.
-        second: run folder of stage ``judge`` of another judge, which takes the second look.
+        second: run folder of stage ``judge`` of another judge, which takes the second look, or a checkpoint that has
+            one for that.
 
     Returns:
         A line for every image that could not be read.
@@ -118,7 +119,7 @@ def train_fusion(
 
 
 def with_second(weights: Checkpoint, other: Checkpoint, path: Path) -> Checkpoint:
-    """A checkpoint whose second look is taken by the judge of another one.
+    """A checkpoint whose second look is taken by another one's judge; if that has two, by the one that looks second.
 
     Raises:
         CheckpointError: if the two see different pictures, or one of them does not find boxes.
@@ -127,8 +128,11 @@ def with_second(weights: Checkpoint, other: Checkpoint, path: Path) -> Checkpoin
         "crops": CropConfig,
         "discriminator": DiscriminatorConfig,
     }
+    part = "discriminator" if other.recipe.get("second") is None else "second"
     for section, form in forms.items():
-        first, second = (vars(build_config(form, one.recipe[section])) for one in (weights, other))
+        theirs = part if section == "discriminator" else section
+        first = vars(build_config(form, weights.recipe[section]))
+        second = vars(build_config(form, other.recipe[theirs]))
         for key in first if section == "crops" else ("surroundings", "box"):
             if first[key] != second[key]:
                 raise CheckpointError(
@@ -138,8 +142,8 @@ def with_second(weights: Checkpoint, other: Checkpoint, path: Path) -> Checkpoin
     if not weights.recipe["discriminator"]["box"]:
         raise CheckpointError(f"{path}: there is no second look, as the first judge finds no boxes; train stage judge")
     tensors = {name: value for name, value in weights.tensors.items() if not name.startswith("second.")}
-    tensors |= {f"second.{name}": value for name, value in other.part("discriminator").items()}
-    recipe = {**weights.recipe, "second": other.recipe["discriminator"]}
+    tensors |= {f"second.{name}": value for name, value in other.part(part).items()}
+    recipe = {**weights.recipe, "second": other.recipe[part]}
     return replace(weights, recipe=recipe, tensors=tensors, trained_on=weights.trained_on | other.trained_on)
 
 

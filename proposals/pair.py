@@ -1,0 +1,176 @@
+"""Two detectors, the second of which is asked where the first is in doubt: YuNet, and CenterFace.
+
+YuNet is fast and sure of most pictures. Where it finds boxes that may be faces or not, or a crowd of tiny faces, the
+picture is searched by CenterFace too, a network of 25 times as many weights, and the crowd once more at twice its size.
+The two err in different places, so each finds faces that the other missed, and where both found one, its box lies in
+the middle (:func:`tinygan.joining.join_detections`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.special import expit
+from torch import Tensor
+
+from proposals.candidates import Candidates
+from proposals.centerface import CenterFaceConfig, CenterFaceNetwork, CenterFaceOutput
+from proposals.detector import CROWD_MARGIN_PX, PyramidDetector, around, count_unsure
+from proposals.views import WHOLE_SIDE_PX, View
+from proposals.yunet import YuNetConfig, YuNetNetwork, YuNetOutput
+from tinygan.boxes import longer_side
+from tinygan.detections import Detections
+from tinygan.errors import CheckpointError
+from tinygan.formats.plausible import score_logit
+from tinygan.joining import join_detections
+from tinygan.models.graphs import Graph
+from tinygan.models.public_weights import load_into, load_tensors
+from tinygan.proposers import Entry, best_inside
+from tinygan.runtime import Runtime, one_thread
+
+FIRST, SECOND = "yunet.", "centerface."  # what names of their tensors begin with
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairConfig(YuNetConfig):
+    """YuNet's settings, and when the other network is asked; with tiles it is not.
+
+    Attributes:
+        unsure: an image with so many boxes with scores of 0.2 to 0.6 is searched by the other network too, and so is
+            one with a crowd (``zoom_faces`` and ``zoom_below_px``). 0: none is.
+        closer: factor at which that network searches the part with a crowd as well.
+        second_side_px: longer sides, after scaling, are shrunk to this for that network, which bounds its memory.
+        second_doubt: ``doubt`` of its boxes.
+        second_trust: what is added to the log-odds of its scores, which are more cautious than YuNet's.
+    """
+
+    unsure: int = 3
+    closer: float = 2.0
+    second_side_px: int = 2048
+    second_doubt: float = 0.5
+    second_trust: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.unsure < 0 or self.second_side_px < 1:
+            raise ValueError(
+                f"unsure must not be negative and second_side_px be above 0, got {self.unsure}, {self.second_side_px}"
+            )
+        if not (0 < self.closer < math.inf and 0 <= self.second_doubt < math.inf):
+            raise ValueError(
+                f"closer must be above 0 and second_doubt not below, got {self.closer} and {self.second_doubt}"
+            )
+        if not math.isfinite(self.second_trust):
+            raise ValueError(f"second_trust must be finite, got {self.second_trust}")
+
+
+class PairedDetector:
+    """Both networks as one proposer; ``fields["landmarks"]`` [N, 10] holds ``x, y`` of five points.
+
+    Args:
+        first: YuNet.
+        second: CenterFace.
+        config: when the second is asked.
+    """
+
+    def __init__(
+        self, first: PyramidDetector[YuNetOutput], second: PyramidDetector[CenterFaceOutput], config: PairConfig
+    ) -> None:
+        self._first, self._second, self._config = first, second, config
+
+    @property
+    def side_by_side(self) -> int:
+        """How many threads may usefully call this at the same time; see :func:`tinygan.runtime.on_own_threads`."""
+        return self._first.side_by_side
+
+    def graphs(self) -> list[Graph]:
+        """What is exported; see :class:`tinygan.models.graphs.Exportable`."""
+        return [
+            replace(graph, name=prefix.removesuffix("."))
+            for prefix, detector in ((FIRST, self._first), (SECOND, self._second))
+            for graph in detector.graphs()
+        ]
+
+    def propose(self, images: Sequence[Tensor]) -> list[Detections]:
+        """Find faces; see :class:`tinygan.proposers.Proposer`."""
+        return [
+            self._with_second(image, found) for image, found in zip(images, self._first.propose(images), strict=True)
+        ]
+
+    def _with_second(self, image: Tensor, found: Detections) -> Detections:
+        """What was found in an image, joined with what the second network finds, if it is worth a look."""
+        config, (height, width) = self._config, image.shape[1:]
+        if not config.unsure or config.is_sliced(width, height):
+            return found
+        scale = config.largest_scale(width, height)
+        crowd = config.crowd(_candidates(found), scale)
+        if crowd is None and count_unsure(found) < config.unsure:
+            return found
+        whole = min(scale, config.second_side_px / max(width, height))
+        other = self._second.search(image, [View(0, 0, width, height, whole)])
+        if crowd is not None:
+            other = self._closer(image, other, around(crowd, width, height), whole)
+        other = replace(other, scores=expit(score_logit(other.scores) + config.second_trust))
+        joined = join_detections(found, other)
+        columns = {name: column for name, column in joined.fields.items() if name in found.fields}
+        return best_inside(replace(joined, fields=columns), width, height, config.keep)
+
+    def _closer(self, image: Tensor, other: Detections, part: tuple[int, int, int, int], whole: float) -> Detections:
+        """What the second network found, with the tiny faces of a part from a closer look.
+
+        Args:
+            image: uint8 [3, H, W].
+            other: what it found in the whole image.
+            part: left, top, right and bottom of the crowd.
+            whole: factor by which the whole image was resized.
+        """
+        left, top, right, bottom = part
+        factor = min(self._config.closer * whole, self._config.second_side_px / max(right - left, bottom - top))
+        if factor <= whole:
+            return other
+        largest = WHOLE_SIDE_PX / whole
+        view = View(*part, factor, largest, CROWD_MARGIN_PX / 4)
+        centres = (other.boxes[:, :2] + other.boxes[:, 2:]) / 2
+        inside = ((centres >= (left, top)) & (centres <= (right, bottom))).all(axis=1)
+        rest, closer = other[~(inside & (longer_side(other.boxes) < largest))], self._second.search(image, [view])
+        columns = {name: np.concatenate([rest.fields[name], closer.fields[name]]) for name in rest.fields}
+        boxes = np.concatenate([rest.boxes, closer.boxes])
+        return Detections(boxes, np.concatenate([rest.scores, closer.scores]), columns)
+
+
+def _candidates(found: Detections) -> Candidates:
+    boxes, scores = torch.from_numpy(found.boxes), torch.from_numpy(found.scores)
+    return Candidates(boxes, scores, boxes[:, :0])
+
+
+@one_thread()  # threads of torch started here would keep a process forked later from computing
+def build_pair(config: PairConfig, weights: Path | None, runtime: Runtime) -> PairedDetector:
+    """Build both networks, and load weights if there are any.
+
+    Raises:
+        CheckpointError: if ``weights`` is absent or not of both networks.
+    """
+    first, second = YuNetNetwork(config), CenterFaceNetwork()
+    if weights is not None:
+        tensors = load_tensors(weights)
+        for prefix, network, name in ((FIRST, first, "YuNet"), (SECOND, second, "CenterFace")):
+            own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            if not own:
+                raise CheckpointError(
+                    f"{weights}: expected weights of both networks of proposer 'pair', there are none of {name}; "
+                    "for one network name --proposer yunet or centerface"
+                )
+            load_into(network, {key: value.float() for key, value in own.items()}, weights, name)
+    closer = CenterFaceConfig(
+        top_k=config.top_k, score_threshold=config.score_threshold, doubt=config.second_doubt,
+        doubt_below_px=config.doubt_below_px, keep=config.keep,
+    )  # fmt: skip
+    return PairedDetector(PyramidDetector(first, config, runtime), PyramidDetector(second, closer, runtime), config)
+
+
+ENTRY = Entry(PairConfig, build_pair, packaged="pair", half=True)

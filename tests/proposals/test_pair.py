@@ -1,0 +1,153 @@
+"""YuNet, and CenterFace where YuNet is in doubt: when it is asked, of what, and how both are joined."""
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+
+from proposals.centerface import CenterFaceNetwork
+from proposals.detector import PyramidDetector
+from proposals.pair import FIRST, SECOND, PairConfig, PairedDetector, build_pair
+from proposals.yunet import YuNetConfig, YuNetNetwork
+from tinygan.checkpoint import Checkpoint, load_checkpoint, packaged_weights, save_checkpoint
+from tinygan.detections import Detections
+from tinygan.errors import CheckpointError
+from tinygan.models.graphs import Exportable
+from tinygan.proposers import choose_proposer
+
+PICTURE = torch.zeros(3, 300, 400, dtype=torch.uint8)
+SURE, UNSURE = (10, 10, 60, 70, 0.9), (100, 10, 160, 70, 0.4)
+
+
+def found(*rows):
+    rows = np.array(rows, dtype=float).reshape(-1, 5)
+    return Detections(rows[:, :4], rows[:, 4], {"landmarks": np.tile(rows[:, :2], 5)})
+
+
+class First:
+    side_by_side = 3
+
+    def __init__(self, *rows):
+        self.rows = rows
+
+    def propose(self, images):
+        return [found(*self.rows) for _ in images]
+
+
+class Second:
+    """Notes the views that it is asked of; finds some boxes in the first, others in the closer one."""
+
+    def __init__(self, whole=(), closer=()):
+        self.views, self.answers = [], [whole, closer]
+
+    def search(self, image, views):
+        self.views += views
+        return found(*self.answers[len(self.views) - 1])
+
+
+def pair(first, second, **settings):
+    return PairedDetector(First(*first), second, PairConfig(**settings))
+
+
+def test_a_sure_picture_is_left_to_the_first():
+    second = Second()
+    (answer,) = pair([SURE, UNSURE], second).propose([PICTURE])
+    assert second.views == [] and answer.scores.tolist() == [0.9, 0.4]
+    assert pair([], second).propose([PICTURE])[0].fields["landmarks"].shape == (0, 10)
+    many = [(100 + at, 10, 160 + at, 70, 0.4) for at in range(5)]
+    for settings in ({"unsure": 0}, {"unsure": 6}, {"slice_px": 200}):
+        (answer,) = pair(many, second, **settings).propose([PICTURE])
+        assert second.views == [] and len(answer) == 5
+
+
+def test_an_unsure_one_is_searched_by_both_and_joined():
+    second = Second(whole=[(104, 10, 164, 70, 0.5), (300, 100, 350, 160, 0.6)])
+    rows = [SURE, UNSURE, (200, 10, 260, 70, 0.3), (10, 200, 70, 260, 0.2)]
+    (answer,) = pair(rows, second, second_trust=0.0).propose([PICTURE])
+    (view,) = second.views
+    assert (view.left, view.top, view.right, view.bottom, view.scale) == (0, 0, 400, 300, 1)
+    assert len(answer) == 5 and set(answer.fields) == {"landmarks"} and (np.diff(answer.scores) <= 0).all()
+    both, alone = (answer[np.abs(answer.boxes[:, 0] - left) < 1] for left in (102, 300))
+    assert both.boxes[0].tolist() == [102, 10, 162, 70] and 0.4 < both.scores[0] < 0.5
+    assert alone.boxes[0].tolist() == [300, 100, 350, 160] and 0.35 < alone.scores[0] < 0.4
+    (trusted,) = pair(rows, Second(whole=second.answers[0]), second_trust=2.0).propose([PICTURE])
+    assert trusted[np.abs(trusted.boxes[:, 0] - 300) < 1].scores[0] > alone.scores[0] + 0.2
+
+
+def crowd(count=6, score=0.8):
+    return [(100 + 20 * at, 50, 110 + 20 * at, 62, score) for at in range(count)]
+
+
+def test_a_crowd_is_searched_more_closely_and_its_tiny_faces_are_those_found_there():
+    tiny, large, elsewhere = (150, 80, 160, 90, 0.7), (120, 60, 200, 140, 0.7), (10, 250, 20, 262, 0.7)
+    second = Second(whole=[tiny, large, elsewhere], closer=[(180, 80, 190, 90, 0.9)])
+    (answer,) = pair(crowd(), second).propose([PICTURE])
+    whole, part = second.views
+    assert whole.scale == 1 and (part.left, part.top, part.right, part.bottom) == (36, 0, 274, 126)
+    assert part.scale == 2 and part.largest_px == 48
+    lefts = set(answer.boxes[:, 0].tolist())
+    assert {180, 120, 10} <= lefts and 150 not in lefts  # the tiny one, which the closer look did not find
+    second = Second()
+    pair(crowd(4), second).propose([PICTURE])
+    assert second.views == []  # four are no crowd
+
+
+def test_what_the_second_sees_is_bounded():
+    second, wide = Second(), torch.zeros(3, 10, 5000, dtype=torch.uint8)
+    pair(crowd(), second, zoom_below_px=20).propose([wide])
+    whole, part = second.views
+    assert whole.scale == pytest.approx(2048 / 5000) and part.scale == pytest.approx(2 * whole.scale)
+    second = Second()
+    pair(crowd(), second, second_side_px=238).propose([PICTURE])
+    assert [view.scale for view in second.views] == [pytest.approx(238 / 400), pytest.approx(1.0)]
+    second = Second()
+    pair(crowd(), second, closer=1.0).propose([PICTURE])
+    assert len(second.views) == 1  # nothing would be larger
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"unsure": -1}, "unsure must not be negative"),
+        ({"second_side_px": 0}, "second_side_px be above 0"),
+        ({"closer": 0.0}, "closer must be above 0"),
+        ({"second_doubt": -0.1}, "second_doubt not below"),
+        ({"second_trust": float("nan")}, "second_trust must be finite"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PairConfig(**settings)
+
+
+def saved(path, *prefixes):
+    networks = {FIRST: YuNetNetwork(YuNetConfig()), SECOND: CenterFaceNetwork()}
+    tensors = {f"proposer.{p}{n}": value for p in prefixes for n, value in networks[p].state_dict().items()}
+    save_checkpoint(path, Checkpoint("proposer", {"network": {}}, tensors, proposer="pair"))
+    return path
+
+
+def test_weights_of_one_network_alone_are_refused(tmp_path, runtime):
+    build_pair(PairConfig(), saved(tmp_path / "both.safetensors", FIRST, SECOND), runtime)
+    with pytest.raises(CheckpointError, match=r"one\.safetensors: expected weights of both.*none of CenterFace"):
+        build_pair(PairConfig(), saved(tmp_path / "one.safetensors", FIRST), runtime)
+    with pytest.raises(CheckpointError, match="weights of proposer 'yunet', not of 'pair'"):
+        choose_proposer("pair", packaged_weights("yunet"))
+
+
+def test_the_pair_that_ships_is_the_yunet_that_ships_and_finds_a_face_once(runtime):
+    pair, alone = (
+        load_checkpoint(packaged_weights(name), ("proposer",)).part("proposer") for name in ("pair", "yunet")
+    )
+    first = {name.removeprefix(FIRST): value for name, value in pair.items() if name.startswith(FIRST)}
+    assert first.keys() == alone.keys() and all(torch.equal(first[name], alone[name]) for name in alone)
+    picture = torch.from_numpy(data.astronaut()).permute(2, 0, 1)
+    detector = choose_proposer("pair", overrides=["unsure=1"]).build(runtime)
+    assert isinstance(detector, Exportable) and [graph.name for graph in detector.graphs()] == ["yunet", "centerface"]
+    asked = []
+    search = PyramidDetector.search
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("proposals.detector.UNSURE", (0.0, 1.1))
+        patch.setattr(PyramidDetector, "search", lambda *given: asked.append(given) or search(*given))
+        (answer,) = detector.propose([picture])
+    assert len(asked) == 1 and (answer.scores > 0.5).sum() == 1

@@ -1,7 +1,7 @@
 """Two detectors, the second of which is asked where the first is in doubt: YuNet, and CenterFace.
 
-YuNet is fast and sure of most pictures. Where it finds boxes that may be faces or not, or a crowd of tiny faces, the
-picture is searched by CenterFace too, a network of 25 times as many weights, and the crowd once more at twice its size.
+YuNet is fast and sure of many pictures. Where it finds boxes that may be faces or not, or tiny ones, the picture is
+searched by CenterFace too, a network of 25 times as many weights, and the part with the tiny ones at twice its size.
 The two err in different places, so each finds faces that the other missed, and where both found one, its box lies in
 the middle (:func:`tinygan.joining.join_detections`).
 """
@@ -14,17 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy.special import expit
 from torch import Tensor
 
-from proposals.candidates import Candidates
 from proposals.centerface import CenterFaceConfig, CenterFaceNetwork, CenterFaceOutput
 from proposals.detector import CROWD_MARGIN_PX, PyramidDetector, around, count_unsure
 from proposals.views import WHOLE_SIDE_PX, View
 from proposals.yunet import YuNetConfig, YuNetNetwork, YuNetOutput
 from tinygan.boxes import longer_side
-from tinygan.detections import Detections
+from tinygan.detections import Detections, FloatArray
 from tinygan.errors import CheckpointError
 from tinygan.formats.plausible import score_logit
 from tinygan.joining import join_detections
@@ -34,6 +32,7 @@ from tinygan.proposers import Entry, best_inside
 from tinygan.runtime import Runtime, one_thread
 
 FIRST, SECOND = "yunet.", "centerface."  # what names of their tensors begin with
+TINY_SCORE = 0.15  # from which a tiny box makes the second network look
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,25 +41,30 @@ class PairConfig(YuNetConfig):
 
     Attributes:
         unsure: an image with so many boxes with scores of 0.2 to 0.6 is searched by the other network too, and so is
-            one with a crowd (``zoom_faces`` and ``zoom_below_px``). 0: none is.
-        closer: factor at which that network searches the part with a crowd as well.
-        second_side_px: longer sides, after scaling, are shrunk to this for that network, which bounds its memory.
+            one with a tiny box. 0: none is.
+        closer: factor at which that network searches the part with tiny boxes as well.
+        closer_below_px: boxes with scores of 0.15 and more whose longer side is shorter, at the largest of ``scales``,
+            are tiny.
+        second_px: number of pixels, after scaling, that this network sees at once at most, which bounds its memory.
         second_doubt: ``doubt`` of its boxes.
         second_trust: what is added to the log-odds of its scores, which are more cautious than YuNet's.
     """
 
     unsure: int = 3
     closer: float = 2.0
-    second_side_px: int = 2048
+    closer_below_px: float = 40.0
+    second_px: int = 6_500_000
     second_doubt: float = 0.5
     second_trust: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.unsure < 0 or self.second_side_px < 1:
+        if self.unsure < 0 or self.second_px < 1:
             raise ValueError(
-                f"unsure must not be negative and second_side_px be above 0, got {self.unsure}, {self.second_side_px}"
+                f"unsure must not be negative and second_px be above 0, got {self.unsure} and {self.second_px}"
             )
+        if not 0 <= self.closer_below_px < math.inf:
+            raise ValueError(f"closer_below_px must be finite and not negative, got {self.closer_below_px}")
         if not (0 < self.closer < math.inf and 0 <= self.second_doubt < math.inf):
             raise ValueError(
                 f"closer must be above 0 and second_doubt not below, got {self.closer} and {self.second_doubt}"
@@ -108,13 +112,13 @@ class PairedDetector:
         if not config.unsure or config.is_sliced(width, height):
             return found
         scale = config.largest_scale(width, height)
-        crowd = config.crowd(_candidates(found), scale)
-        if crowd is None and count_unsure(found) < config.unsure:
+        tiny = (found.scores >= TINY_SCORE) & (longer_side(found.boxes) * scale < config.closer_below_px)
+        if not tiny.any() and count_unsure(found) < config.unsure:
             return found
-        whole = min(scale, config.second_side_px / max(width, height))
+        whole = min(scale, math.sqrt(config.second_px / (width * height)))
         other = self._second.search(image, [View(0, 0, width, height, whole)])
-        if crowd is not None:
-            other = self._closer(image, other, around(crowd, width, height), whole)
+        if tiny.any():
+            other = self._closer(image, other, around(_hull(found.boxes[tiny]), width, height), whole)
         other = replace(other, scores=expit(score_logit(other.scores) + config.second_trust))
         joined = join_detections(found, other)
         columns = {name: column for name, column in joined.fields.items() if name in found.fields}
@@ -126,11 +130,12 @@ class PairedDetector:
         Args:
             image: uint8 [3, H, W].
             other: what it found in the whole image.
-            part: left, top, right and bottom of the crowd.
+            part: left, top, right and bottom of what is searched more closely.
             whole: factor by which the whole image was resized.
         """
         left, top, right, bottom = part
-        factor = min(self._config.closer * whole, self._config.second_side_px / max(right - left, bottom - top))
+        config, area = self._config, (right - left) * (bottom - top)
+        factor = min(config.closer * whole, math.sqrt(config.second_px / area))
         if factor <= whole:
             return other
         largest = WHOLE_SIDE_PX / whole
@@ -143,9 +148,9 @@ class PairedDetector:
         return Detections(boxes, np.concatenate([rest.scores, closer.scores]), columns)
 
 
-def _candidates(found: Detections) -> Candidates:
-    boxes, scores = torch.from_numpy(found.boxes), torch.from_numpy(found.scores)
-    return Candidates(boxes, scores, boxes[:, :0])
+def _hull(boxes: FloatArray) -> list[float]:
+    """``x1, y1, x2, y2`` of what holds all of these boxes [K, 4]."""
+    return [*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist()]
 
 
 @one_thread()  # threads of torch started here would keep a process forked later from computing

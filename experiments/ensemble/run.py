@@ -15,22 +15,21 @@ from pathlib import Path
 from tqdm import tqdm
 
 from experiments.lite.report import Pair, Row, compare, truth_of
-from tinygan.checkpoint import Checkpoint, load_checkpoint, packaged_weights
+from tinygan.checkpoint import load_checkpoint, packaged_weights
+from tinygan.cli import rescore as rescore_command
+from tinygan.cli.common import SOME_SKIPPED
 from tinygan.cli.tables import NONE, Table, ap, format_tables
 from tinygan.detect.detector import LITE, FaceDetector
 from tinygan.detections import Detections
 from tinygan.files import write_atomically
+from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import WiderSplit, load_split
 from tinygan.joining import join_detections
 from tinygan.proposers import DEFAULT, choose_proposer
-from tinygan.runtime import Runtime, RuntimeOptions
+from tinygan.runtime import RuntimeOptions
 from tinygan.second_stage.ensemble import LEAST_SCORE
-from tinygan.second_stage.fusion import Fusion, stored_fusion
-from tinygan.second_stage.judge import Judge
-from tinygan.training.fusion_fit import calibration_of, rescored
-from tinygan.training.holdout import judge_proposals
+from tinygan.training.prepare import match_proposals
 
-BATCH, MAX_ROIS = 64, 600
 ALONE, RESCORED, JOINED = "alone", "re-scored", "joined"
 Found = Mapping[str, Detections]
 Report = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Row]]]]  # way, IoU, detector, subset
@@ -50,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     split = load_split(arguments.data, arguments.split)
     names = [name for name in split.faces if not weights.was_trained_on(name)]
     searched = search(split, names, options)
-    ways = {path.name.removesuffix(".tar.gz"): three_ways(path, split, names, weights, searched, options)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    ways = {path.name.removesuffix(".tar.gz"): three_ways(path, split, names, searched, arguments.out, options)
             for path in arguments.proposals}  # fmt: skip
     truth = truth_of(arguments.data, split, names)
     report = {
@@ -58,7 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for way in (RESCORED, JOINED)
     }
     own = compare({"the shipped stages": (searched, searched)}, truth, names)["the shipped stages"]
-    arguments.out.mkdir(parents=True, exist_ok=True)
     table = format_tables([tabulate(report, own, len(names))], markdown=True)
     print(table)
     found = {"images": len(names), "split": arguments.split, "searched": own, **report}
@@ -74,18 +73,22 @@ def search(split: WiderSplit, names: Sequence[str], options: RuntimeOptions) -> 
 
 
 def three_ways(
-    path: Path, split: WiderSplit, names: Sequence[str], weights: Checkpoint, searched: Found, options: RuntimeOptions
+    path: Path, split: WiderSplit, names: Sequence[str], searched: Found, out: Path, options: RuntimeOptions
 ) -> dict[str, Found]:
-    """One detector's boxes as they are, re-scored, and joined with what was searched; its calibration is found."""
-    fusion = stored_fusion(weights) or Fusion()
-    judge = Judge.from_weights(weights, Runtime(options))
-    judged = judge_proposals(judge, path, split, names, BATCH, MAX_ROIS, [], looks=fusion.looks)
-    again = rescored(judged, fusion, calibration_of(judged, fusion))
+    """One detector's boxes as they are, re-scored by the command that a user types, and joined with what was found."""
+    subset, again = out / "images.txt", out / path.name.removesuffix(".tar.gz")
+    write_atomically(subset, "".join(f"{name}\n" for name in names).encode())
+    words = ["--proposals", str(path), "--images", str(split.images), "--subset", str(subset), "--out", str(again)]
+    words += ["--precision", options.precision, "--threads", str(options.threads), "--overwrite"]
+    print("$ tinygan-rescore", *words, flush=True)
+    if rescore_command.main(words) > SOME_SKIPPED:
+        raise SystemExit("tinygan-rescore failed")
+    given, rescored = ({**match_proposals(open_detections(one), split)} for one in (path, again))
     nothing = {name: Detections.empty() for name in names}
     return {
-        ALONE: nothing | {name: one.proposals for name, one in judged.items()},
-        RESCORED: nothing | again,
-        JOINED: {name: join_detections(again.get(name, nothing[name]), searched[name]) for name in names},
+        ALONE: {name: given.get(name, nothing[name]) for name in names},
+        RESCORED: {name: rescored.get(name, nothing[name]) for name in names},
+        JOINED: {name: join_detections(rescored.get(name, nothing[name]), searched[name]) for name in names},
     }
 
 

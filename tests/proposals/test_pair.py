@@ -78,7 +78,7 @@ def crowd(count=6, score=0.8):
     return [(100 + 20 * at, 50, 110 + 20 * at, 62, score) for at in range(count)]
 
 
-def test_a_crowd_is_searched_more_closely_and_its_tiny_faces_are_those_found_there():
+def test_what_is_tiny_is_searched_more_closely_and_tiny_faces_are_those_found_there():
     tiny, large, elsewhere = (150, 80, 160, 90, 0.7), (120, 60, 200, 140, 0.7), (10, 250, 20, 262, 0.7)
     second = Second(whole=[tiny, large, elsewhere], closer=[(180, 80, 190, 90, 0.9)])
     (answer,) = pair(crowd(), second).propose([PICTURE])
@@ -87,19 +87,22 @@ def test_a_crowd_is_searched_more_closely_and_its_tiny_faces_are_those_found_the
     assert part.scale == 2 and part.largest_px == 48
     lefts = set(answer.boxes[:, 0].tolist())
     assert {180, 120, 10} <= lefts and 150 not in lefts  # the tiny one, which the closer look did not find
-    second = Second()
-    pair(crowd(4), second).propose([PICTURE])
-    assert second.views == []  # four are no crowd
+    for rows, settings in ((crowd(1, score=0.14), {}), (crowd(), {"closer_below_px": 12.0}), (crowd(), {"unsure": 0})):
+        second = Second()
+        pair(rows, second, **settings).propose([PICTURE])
+        assert second.views == []
+    pair(crowd(1, score=0.15), second).propose([PICTURE])
+    assert len(second.views) == 2  # one is enough
 
 
 def test_what_the_second_sees_is_bounded():
-    second, wide = Second(), torch.zeros(3, 10, 5000, dtype=torch.uint8)
-    pair(crowd(), second, zoom_below_px=20).propose([wide])
+    second, large = Second(), torch.zeros(3, 10, 4000, dtype=torch.uint8)
+    pair(crowd(), second, second_px=10_000).propose([large])
     whole, part = second.views
-    assert whole.scale == pytest.approx(2048 / 5000) and part.scale == pytest.approx(2 * whole.scale)
+    assert whole.scale == pytest.approx(0.5) and part.scale == pytest.approx(1.0)
     second = Second()
-    pair(crowd(), second, second_side_px=238).propose([PICTURE])
-    assert [view.scale for view in second.views] == [pytest.approx(238 / 400), pytest.approx(1.0)]
+    pair(crowd(), second, second_px=238 * 126).propose([PICTURE])
+    assert [view.scale for view in second.views] == [pytest.approx((238 * 126 / 120_000) ** 0.5), pytest.approx(1.0)]
     second = Second()
     pair(crowd(), second, closer=1.0).propose([PICTURE])
     assert len(second.views) == 1  # nothing would be larger
@@ -109,7 +112,8 @@ def test_what_the_second_sees_is_bounded():
     ("settings", "message"),
     [
         ({"unsure": -1}, "unsure must not be negative"),
-        ({"second_side_px": 0}, "second_side_px be above 0"),
+        ({"second_px": 0}, "second_px be above 0"),
+        ({"closer_below_px": float("inf")}, "closer_below_px must be finite"),
         ({"closer": 0.0}, "closer must be above 0"),
         ({"second_doubt": -0.1}, "second_doubt not below"),
         ({"second_trust": float("nan")}, "second_trust must be finite"),

@@ -101,7 +101,7 @@ def test_what_the_second_sees_is_bounded():
     whole, part = second.views
     assert whole.scale == pytest.approx(0.5) and part.scale == pytest.approx(1.0)
     second = Second()
-    pair(crowd(), second, second_px=238 * 126).propose([PICTURE])
+    pair(crowd(), second, second_px=238 * 126, closer=4.0).propose([PICTURE])
     assert [view.scale for view in second.views] == [pytest.approx((238 * 126 / 120_000) ** 0.5), pytest.approx(1.0)]
     second = Second()
     pair(crowd(), second, closer=1.0).propose([PICTURE])

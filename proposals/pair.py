@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.special import expit
 from torch import Tensor
+from torchvision.ops import nms
 
 from proposals.centerface import CenterFaceConfig, CenterFaceNetwork, CenterFaceOutput
 from proposals.detector import CROWD_MARGIN_PX, PyramidDetector, around, count_unsure
@@ -59,9 +61,9 @@ class PairConfig(YuNetConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.unsure < 0 or self.second_px < 1:
+        if not (0 <= self.unsure < math.inf and 1 <= self.second_px < math.inf):
             raise ValueError(
-                f"unsure must not be negative and second_px be above 0, got {self.unsure} and {self.second_px}"
+                f"unsure must be finite and not negative, second_px finite and above 0, got {self.unsure}, {self.second_px}"
             )
         if not 0 <= self.closer_below_px < math.inf:
             raise ValueError(f"closer_below_px must be finite and not negative, got {self.closer_below_px}")
@@ -122,7 +124,8 @@ class PairedDetector:
         other = replace(other, scores=expit(score_logit(other.scores) + config.second_trust))
         joined = join_detections(found, other)
         columns = {name: column for name, column in joined.fields.items() if name in found.fields}
-        return best_inside(replace(joined, fields=columns), width, height, config.keep)
+        kept = replace(joined, fields=columns)[joined.scores >= config.score_threshold]
+        return best_inside(kept, width, height, config.keep)
 
     def _closer(self, image: Tensor, other: Detections, part: tuple[int, int, int, int], whole: float) -> Detections:
         """What the second network found, with the tiny faces of a part from a closer look.
@@ -133,19 +136,24 @@ class PairedDetector:
             part: left, top, right and bottom of what is searched more closely.
             whole: factor by which the whole image was resized.
         """
-        left, top, right, bottom = part
-        config, area = self._config, (right - left) * (bottom - top)
-        factor = min(config.closer * whole, math.sqrt(config.second_px / area))
+        config, (height, width) = self._config, image.shape[1:]
+        sides = part[2] - part[0], part[3] - part[1]
+        most = min(math.sqrt(config.second_px / math.prod(sides)), config.max_side_px / max(sides))
+        factor = min(config.closer * whole, most)
         if factor <= whole:
             return other
-        largest = WHOLE_SIDE_PX / whole
-        view = View(*part, factor, largest, CROWD_MARGIN_PX / 4)
-        centres = (other.boxes[:, :2] + other.boxes[:, 2:]) / 2
-        inside = ((centres >= (left, top)) & (centres <= (right, bottom))).all(axis=1)
-        rest, closer = other[~(inside & (longer_side(other.boxes) < largest))], self._second.search(image, [view])
-        columns = {name: np.concatenate([rest.fields[name], closer.fields[name]]) for name in rest.fields}
-        boxes = np.concatenate([rest.boxes, closer.boxes])
-        return Detections(boxes, np.concatenate([rest.scores, closer.scores]), columns)
+        view = View(*part, factor, WHOLE_SIDE_PX / whole, CROWD_MARGIN_PX / 4)
+        rest = other[~view.keeps(torch.from_numpy(other.boxes), width, height).numpy()]
+        return _distinct([rest, self._second.search(image, [view])], config.nms_iou)
+
+
+def _distinct(parts: Sequence[Detections], nms_iou: float) -> Detections:
+    """What was found in several views, each face once."""
+    names = parts[0].fields
+    boxes, scores = np.concatenate([one.boxes for one in parts]), np.concatenate([one.scores for one in parts])
+    columns = {name: np.concatenate([one.fields[name] for one in parts]) for name in names}
+    chosen = nms(torch.from_numpy(boxes), torch.from_numpy(scores), nms_iou).numpy()
+    return Detections(boxes, scores, columns)[chosen]
 
 
 def _hull(boxes: FloatArray) -> list[float]:
@@ -173,7 +181,7 @@ def build_pair(config: PairConfig, weights: Path | None, runtime: Runtime) -> Pa
             load_into(network, {key: value.float() for key, value in own.items()}, weights, name)
     closer = CenterFaceConfig(
         top_k=config.top_k, score_threshold=config.score_threshold, doubt=config.second_doubt,
-        doubt_below_px=config.doubt_below_px, keep=config.keep,
+        doubt_below_px=config.doubt_below_px, keep=config.keep, nms_iou=config.nms_iou, max_side_px=config.max_side_px,
     )  # fmt: skip
     return PairedDetector(PyramidDetector(first, config, runtime), PyramidDetector(second, closer, runtime), config)
 

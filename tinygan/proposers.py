@@ -222,7 +222,7 @@ def build_proposer(name: str, config: object, weights: Path | None, runtime: Run
     Args:
         name: one of :func:`proposer_names`.
         config: an instance of its config dataclass.
-        weights: its weights file; None leaves RetinaFace and YuNet with random weights.
+        weights: its weights file; None leaves tinygan's own with random weights.
         runtime: device and precision.
 
     Raises:

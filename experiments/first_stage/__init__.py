@@ -1,1 +1,1 @@
-"""The first stage that ships."""
+"""The first stages that ship."""

@@ -75,19 +75,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="WIDER FACE root, official .mat files in eval/")
     parser.add_argument("--weights", type=Path, required=True, help="a run of tinygan-train-proposer, or .onnx")
     parser.add_argument("--centerface", type=Path, help="the public .onnx of CenterFace: make the pair of both")
-    parser.add_argument("--out", type=Path, default=Path("runs/first_stage/yunet"))
+    parser.add_argument("--out", type=Path, help="default: runs/first_stage/ and the name of what is made")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args(argv)
-    arguments.out.mkdir(parents=True, exist_ok=True)
     trained = as_checkpoint(arguments.weights)
     if arguments.centerface is not None:
         trained = as_pair(trained, arguments.centerface)
     name = str(trained.proposer)
+    out = arguments.out or Path("runs/first_stage") / name
+    out.mkdir(parents=True, exist_ok=True)
     if "ship" in arguments.steps:
-        ship(name, trained, arguments.data, arguments.out, arguments.threads)
+        ship(name, trained, arguments.data, out, arguments.threads)
     if "report" in arguments.steps:
-        report(name, arguments.data, arguments.out, arguments.threads)
+        report(name, arguments.data, out, arguments.threads)
     return 0
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tinygan.boxes import iou
 from tinygan.detections import BoolArray, ByteArray, Detections, FloatArray
-from tinygan.proposers import DEFAULT, Proposer, choose_proposer
+from tinygan.proposers import Proposer, choose_proposer
 from tinygan.runtime import Runtime, RuntimeOptions
 
 SHOWN_PX = 160  # side at which the detector sees every picture, true or made
@@ -33,8 +33,8 @@ class Reading(NamedTuple):
 
 
 def open_detector() -> Proposer:
-    """The first stage that ships, YuNet."""
-    return choose_proposer(DEFAULT).build(Runtime(RuntimeOptions(device="cpu").exact()))
+    """The YuNet that ships."""
+    return choose_proposer("yunet").build(Runtime(RuntimeOptions(device="cpu").exact()))
 
 
 def read_faces(

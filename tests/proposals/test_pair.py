@@ -95,6 +95,35 @@ def test_what_is_tiny_is_searched_more_closely_and_tiny_faces_are_those_found_th
     assert len(second.views) == 2  # one is enough
 
 
+class Viewing(Second):
+    """Finds what a view keeps of some boxes, at 1x and in the closer look."""
+
+    def search(self, image, views):
+        (view,) = views
+        self.views.append(view)
+        answer = found(*self.answers[view.scale > 1])
+        return answer[view.keeps(torch.from_numpy(answer.boxes), image.shape[2], image.shape[1]).numpy()]
+
+
+def test_no_face_is_lost_at_the_border_of_the_closer_look_and_none_found_twice():
+    tiny = (300, 200, 330, 230, 0.3)  # the part with it: 236 to 394, 136 to 294
+    picture, beside, inside = torch.zeros(3, 600, 600, dtype=torch.uint8), (370, 200, 400, 230), (250, 200, 280, 230)
+    second = Viewing(whole=[(*beside, 0.9), (*inside, 0.9)], closer=[(*beside, 0.9), (*inside, 0.8)])
+    (answer,) = pair([tiny], second, second_trust=0.0).propose([picture])
+    assert {beside[0], inside[0]} <= set(answer.boxes[:, 0].tolist()) and len(answer) == 3
+    second = Viewing(whole=[(260, 150, 309, 199, 0.9)], closer=[(261, 151, 307, 197, 0.8)])  # 49 px, and 46
+    (answer,) = pair([tiny], second).propose([picture])
+    assert len(answer) == 2 and answer.boxes[0].tolist() == [260, 150, 309, 199]
+
+
+def test_scores_below_the_threshold_and_sides_above_the_limit_are_none():
+    (answer,) = pair(crowd(score=0.5), Second(), score_threshold=0.4).propose([PICTURE])
+    assert len(answer) == 0  # of one network alone they lose
+    second = Second()
+    pair(crowd(), second, max_side_px=300).propose([PICTURE])
+    assert [view.scale for view in second.views] == [0.75, pytest.approx(300 / 238)]
+
+
 def test_what_the_second_sees_is_bounded():
     second, large = Second(), torch.zeros(3, 10, 4000, dtype=torch.uint8)
     pair(crowd(), second, second_px=10_000).propose([large])
@@ -111,8 +140,9 @@ def test_what_the_second_sees_is_bounded():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"unsure": -1}, "unsure must not be negative"),
-        ({"second_px": 0}, "second_px be above 0"),
+        ({"unsure": -1}, "unsure must be finite and not negative"),
+        ({"second_px": 0}, "second_px finite and above 0"),
+        ({"second_px": float("nan")}, "second_px finite and above 0"),
         ({"closer_below_px": float("inf")}, "closer_below_px must be finite"),
         ({"closer": 0.0}, "closer must be above 0"),
         ({"second_doubt": -0.1}, "second_doubt not below"),

@@ -63,7 +63,8 @@ class PairConfig(YuNetConfig):
         super().__post_init__()
         if not (0 <= self.unsure < math.inf and 1 <= self.second_px < math.inf):
             raise ValueError(
-                f"unsure must be finite and not negative, second_px finite and above 0, got {self.unsure}, {self.second_px}"
+                f"unsure must be finite and not negative, second_px finite and above 0, got {self.unsure} and "
+                f"{self.second_px}"
             )
         if not 0 <= self.closer_below_px < math.inf:
             raise ValueError(f"closer_below_px must be finite and not negative, got {self.closer_below_px}")

@@ -8,6 +8,7 @@ from proposals.cli.propose import main
 from tinygan.checkpoint import packaged_weights
 from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import load_split
+from tinygan.proposers import DEFAULT
 
 
 def typed(tiny_wider, out: Path, *more: str) -> list[str]:
@@ -28,7 +29,7 @@ def test_real_weights_write_a_file_an_image(shared_data, tiny_wider, tmp_path, s
 def test_without_weights_those_that_ship_are_used(tiny_wider, tmp_path):
     out, same = tmp_path / "found", tmp_path / "same"
     assert main(typed(tiny_wider, out, "--threads", "1")) == 0
-    shipped = str(packaged_weights("yunet"))
+    shipped = str(packaged_weights(DEFAULT))
     assert main(typed(tiny_wider, same, "--threads", "1", "--weights", shipped)) == 0
     other = str(packaged_weights("retinaface_mobilenet025"))  # its proposer is told by the file
     assert main(typed(tiny_wider, tmp_path / "other", "--threads", "1", "--weights", other)) == 0

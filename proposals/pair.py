@@ -180,11 +180,11 @@ def build_pair(config: PairConfig, weights: Path | None, runtime: Runtime) -> Pa
                     "for one network name --proposer yunet or centerface"
                 )
             load_into(network, {key: value.float() for key, value in own.items()}, weights, name)
-    closer = CenterFaceConfig(
+    settings = CenterFaceConfig(
         top_k=config.top_k, score_threshold=config.score_threshold, doubt=config.second_doubt,
         doubt_below_px=config.doubt_below_px, keep=config.keep, nms_iou=config.nms_iou, max_side_px=config.max_side_px,
     )  # fmt: skip
-    return PairedDetector(PyramidDetector(first, config, runtime), PyramidDetector(second, closer, runtime), config)
+    return PairedDetector(PyramidDetector(first, config, runtime), PyramidDetector(second, settings, runtime), config)
 
 
 ENTRY = Entry(PairConfig, build_pair, packaged="pair", half=True)

@@ -87,3 +87,22 @@ class ResidualBlock(nn.Module):
         """[B, C, H, W] to [B, C, H, W]."""
         out: Tensor = self.relu(features + self.body(features))
         return out
+
+
+class InvertedResidual(nn.Module):
+    """Layers one after the other, whose input is added to their output if shapes agree (Sandler et al. 2018).
+
+    Args:
+        layers: 1x1 to more channels, depthwise, 1x1 to fewer.
+        residual: whether the input is added.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], residual: bool) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*layers)
+        self.residual = residual
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C', H / stride, W / stride]."""
+        out: Tensor = self.body(features)
+        return features + out if self.residual else out

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tinygan.errors import CheckpointError
+from tinygan.models.blocks import InvertedResidual
 from tinygan.models.onnx_file import read_convolutions, read_tensors
 
 STEM, PYRAMID = 32, 24  # channels of the first layer, and of the pyramid
@@ -57,7 +58,7 @@ class CenterFaceTrunk(nn.Module):
         for stage in STAGES:
             blocks = []
             for number in range(stage.blocks):
-                blocks.append(_Block(channels, stage.channels, 1 if number else stage.stride, stage.expansion))
+                blocks.append(_block(channels, stage.channels, 1 if number else stage.stride, stage.expansion))
                 channels = stage.channels
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
@@ -145,20 +146,11 @@ class CenterFaceFeatures(nn.Module):
         return made
 
 
-class _Block(nn.Module):
-    """Inverted residual block: 1x1 to more channels, depthwise, 1x1 to fewer; the input is added where shapes agree."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        inner = inputs * expansion
-        expand = [] if expansion == 1 else [_conv(inputs, inner, 1)]
-        self.body = nn.Sequential(*expand, _conv(inner, inner, 3, stride, groups=inner), nn.Conv2d(inner, outputs, 1))
-        self.residual = stride == 1 and inputs == outputs
-
-    def forward(self, features: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, C', H / stride, W / stride]."""
-        out: Tensor = self.body(features)
-        return features + out if self.residual else out
+def _block(inputs: int, outputs: int, stride: int, expansion: int) -> InvertedResidual:
+    inner = inputs * expansion
+    expand = [] if expansion == 1 else [_conv(inputs, inner, 1)]
+    layers = [*expand, _conv(inner, inner, 3, stride, groups=inner), nn.Conv2d(inner, outputs, 1)]
+    return InvertedResidual(layers, residual=stride == 1 and inputs == outputs)
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:

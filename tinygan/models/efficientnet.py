@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from tinygan.errors import CheckpointError
+from tinygan.models.blocks import InvertedResidual
 
 STEM = 32  # channels
 LAST = 112  # channels of the last stage
@@ -49,7 +50,7 @@ class EfficientNetLite0(nn.Module):
         for stage in STAGES:
             for block in range(stage.blocks):
                 stride = stage.stride if block == 0 else 1
-                layers.append(_Block(channels, stage.channels, stage.kernel, stride, stage.expansion))
+                layers.append(_block(channels, stage.channels, stage.kernel, stride, stage.expansion))
                 channels = stage.channels
         self.stages = nn.Sequential(*layers)
         self.last = _conv(LAST, CHANNELS, 1)
@@ -79,22 +80,11 @@ class EfficientNetLite0(nn.Module):
         self.stages.load_state_dict({name: tensor for name, (_, tensor) in zip(own, given, strict=True)}, strict=False)
 
 
-class _Block(nn.Module):
-    """Inverted residual block: 1x1 to more channels, depthwise, 1x1 to fewer; the input is added where shapes agree."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        inner = inputs * expansion
-        expand = [] if expansion == 1 else [_conv(inputs, inner, 1)]
-        self.body = nn.Sequential(
-            *expand, _conv(inner, inner, kernel, stride, groups=inner), *_conv(inner, outputs, 1)[:-1]
-        )
-        self.residual = stride == 1 and inputs == outputs
-
-    def forward(self, features: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, C', H / stride, W / stride]."""
-        out: Tensor = self.body(features)
-        return features + out if self.residual else out
+def _block(inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> InvertedResidual:
+    inner = inputs * expansion
+    expand = [] if expansion == 1 else [_conv(inputs, inner, 1)]
+    layers = [*expand, _conv(inner, inner, kernel, stride, groups=inner), *_conv(inner, outputs, 1)[:-1]]
+    return InvertedResidual(layers, residual=stride == 1 and inputs == outputs)
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:

@@ -77,8 +77,7 @@ class CenterFaceNetwork(DetectorNetwork[CenterFaceOutput]):
                 black at the right and at the bottom.
         """
         below, right = (-side % COARSEST for side in pictures.shape[-2:])
-        # Bytes are exact in bf16.
-        colours = pictures.to(self.trunk.first.weight.dtype) if self._absorbed else pictures.float() / WHITE
+        colours = pictures if self._absorbed else pictures.float() / WHITE
         fine, _ = self.trunk(F.pad(colours, (0, right, 0, below)))
         said = self.heads(fine)
         heat, log_sides, offsets, landmarks = said.flatten(2).transpose(1, 2).split(COLUMNS, dim=2)

@@ -24,6 +24,7 @@ from proposals.detector import DetectorConfig, DetectorNetwork, PyramidDetector,
 from tinygan.errors import CheckpointError
 from tinygan.models.onnx_file import read_convolutions
 from tinygan.models.public_weights import load_into, load_tensors
+from tinygan.models.strips import in_strips
 from tinygan.proposers import Entry
 from tinygan.runtime import Runtime, one_thread
 
@@ -146,10 +147,16 @@ class _Backbone(nn.Module):
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
         """[B, 3, H, W] to four maps of 64 channels, fine to coarse."""
-        maps = [self.model2(self.model1(self.pool(self.model0(pictures))))]
+        maps = [in_strips(self._near, pictures, stride=4, reach=19, widest=STEM / 4)]
         for model in (self.model3, self.model4, self.model5):
             maps.append(model(self.pool(maps[-1])))
         return maps
+
+    def _near(self, pictures: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W], of any type, to the first map, [B, 64, H / 4, W / 4]."""
+        colours = pictures.to(self.model0.conv1.weight.dtype)  # bytes are exact in bf16
+        first: Tensor = self.model2(self.model1(self.pool(self.model0(colours))))
+        return first
 
 
 class _Neck(nn.Module):
@@ -226,10 +233,7 @@ class YuNetNetwork(DetectorNetwork[YuNetOutput]):
                 black at the right and at the bottom.
         """
         below, right = (-side % STRIDES[-1] for side in pictures.shape[-2:])
-        if self._absorbed:
-            colours = pictures.to(self.backbone.model0.conv1.weight.dtype)  # bytes are exact in bf16
-        else:
-            colours = pictures.flip(1).float() / WHITE
+        colours = pictures if self._absorbed else pictures.flip(1).float() / WHITE
         levels = self.neck(self.backbone(F.pad(colours, (0, right, 0, below))))
         faces, boxes, objects, landmarks = self.bbox_head(levels)
         sizes = [(level.shape[-2], level.shape[-1]) for level in levels]  # no int(): an export keeps them free

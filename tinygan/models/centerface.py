@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tinygan.errors import CheckpointError
 from tinygan.models.blocks import InvertedResidual
 from tinygan.models.onnx_file import read_convolutions, read_tensors
+from tinygan.models.strips import in_strips
 
 STEM, PYRAMID = 32, 24  # channels of the first layer, and of the pyramid
 CHANNELS = 128  # of the judge's features
@@ -82,15 +83,24 @@ class CenterFaceTrunk(nn.Module):
         Returns:
             The pyramid's features [B, 24, H / 4, W / 4], and the backbone's at strides 4, 8, 16 and 32.
         """
-        features, maps = self.stem(pictures), []
-        for number, stage in enumerate(self.stages):
-            features = stage(features)
+        features = in_strips(
+            self._near, pictures, stride=4, reach=9, widest=STAGES[1].expansion * STAGES[0].channels / 4
+        )
+        maps = [features]
+        for number, stage in enumerate(self.stages[2:], start=2):
+            features = in_strips(stage, features, *_locality(number))
             if number in SEEN:
                 maps.append(features)
         *finer, level = (lateral(seen) for lateral, seen in zip(self.lateral, maps, strict=True))
         for up, lateral in zip(reversed(self.up), reversed(finer), strict=True):
             level = up(level) + lateral
         return self.last(level), maps
+
+    def _near(self, pictures: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W], of any type, to the first map, [B, 24, H / 4, W / 4]."""
+        colours = pictures.to(self.first.weight.dtype)  # bytes are exact in bf16
+        features: Tensor = self.stages[1](self.stages[0](self.stem(colours)))
+        return features
 
     @torch.no_grad()
     def load_public(self, path: Path) -> Tensor:
@@ -144,6 +154,14 @@ class CenterFaceFeatures(nn.Module):
         coarse = F.interpolate(maps[3], scale_factor=2.0, mode="nearest")
         made: Tensor = self.last(torch.cat([F.pixel_unshuffle(fine, COARSE), maps[2], coarse], dim=1))
         return made
+
+
+def _locality(number: int) -> tuple[int, int, int]:
+    """A stage's stride, reach and values of its widest map per pixel, for :func:`in_strips`."""
+    inputs, stage = STAGES[number - 1].channels, STAGES[number]
+    later = stage.channels // stage.stride**2 if stage.blocks > 1 else 0
+    widest = stage.expansion * max(inputs, later)
+    return stage.stride, 1 + stage.stride * (stage.blocks - 1), widest
 
 
 def _block(inputs: int, outputs: int, stride: int, expansion: int) -> InvertedResidual:

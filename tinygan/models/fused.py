@@ -11,12 +11,15 @@ from torch import Tensor, nn
 
 from tinygan.models.blocks import Centre
 
+ROWS = 4096  # pixels that oneDNN is told a product has; the order is the same for 64
+
 
 def fuse_layers(network: nn.Module, dtype: torch.dtype) -> None:
     """Replace layers by faster ones, where the network runs on a CPU.
 
     A convolution computes the activation after it, and keeps its filters in the order that oneDNN wants: in PyTorch's
-    own layers each activation is a pass over the map, and filters are put in order, and rounded, at each call.
+    own layers each activation is a pass over the map, and filters are put in order, and rounded, at each call. One of
+    1x1 px becomes a product of matrices.
 
     Args:
         network: the network, on a CPU and without batch normalisation, which is changed in place and trained no more.
@@ -30,7 +33,8 @@ def fuse_layers(network: nn.Module, dtype: torch.dtype) -> None:
             if isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple):
                 # Elsewhere than in a sequence an activation may run after other layers as well.
                 activation = _activation(following if isinstance(parent, nn.Sequential) else nn.Identity())
-                setattr(parent, name, _FusedConv(layer, activation, dtype))
+                form = _FusedProduct if _is_product(layer) else _FusedConv
+                setattr(parent, name, form(layer, activation, dtype))
                 if activation[0] != "none":
                     setattr(parent, next_name, nn.Identity())
             elif isinstance(layer, nn.MaxPool2d) and _halves(layer):
@@ -76,6 +80,38 @@ class _FusedConv(nn.Module):
         return made
 
 
+class _FusedProduct(nn.Module):
+    """A 1x1 convolution and its activation as a product of matrices; see :class:`_FusedConv` for the arguments.
+
+    As a convolution, oneDNN wants its filters in an order that depends on the size of pictures, and puts them in order
+    at each call where pictures have another size than those of the first call. For this product there is one order.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, conv: nn.Conv2d, activation: tuple[str, list[float]], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("weight", conv.weight.detach().flatten(1).to(dtype))
+        self.register_buffer("bias", None if conv.bias is None else conv.bias.detach().to(dtype))
+        self._activation = activation
+        self._ordered: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes: filters in oneDNN's order cannot be pickled."""
+        return {**self.__dict__, "_ordered": None}
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C', H, W]."""
+        rows = features.to(self.weight.dtype).permute(0, 2, 3, 1)
+        if self._ordered is None:
+            self._ordered = torch.ops.mkldnn._reorder_linear_weight(self.weight, ROWS)
+        made: Tensor = torch.ops.mkldnn._linear_pointwise(
+            rows.reshape(-1, rows.shape[-1]), self._ordered, self.bias, *self._activation, ""
+        )
+        return made.view(*rows.shape[:-1], -1).permute(0, 3, 1, 2)
+
+
 class _Halve(nn.Module):
     """Max-pooling of 2 x 2 px, of maps in layout channels-last; PyTorch's own takes three times as long."""
 
@@ -119,21 +155,27 @@ def _activation(layer: nn.Module) -> tuple[str, list[float]]:
     return "none", []
 
 
+def _is_product(conv: nn.Conv2d) -> bool:
+    return conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
+
+
 def _halves(pool: nn.MaxPool2d) -> bool:
     return (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode) == (2, 2, 0, 1, False)
 
 
 @cache
 def _is_there(dtype: torch.dtype) -> bool:
-    """Whether the operator exists and computes what it should: it is no part of PyTorch's public interface.
+    """Whether the operators exist and compute what they should: they are no part of PyTorch's public interface.
 
-    It was tried on x86 alone; not all of these processors have it in bf16.
+    They were tried on x86 alone; not all of these processors have them in bf16.
     """
     if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         return False
-    conv, picture = nn.Conv2d(2, 4, 3, padding=1).requires_grad_(False), torch.linspace(-1, 1, 50).view(1, 2, 5, 5)
+    conv, last = nn.Conv2d(2, 4, 3, padding=1).requires_grad_(False), nn.Conv2d(4, 3, 1).requires_grad_(False)
+    picture, relu = torch.linspace(-1, 1, 50).view(1, 2, 5, 5), _activation(nn.ReLU())
     try:
-        fused = _FusedConv(conv, _activation(nn.ReLU()), dtype)(picture)
+        fused = _FusedProduct(last, relu, dtype)(_FusedConv(conv, relu, dtype)(picture))
     except (AttributeError, RuntimeError, TypeError):
         return False
-    return torch.allclose(fused.float(), conv(picture).relu().float(), atol=1e-4 if dtype == torch.float32 else 0.05)
+    wanted = last(conv(picture).relu()).relu()
+    return torch.allclose(fused.float(), wanted, atol=1e-4 if dtype == torch.float32 else 0.05)

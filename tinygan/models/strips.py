@@ -1,0 +1,45 @@
+"""Layers computed strip by strip: the same answers, on a CPU in half the time where pictures are large.
+
+A map of more than 32 MB is memory that the system hands out anew for each layer, page by page; that takes longer than
+the convolution that fills it. Maps of strips of a picture are smaller, and their memory is used again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+MOST_VALUES = 5_000_000  # of a map, 20 MB in single precision; of 2 to 6 million the fastest
+
+
+def in_strips(layers: Callable[[Tensor], Tensor], features: Tensor, stride: int, reach: int, widest: float) -> Tensor:
+    """Run layers that see only what is near, strip by strip if their maps are large.
+
+    Strips overlap by what the layers see beyond a strip, so the answers are those of the whole. Several pictures, and
+    any while gradients are recorded, while layers are traced or on another device than a CPU, are not cut.
+
+    Args:
+        layers: [B, C, H, W] to [B, C', H / stride, W / stride].
+        features: [B, C, H, W], of any type, H a multiple of ``stride``.
+        stride: pixels of ``features`` per pixel of the answer.
+        reach: how many pixels of ``features`` they see beyond a pixel of their answer, or more.
+        widest: number of values of their largest map per pixel of ``features``.
+    """
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if tracing or torch.is_grad_enabled() or features.device.type != "cpu" or len(features) != 1:
+        return layers(features)
+    height, width = features.shape[2:]
+    margin = -(-reach // stride) * stride
+    strips = math.ceil(height * width * widest / MOST_VALUES)
+    rows = max(2 * margin, -(-height // strips // stride) * stride)
+    if rows >= height:
+        return layers(features)
+    parts = []
+    for top in range(0, height, rows):
+        first = max(0, top - margin)
+        made = layers(features[:, :, first : top + rows + margin])
+        parts.append(made[:, :, (top - first) // stride :][:, :, : rows // stride])
+    return torch.cat(parts, dim=2)

@@ -308,12 +308,18 @@ class PyramidDetector(Generic[OutputT]):
 
         Args:
             image: uint8 RGB [3, H, W].
-            views: what is searched; boxes of all are joined by NMS.
+            views: what is searched, closer looks last: what a view is for, it alone decides, whatever views before it
+                found there. Boxes of all are joined by NMS.
         """
+        height, width = image.shape[1:]
+        parts: list[Candidates] = []
         with self._runtime.autocast():
             picture = _channels_last(image.to(self._runtime.device))
-            found = self._distinct([self._seen(picture, view) for view in views])
-        return best_inside(_detections(found), image.shape[2], image.shape[1], self._config.keep)
+            for view in views:
+                others = [~view.keeps(part.boxes, width, height) for part in parts]
+                parts = [Candidates(*(c[kept] for c in part)) for part, kept in zip(parts, others, strict=True)]
+                parts.append(self._seen(picture, view))
+        return best_inside(_detections(self._distinct(parts)), width, height, self._config.keep)
 
     def _distinct(self, parts: Sequence[Candidates]) -> Candidates:
         """The boxes of several views after NMS, by falling score: those that may be kept in the end, at least.

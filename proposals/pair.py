@@ -13,11 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import torch
 from scipy.special import expit
 from torch import Tensor
-from torchvision.ops import nms
 
 from proposals.centerface import CenterFaceConfig, CenterFaceNetwork, CenterFaceOutput
 from proposals.detector import CROWD_MARGIN_PX, PyramidDetector, around, count_unsure
@@ -34,7 +31,7 @@ from tinygan.proposers import Entry, best_inside
 from tinygan.runtime import Runtime, one_thread
 
 FIRST, SECOND = "yunet.", "centerface."  # what names of their tensors begin with
-TINY_SCORE = 0.15  # from which a tiny box makes the second network look
+TINY_SCORE = 0.1  # from which a tiny box makes the second network look
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +42,7 @@ class PairConfig(YuNetConfig):
         unsure: an image with so many boxes with scores of 0.2 to 0.6 is searched by the other network too, and so is
             one with a tiny box. 0: none is.
         closer: factor at which that network searches the part with tiny boxes as well.
-        closer_below_px: boxes with scores of 0.15 and more whose longer side is shorter, at the largest of ``scales``,
+        closer_below_px: boxes with scores of 0.1 and more whose longer side is shorter, at the largest of ``scales``,
             are tiny.
         second_px: number of pixels, after scaling, that this network sees at once at most, which bounds its memory.
         second_doubt: ``doubt`` of its boxes.
@@ -118,43 +115,34 @@ class PairedDetector:
         tiny = (found.scores >= TINY_SCORE) & (longer_side(found.boxes) * scale < config.closer_below_px)
         if not tiny.any() and count_unsure(found) < config.unsure:
             return found
-        whole = min(scale, math.sqrt(config.second_px / (width * height)))
-        other = self._second.search(image, [View(0, 0, width, height, whole)])
-        if tiny.any():
-            other = self._closer(image, other, around(_hull(found.boxes[tiny]), width, height), whole)
+        views = self._views(found.boxes[tiny], width, height, scale)
+        other = self._second.search(image, views)
         other = replace(other, scores=expit(score_logit(other.scores) + config.second_trust))
         joined = join_detections(found, other)
         columns = {name: column for name, column in joined.fields.items() if name in found.fields}
         kept = replace(joined, fields=columns)[joined.scores >= config.score_threshold]
         return best_inside(kept, width, height, config.keep)
 
-    def _closer(self, image: Tensor, other: Detections, part: tuple[int, int, int, int], whole: float) -> Detections:
-        """What the second network found, with the tiny faces of a part from a closer look.
+    def _views(self, tiny: FloatArray, width_px: int, height_px: int, scale: float) -> list[View]:
+        """What the second network searches: the whole image, and the part with tiny boxes more closely.
 
         Args:
-            image: uint8 [3, H, W].
-            other: what it found in the whole image.
-            part: left, top, right and bottom of what is searched more closely.
-            whole: factor by which the whole image was resized.
+            tiny: float64 [K, 4].
+            width_px: the image's width.
+            height_px: the image's height.
+            scale: factor by which YuNet saw the whole image.
         """
-        config, (height, width) = self._config, image.shape[1:]
-        sides = part[2] - part[0], part[3] - part[1]
-        most = min(math.sqrt(config.second_px / math.prod(sides)), config.max_side_px / max(sides))
-        factor = min(config.closer * whole, most)
-        if factor <= whole:
-            return other
-        view = View(*part, factor, WHOLE_SIDE_PX / whole, CROWD_MARGIN_PX / 4)
-        rest = other[~view.keeps(torch.from_numpy(other.boxes), width, height).numpy()]
-        return _distinct([rest, self._second.search(image, [view])], config.nms_iou)
-
-
-def _distinct(parts: Sequence[Detections], nms_iou: float) -> Detections:
-    """What was found in several views, each face once."""
-    names = parts[0].fields
-    boxes, scores = np.concatenate([one.boxes for one in parts]), np.concatenate([one.scores for one in parts])
-    columns = {name: np.concatenate([one.fields[name] for one in parts]) for name in names}
-    chosen = nms(torch.from_numpy(boxes), torch.from_numpy(scores), nms_iou).numpy()
-    return Detections(boxes, scores, columns)[chosen]
+        config = self._config
+        whole = min(scale, math.sqrt(config.second_px / (width_px * height_px)))
+        views = [View(0, 0, width_px, height_px, whole)]
+        if len(tiny):
+            part = around(_hull(tiny), width_px, height_px)
+            sides = part[2] - part[0], part[3] - part[1]
+            most = min(math.sqrt(config.second_px / math.prod(sides)), config.max_side_px / max(sides))
+            factor = min(config.closer * whole, most)
+            if factor > whole:
+                views.append(View(*part, factor, WHOLE_SIDE_PX / whole, CROWD_MARGIN_PX / 4))
+        return views
 
 
 def _hull(boxes: FloatArray) -> list[float]:

@@ -66,7 +66,7 @@ class Wish(NamedTuple):
     least_log_odds: float
 
 
-WISHES = {"yunet": Wish(0.6, 0.75, 0.5, -2.5), "pair": Wish(0.4, 0.5, 0.25, -2.0)}
+WISHES = {"yunet": Wish(0.6, 0.75, 0.5, -2.5), "pair": Wish(0.4, 0.5, 0.25, -1.0)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

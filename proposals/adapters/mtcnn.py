@@ -1,6 +1,7 @@
 """MTCNN of facenet-pytorch, with the weights that it brings, as a proposer.
 
-That package asks for an old PyTorch, with which it need not be run: ``pip install --no-deps facenet-pytorch``.
+That package asks for an old PyTorch, with which it need not be run: ``pip install requests``, then
+``pip install --no-deps facenet-pytorch``.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def build_mtcnn(config: MtcnnConfig, weights: Path | None, runtime: Runtime) -> 
         from facenet_pytorch import MTCNN
     except ImportError as error:
         raise MissingDependency(
-            "proposer 'mtcnn' needs the package facenet-pytorch: pip install --no-deps facenet-pytorch"
+            f"proposer 'mtcnn' needs the packages facenet-pytorch and requests ({error}): pip install requests, then "
+            "pip install --no-deps facenet-pytorch"
         ) from error
     network = MTCNN(
         keep_all=True,

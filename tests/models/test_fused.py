@@ -99,6 +99,35 @@ def test_each_activation(activation: nn.Module) -> None:
 
 
 @needs_operator
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.1), nn.Sigmoid()])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@torch.inference_mode()
+def test_a_product_answers_as_the_convolution_at_every_size(activation: nn.Module, layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(20, 70, 1, bias=isinstance(activation, nn.ReLU)), activation).eval()
+    network[0].weight.mul_(5)  # type: ignore[operator]
+    pictures = [
+        torch.randn(size).contiguous(memory_format=layout) for size in ((2, 20, 9, 7), (1, 20, 1, 1), (8, 20, 40, 3))
+    ]
+    before = [network(picture) for picture in pictures]
+    fuse_layers(network, torch.float32)
+    assert isinstance(network[0], fused._FusedProduct)
+    for picture, wanted in zip(pictures, before, strict=True):
+        assert network(picture).shape == wanted.shape and torch.allclose(network(picture), wanted, atol=1e-4)
+
+
+@needs_operator
+@torch.inference_mode()
+def test_what_is_no_product_stays_a_convolution() -> None:
+    layers = [nn.Conv2d(4, 4, 1, stride=2), nn.Conv2d(4, 4, 1, padding=1), nn.Conv2d(4, 4, 1, groups=2)]
+    network, picture = nn.Sequential(*layers, nn.Conv2d(4, 4, 1, dilation=2)).eval(), torch.randn(1, 4, 12, 12)
+    before = network(picture)
+    fuse_layers(network, torch.float32)
+    assert [type(layer) for layer in network] == [fused._FusedConv] * 3 + [fused._FusedProduct]
+    assert torch.allclose(network(picture), before, atol=1e-5)
+
+
+@needs_operator
 @torch.inference_mode()
 def test_only_pooling_by_two_is_replaced_and_odd_sides_are_rounded_down() -> None:
     pools = nn.Sequential(nn.MaxPool2d(2), nn.MaxPool2d(3, 1, 1), nn.MaxPool2d(2, ceil_mode=True))

@@ -8,6 +8,7 @@ from torchvision.ops import box_iou
 
 from proposals.candidates import Candidates, mean_of_both
 from proposals.detector import DetectorConfig, PyramidDetector, doubtful
+from proposals.views import View
 from tinygan.checkpoint import packaged_weights
 from tinygan.config import load_config
 from tinygan.errors import ConfigError
@@ -227,3 +228,29 @@ def test_a_zoom_that_is_none_is_refused(zoom):
 def test_settings_of_the_zoom_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match="must be finite and not negative"):
         DetectorConfig(**settings)
+
+
+class Seeing(PyramidDetector):
+    """Finds what views keep of some boxes: of ``whole`` at 1x, of ``closer`` at 2x."""
+
+    def __init__(self, whole, closer, runtime):
+        self._found, self._runtime, self._config = (whole, closer), runtime, DetectorConfig()
+
+    def _seen(self, picture, view):
+        rows = torch.tensor(self._found[view.scale > 1], dtype=torch.float32).reshape(-1, 5)
+        kept = rows[view.keeps(rows[:, :4], picture.shape[3], picture.shape[2])]
+        return Candidates(kept[:, :4], kept[:, 4], kept[:, :0])
+
+
+def test_what_a_closer_view_is_for_it_alone_decides(runtime):
+    views = [View(0, 0, 600, 600, 1.0), View(236, 136, 394, 294, 2.0, 48.0, 16.0)]
+    picture = torch.zeros(3, 600, 600, dtype=torch.uint8)
+    border, inside, large = (370, 200, 400, 230, 0.9), (260, 200, 290, 230, 0.8), (255, 150, 304, 199, 0.9)
+    elsewhere, unseen = (10, 500, 20, 512, 0.7), (300, 260, 312, 272, 0.7)
+
+    def lefts(whole, closer):
+        return Seeing(whole, closer, runtime).search(picture, views).boxes[:, 0].tolist()
+
+    assert lefts([border, large, elsewhere, unseen], [inside]) == [370, 255, 260, 10]  # what it did not find is dropped
+    assert lefts([border], [border, inside]) == [370, 260]  # at its border the whole picture decides
+    assert lefts([large], [(256, 151, 302, 197, 0.8)]) == [255]  # 49 px and 46 px: one face

@@ -87,7 +87,7 @@ class CenterFaceTrunk(nn.Module):
             self._near, pictures, stride=4, reach=9, widest=STAGES[1].expansion * STAGES[0].channels / 4
         )
         maps = [features]
-        for number, stage in enumerate(self.stages[2:], start=2):
+        for number, stage in enumerate(list(self.stages)[2:], start=2):
             features = in_strips(stage, features, *_locality(number))
             if number in SEEN:
                 maps.append(features)

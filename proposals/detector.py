@@ -304,19 +304,20 @@ class PyramidDetector(Generic[OutputT]):
 
     @torch.inference_mode()
     def search(self, image: Tensor, views: Sequence[View]) -> Detections:
-        """The boxes of some views alone, without closer looks; as large an image is shrunk as a view says.
+        """The boxes of these views, and of no others; as large an image is shrunk as a view says.
 
         Args:
             image: uint8 RGB [3, H, W].
-            views: what is searched, closer looks last: what a view is for, it alone decides, whatever views before it
-                found there. Boxes of all are joined by NMS.
+            views: what is searched. A box of one is dropped where a later one surely keeps boxes (see
+                :meth:`proposals.views.View.surely`), so those of tiles, of which the last is the whole image, are not
+                for this. Boxes of all are joined by NMS.
         """
         height, width = image.shape[1:]
         parts: list[Candidates] = []
         with self._runtime.autocast():
             picture = _channels_last(image.to(self._runtime.device))
             for view in views:
-                others = [~view.keeps(part.boxes, width, height) for part in parts]
+                others = [~view.surely().keeps(part.boxes, width, height) for part in parts]
                 parts = [Candidates(*(c[kept] for c in part)) for part, kept in zip(parts, others, strict=True)]
                 parts.append(self._seen(picture, view))
         return best_inside(_detections(self._distinct(parts)), width, height, self._config.keep)

@@ -78,7 +78,7 @@ def build_mtcnn(config: MtcnnConfig, weights: Path | None, runtime: Runtime) -> 
 
     Raises:
         CheckpointError: if ``weights`` are given, as it brings its own.
-        MissingDependency: if facenet-pytorch is not installed.
+        MissingDependency: if facenet-pytorch, or requests, which it imports, is not installed.
     """
     if weights is not None:
         raise CheckpointError(f"{weights}: proposer 'mtcnn' takes no weights; facenet-pytorch brings them")

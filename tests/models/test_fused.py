@@ -106,9 +106,8 @@ def test_a_product_answers_as_the_convolution_at_every_size(activation: nn.Modul
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(20, 70, 1, bias=isinstance(activation, nn.ReLU)), activation).eval()
     network[0].weight.mul_(5)  # type: ignore[operator]
-    pictures = [
-        torch.randn(size).contiguous(memory_format=layout) for size in ((2, 20, 9, 7), (1, 20, 1, 1), (8, 20, 40, 3))
-    ]
+    sizes = ((2, 20, 9, 7), (1, 20, 1, 1), (8, 20, 40, 3), (0, 20, 5, 6))
+    pictures = [torch.randn(size).contiguous(memory_format=layout) for size in sizes]
     before = [network(picture) for picture in pictures]
     fuse_layers(network, torch.float32)
     assert isinstance(network[0], fused._FusedProduct)
@@ -178,3 +177,22 @@ def test_without_the_operator_layers_stay(
     monkeypatch.undo()
     fused._is_there.cache_clear()
     assert isinstance(network[0], nn.Conv2d)
+
+
+@needs_operator
+def test_whether_the_operators_are_there_does_not_depend_on_the_caller() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        there, before = fused._is_there(dtype), torch.get_rng_state()
+        fused._is_there.cache_clear()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert fused._is_there(dtype) == there
+        fused._is_there.cache_clear()
+        torch.set_default_dtype(torch.float64)
+        try:
+            assert fused._is_there(dtype) == there
+        finally:
+            torch.set_default_dtype(torch.float32)
+        fused._is_there.cache_clear()
+        with torch.inference_mode():
+            assert fused._is_there(dtype) == there
+        assert torch.equal(torch.get_rng_state(), before)

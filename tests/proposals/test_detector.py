@@ -253,4 +253,15 @@ def test_what_a_closer_view_is_for_it_alone_decides(runtime):
 
     assert lefts([border, large, elsewhere, unseen], [inside]) == [370, 255, 260, 10]  # what it did not find is dropped
     assert lefts([border], [border, inside]) == [370, 260]  # at its border the whole picture decides
-    assert lefts([large], [(256, 151, 302, 197, 0.8)]) == [255]  # 49 px and 46 px: one face
+    assert lefts([(265, 180, 314, 229, 0.9)], [(266, 181, 312, 227, 0.8)]) == [265]  # 49 px and 46 px: one face
+
+
+def test_a_face_at_the_limits_of_the_closer_view_is_not_lost(runtime):
+    """Each view may measure it so that it is the other one's."""
+    views = [View(0, 0, 600, 600, 1.0), View(236, 136, 394, 294, 2.0, 48.0, 16.0)]
+    picture = torch.zeros(3, 600, 600, dtype=torch.uint8)
+    for whole, closer in (
+        ((265, 180, 312, 227, 0.9), (264, 179, 313, 228, 0.9)),  # 47 px and 49 px
+        ((348, 200, 377.5, 230, 0.9), (349, 200, 378.5, 230, 0.9)),  # 16.5 px and 15.5 px from the border
+    ):
+        assert len(Seeing([whole], [closer], runtime).search(picture, views)) == 1

@@ -109,7 +109,7 @@ class _FusedProduct(nn.Module):
         made: Tensor = torch.ops.mkldnn._linear_pointwise(
             rows.reshape(-1, rows.shape[-1]), self._ordered, self.bias, *self._activation, ""
         )
-        return made.view(*rows.shape[:-1], -1).permute(0, 3, 1, 2)
+        return made.view(*rows.shape[:-1], made.shape[-1]).permute(0, 3, 1, 2)
 
 
 class _Halve(nn.Module):
@@ -171,11 +171,14 @@ def _is_there(dtype: torch.dtype) -> bool:
     """
     if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         return False
-    conv, last = nn.Conv2d(2, 4, 3, padding=1).requires_grad_(False), nn.Conv2d(4, 3, 1).requires_grad_(False)
-    picture, relu = torch.linspace(-1, 1, 50).view(1, 2, 5, 5), _activation(nn.ReLU())
-    try:
-        fused = _FusedProduct(last, relu, dtype)(_FusedConv(conv, relu, dtype)(picture))
-    except (AttributeError, RuntimeError, TypeError):
-        return False
-    wanted = last(conv(picture).relu()).relu()
+    whole, relu = torch.float32, _activation(nn.ReLU())  # whatever the program's own type
+    with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        first, last = nn.Conv2d(2, 4, 3, padding=1, dtype=whole), nn.Conv2d(4, 3, 1, dtype=whole)
+        picture = torch.linspace(-1, 1, 50, dtype=whole).view(1, 2, 5, 5)
+        wanted = last(first(picture).relu()).relu()
+        try:
+            fused = _FusedProduct(last, relu, dtype)(_FusedConv(first, relu, dtype)(picture))
+        except (AttributeError, RuntimeError, TypeError):
+            return False
     return torch.allclose(fused.float(), wanted, atol=1e-4 if dtype == torch.float32 else 0.05)

@@ -29,7 +29,7 @@ def test_what_is_missing_is_said(runtime, monkeypatch):
     with pytest.raises(CheckpointError, match="takes no weights; facenet-pytorch brings them"):
         build_mtcnn(MtcnnConfig(), Path("weights.pth"), runtime)
     monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
-    with pytest.raises(MissingDependency, match="pip install --no-deps facenet-pytorch"):
+    with pytest.raises(MissingDependency, match=r"facenet-pytorch and requests .*: pip install requests, then"):
         build_mtcnn(MtcnnConfig(), None, runtime)
     with pytest.raises(ValueError, match="thresholds are three numbers"):
         MtcnnConfig(thresholds=(0.5,))

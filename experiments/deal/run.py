@@ -154,7 +154,8 @@ def draw(rows: Sequence[Row]) -> bytes:
             marker = {BOTH: "*", AS_GIVEN: "s"}.get(way, "o")
             axes.plot([ms], [value], marker, color=colour, markersize=12 if way == BOTH else 6)
             label = stage if way == AS_GIVEN else f"{stage}, {way}"
-            axes.annotate(label, (ms, value), xytext=(5, 5), textcoords="offset points", fontsize=7, color=colour)
+            place = (5, -11 if way == BOTH else 5)  # or the label would lie on that of the first stage alone
+            axes.annotate(label, (ms, value), xytext=place, textcoords="offset points", fontsize=7, color=colour)
     axes.set(xscale="log", xlabel="milliseconds per picture, one thread", ylabel=f"exact AP, {subset}")
     axes.margins(x=0.15)  # for the labels
     axes.grid(alpha=0.3, which="both")

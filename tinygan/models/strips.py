@@ -37,9 +37,14 @@ def in_strips(layers: Callable[[Tensor], Tensor], features: Tensor, stride: int,
     rows = max(2 * margin, -(-height // strips // stride) * stride)
     if rows >= height:
         return layers(features)
-    parts = []
+    whole: Tensor | None = None  # filled strip by strip: joined in the end, strips would take its memory twice
     for top in range(0, height, rows):
         first = max(0, top - margin)
         made = layers(features[:, :, first : top + rows + margin])
-        parts.append(made[:, :, (top - first) // stride :][:, :, : rows // stride])
-    return torch.cat(parts, dim=2)
+        own = made[:, :, (top - first) // stride :][:, :, : rows // stride]
+        if whole is None:
+            size = (1, own.shape[1], height // stride, own.shape[3])
+            whole = torch.empty(size, dtype=own.dtype, memory_format=torch.channels_last)
+        whole[:, :, top // stride :][:, :, : own.shape[2]] = own
+    assert whole is not None
+    return whole

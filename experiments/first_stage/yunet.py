@@ -31,7 +31,7 @@ from proposals.pair import FIRST, SECOND, PairConfig
 from proposals.yunet import YuNetConfig, YuNetNetwork
 from tinygan.checkpoint import Checkpoint, is_ours, load_checkpoint, packaged_weights, save_checkpoint
 from tinygan.cli.common import SOME_SKIPPED
-from tinygan.config import load_config, to_tree
+from tinygan.config import to_tree
 from tinygan.detections import Detections
 from tinygan.files import write_atomically
 from tinygan.formats.registry import open_detections
@@ -45,7 +45,6 @@ from tinygan.training.fusion import count_proposals, holdout_names
 from tinygan.training.fusion_fit import calibration_of
 from tinygan.training.holdout import judge_proposals
 from tinygan.training.prepare import match_proposals
-from tinygan.training.recipe import Recipe
 
 STEPS = ("ship", "report")
 
@@ -58,15 +57,17 @@ class Wish(NamedTuple):
         move: of the way to the face that the judge sees.
         resize: likewise.
         least_log_odds: boxes of less are not judged.
+        looks: how often the judge looks at most.
     """
 
     judge: float
     move: float
     resize: float
     least_log_odds: float
+    looks: int
 
 
-WISHES = {"yunet": Wish(0.6, 0.75, 0.5, -2.5), "pair": Wish(0.4, 0.5, 0.25, -1.0)}
+WISHES = {"yunet": Wish(0.6, 0.75, 0.5, -2.5, 3), "pair": Wish(0.4, 0.5, 0.25, -1.0, 2)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,13 +103,11 @@ def ship(name: str, trained: Checkpoint, data: Path, out: Path, threads: int | N
     subset = out / "holdout.txt"
     write_atomically(subset, "".join(f"{image}\n" for image in names).encode())
     proposals = propose(name, data, bare, out, "train", threads, "--subset", str(subset))
-    recipe, usual = load_config(Recipe, None, base=lite.recipe), stored_fusion(lite)
+    usual, wish = stored_fusion(lite), WISHES[name]
     assert usual is not None
     judge, unreadable = Judge.from_weights(lite, Runtime(RuntimeOptions(threads=threads))), list[str]()
-    looks = recipe.fusion_search.looks
-    judged = judge_proposals(judge, proposals, split, names, 128, DEFAULT_ROIS, unreadable, looks)
-    wish = WISHES[name]
-    usual = replace(usual, judge=wish.judge * usual.judge, move=wish.move, resize=wish.resize)
+    judged = judge_proposals(judge, proposals, split, names, 128, DEFAULT_ROIS, unreadable, wish.looks)
+    usual = replace(usual, judge=wish.judge * usual.judge, move=wish.move, resize=wish.resize, looks=wish.looks)
     fusion = replace(usual, usual_calibration=calibration_of(judged, usual), least_log_odds=wish.least_log_odds)
     file = out / f"{name}.safetensors"
     save_checkpoint(file, replace(trained, fusion=fusion.to_facts()))

@@ -43,7 +43,7 @@ def fuse_layers(network: nn.Module, dtype: torch.dtype) -> None:
                 setattr(parent, name, _CentreRows(layer))
 
 
-class _FusedConv(nn.Module):
+class _Fused(nn.Module):
     """A convolution and its activation, by an operator that PyTorch's compiler uses.
 
     Args:
@@ -59,14 +59,21 @@ class _FusedConv(nn.Module):
         super().__init__()
         self.register_buffer("weight", conv.weight.detach().to(dtype))
         self.register_buffer("bias", None if conv.bias is None else conv.bias.detach().to(dtype))
-        dilation = (1, 1) if conv.kernel_size == (1, 1) else conv.dilation
-        self._geometry = (conv.padding, conv.stride, dilation, conv.groups)
         self._activation = activation
-        self._ordered: Tensor | None = None  # made by the first call, which knows the size of pictures
+        self._ordered: Tensor | None = None  # made by the first call
 
     def __getstate__(self) -> dict[str, Any]:
         """For other processes: filters in oneDNN's order cannot be pickled."""
         return {**self.__dict__, "_ordered": None}
+
+
+class _FusedConv(_Fused):
+    """Any convolution; its filters are put in the order that suits the size of the first pictures."""
+
+    def __init__(self, conv: nn.Conv2d, activation: tuple[str, list[float]], dtype: torch.dtype) -> None:
+        super().__init__(conv, activation, dtype)
+        dilation = (1, 1) if conv.kernel_size == (1, 1) else conv.dilation
+        self._geometry = (conv.padding, conv.stride, dilation, conv.groups)
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', H', W']."""
@@ -80,32 +87,18 @@ class _FusedConv(nn.Module):
         return made
 
 
-class _FusedProduct(nn.Module):
-    """A 1x1 convolution and its activation as a product of matrices; see :class:`_FusedConv` for the arguments.
+class _FusedProduct(_Fused):
+    """A 1x1 convolution as a product of matrices.
 
     As a convolution, oneDNN wants its filters in an order that depends on the size of pictures, and puts them in order
     at each call where pictures have another size than those of the first call. For this product there is one order.
     """
 
-    weight: Tensor
-    bias: Tensor | None
-
-    def __init__(self, conv: nn.Conv2d, activation: tuple[str, list[float]], dtype: torch.dtype) -> None:
-        super().__init__()
-        self.register_buffer("weight", conv.weight.detach().flatten(1).to(dtype))
-        self.register_buffer("bias", None if conv.bias is None else conv.bias.detach().to(dtype))
-        self._activation = activation
-        self._ordered: Tensor | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For other processes: filters in oneDNN's order cannot be pickled."""
-        return {**self.__dict__, "_ordered": None}
-
     def forward(self, features: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', H, W]."""
         rows = features.to(self.weight.dtype).permute(0, 2, 3, 1)
         if self._ordered is None:
-            self._ordered = torch.ops.mkldnn._reorder_linear_weight(self.weight, ROWS)
+            self._ordered = torch.ops.mkldnn._reorder_linear_weight(self.weight.flatten(1), ROWS)
         made: Tensor = torch.ops.mkldnn._linear_pointwise(
             rows.reshape(-1, rows.shape[-1]), self._ordered, self.bias, *self._activation, ""
         )

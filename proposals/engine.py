@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -27,7 +26,7 @@ from tinygan.formats.images import Orientation, read_image
 from tinygan.formats.names import find_images, match_names, output_names
 from tinygan.formats.sizes import several_or_large
 from tinygan.formats.writing import DetectionWriter, Fingerprint
-from tinygan.proposers import Proposer
+from tinygan.proposers import Proposer, to_tensor
 from tinygan.runtime import Runtime, on_own_threads
 
 log = logging.getLogger(__name__)
@@ -191,7 +190,7 @@ class _Decoded(NamedTuple):
 def _decode(name: str, plan: Plan) -> _Decoded:
     try:
         picture = read_image(plan.image_of[name], plan.orientation)
-        return _Decoded(name, torch.from_numpy(np.array(picture)).permute(2, 0, 1))
+        return _Decoded(name, to_tensor(picture))
     except DataError as error:
         return _Decoded(name, torch.zeros(3, 0, 0, dtype=torch.uint8), str(error))
 

@@ -27,7 +27,7 @@ from tinygan.formats.plausible import score_logit
 from tinygan.joining import join_detections
 from tinygan.models.graphs import Graph
 from tinygan.models.public_weights import load_into, load_tensors
-from tinygan.proposers import Entry, best_inside
+from tinygan.proposers import Entry, best_inside, check_image
 from tinygan.runtime import Runtime, one_thread
 
 FIRST, SECOND = "yunet.", "centerface."  # what names of their tensors begin with
@@ -109,19 +109,38 @@ class PairedDetector:
     def _with_second(self, image: Tensor, found: Detections) -> Detections:
         """What was found in an image, joined with what the second network finds, if it is worth a look."""
         config, (height, width) = self._config, image.shape[1:]
-        if not config.unsure or config.is_sliced(width, height):
+        other = self.look_again(image, found)
+        if other is None:
             return found
-        scale = config.largest_scale(width, height)
-        tiny = (found.scores >= TINY_SCORE) & (longer_side(found.boxes) * scale < config.closer_below_px)
-        if not tiny.any() and count_unsure(found) < config.unsure:
-            return found
-        views = self._views(found.boxes[tiny], width, height, scale)
-        other = self._second.search(image, views)
-        other = replace(other, scores=expit(score_logit(other.scores) + config.second_trust))
         joined = join_detections(found, other)
         columns = {name: column for name, column in joined.fields.items() if name in found.fields}
         kept = replace(joined, fields=columns)[joined.scores >= config.score_threshold]
         return best_inside(kept, width, height, config.keep)
+
+    def look_again(self, image: Tensor, found: Detections) -> Detections | None:
+        """What the second network finds in an image, if the boxes found in it are worth a look.
+
+        Args:
+            image: uint8 RGB [3, H, W].
+            found: of YuNet, or of any detector whose scores are probabilities of a face.
+
+        Returns:
+            Its boxes, with scores of the same meaning; ``None`` if no box found is tiny and few are in doubt, or the
+            image is searched in tiles.
+
+        Raises:
+            ValueError: if the image is not uint8 [3, H, W].
+        """
+        check_image(image)
+        config, (height, width) = self._config, image.shape[1:]
+        if not config.unsure or config.is_sliced(width, height):
+            return None
+        scale = config.largest_scale(width, height)
+        tiny = (found.scores >= TINY_SCORE) & (longer_side(found.boxes) * scale < config.closer_below_px)
+        if not tiny.any() and count_unsure(found) < config.unsure:
+            return None
+        other = self._second.search(image, self._views(found.boxes[tiny], width, height, scale))
+        return replace(other, scores=expit(score_logit(other.scores) + config.second_trust))
 
     def _views(self, tiny: FloatArray, width_px: int, height_px: int, scale: float) -> list[View]:
         """What the second network searches: the whole image, and the part with tiny boxes more closely.

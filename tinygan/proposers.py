@@ -20,11 +20,14 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from tinygan.boxes import area, clip
 from tinygan.detections import Detections
 from tinygan.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
     from tinygan.runtime import Runtime, RuntimeOptions
@@ -245,6 +248,13 @@ def check_image(image: Tensor) -> None:
 
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or not image.numel():
         raise ValueError(f"expected a uint8 RGB image [3, H, W], got {image.dtype} {list(image.shape)}")
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """An RGB picture as first stages take it: uint8 [3, H, W]."""
+    import torch
+
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
 def best_inside(found: Detections, width_px: int, height_px: int, keep: int) -> Detections:

@@ -109,6 +109,7 @@ class Runtime:
         options: the device, precision and threads that the user chose.
 
     Attributes:
+        options: what the user chose.
         device: the device of this process.
         precision: ``bf16`` or ``32``; decided by the machine alone, so that equal commands give equal results.
         exported: networks that are read, not made.
@@ -124,6 +125,7 @@ class Runtime:
     def __init__(self, options: RuntimeOptions) -> None:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
+        self.options = options
         self.backend, self.threads, self.exported = options.backend, torch.get_num_threads(), options.exported
         self.device = _pick_device(options.device if self.backend == "torch" else "cpu")
         self.rank, self.world_size = 0, int(os.environ.get("WORLD_SIZE", "1"))

@@ -78,7 +78,13 @@ def _parser() -> Parser:
         "--quick",
         action="store_true",
         help="look at fewer proposals, and less often: half to two thirds of the time for .1 points of hard AP, of "
-        "a weak detector .5; what --search finds is looked at as ever",
+        "a weak detector .5, and without the second opinion; what --search finds is looked at as ever",
+    )
+    parser.add_argument(
+        "--no-opinion",
+        action="store_true",
+        help="judge boxes by themselves; else a CenterFace searches the images in which the judge leaves doubt, and "
+        "what it finds counts where your detector has a box: 2 points of hard AP for a third of the time",
     )
     parser.add_argument("--no-boxes", action="store_true", help="leave every box where the detector put it")
     parser.add_argument(
@@ -113,6 +119,7 @@ def _rescore(arguments: argparse.Namespace) -> int:
     from tinygan.runtime import Runtime
     from tinygan.second_stage.engine import KEPT, rescore, run_settings
     from tinygan.second_stage.judge import Judge
+    from tinygan.second_stage.opinion import SecondOpinion, opinion_settings
     from tinygan.second_stage.plan import plan_rescoring
 
     weights = _weights(arguments.checkpoint)
@@ -138,15 +145,17 @@ def _rescore(arguments: argparse.Namespace) -> int:
     cluster = open_cluster(arguments)
     judge = Judge.from_weights(weights, runtime) if cluster is None else _judging(weights, config, cluster)
     searcher, search = _searcher(arguments, config) if arguments.search else (None, None)
+    opinion = SecondOpinion.open(config, runtime.options) if cluster is None else None
     settings = run_settings(
-        weights, config, arguments.proposals, runtime, arguments.orientation, dialect, arguments.format, search
-    )
+        weights, config, arguments.proposals, runtime, arguments.orientation, dialect, arguments.format, search,
+        opinion_settings(config, runtime.options),
+    )  # fmt: skip
     writer = open_output(
         arguments.out, KEPT, "tinygan-rescore", settings,
         resume=arguments.resume, overwrite=arguments.overwrite, names=plan.proposals,
     )  # fmt: skip
     log.info("%s", runtime)
-    report = rescore(plan, judge, config, writer, searcher)
+    report = rescore(plan, judge, config, writer, searcher, opinion)
     writer.close()
     if arguments.report is not None:
         write_atomically(arguments.report, report.to_json().encode())
@@ -181,12 +190,16 @@ def _rescore_table(arguments: argparse.Namespace, weights: Checkpoint, config: R
     from tinygan.formats.shards import plan_table
     from tinygan.runtime import Runtime
     from tinygan.second_stage.engine import CALIBRATION_FILE, run_settings
+    from tinygan.second_stage.opinion import opinion_settings
     from tinygan.second_stage.tables import TableRescorer
 
     started = time.monotonic()
     table = plan_table(arguments.table, with_boxes=True)
     options, cluster = runtime_options(arguments), open_cluster(arguments)
-    settings = run_settings(weights, config, arguments.table, Runtime(options), arguments.orientation)
+    settings = run_settings(
+        weights, config, arguments.table, Runtime(options), arguments.orientation,
+        opinion=opinion_settings(config, options),
+    )  # fmt: skip
     folder = open_parts(arguments, "tinygan-rescore --table", settings, kept=(CALIBRATION_FILE,))
     rescorer = TableRescorer(
         weights, config, options if cluster is None else cluster.settings.options, arguments.orientation
@@ -221,6 +234,7 @@ def _config(arguments: argparse.Namespace, weights: Checkpoint) -> RescoreConfig
         ("min_score", arguments.min_score),
         ("batch_size", arguments.batch_size),
         ("move_boxes", False if arguments.no_boxes else None),
+        ("second_opinion", False if arguments.no_opinion or arguments.search else None),
     ):
         if value is not None:
             overrides.append(f"{key}={value}")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
 from tinygan.boxes import iou, longer_side
@@ -21,7 +20,7 @@ from tinygan.detect.picture import Tile
 from tinygan.detections import Detections, FloatArray
 from tinygan.errors import DataError
 from tinygan.formats.images import Orientation, Picture, to_picture
-from tinygan.proposers import DEFAULT, DEFAULT_ROIS, best_inside, choose_proposer
+from tinygan.proposers import DEFAULT, DEFAULT_ROIS, best_inside, choose_proposer, to_tensor
 from tinygan.runtime import Backend, Device, Runtime, RuntimeOptions, device_name
 from tinygan.second_stage.figures import cut_faces
 from tinygan.second_stage.fusion import Fusion, stored_fusion
@@ -39,6 +38,8 @@ ENLARGED_PX = 32  # largest face of which a super-resolved picture is made: a la
 
 class FaceDetector:
     """Finds faces: a first stage proposes boxes, the second stage judges, moves and re-scores them.
+
+    The second stage asks for no second opinion: the first stage that ships holds the detector that would give it.
 
     Args:
         first_stage: proposes boxes; default: ``pair``, the YuNet that ships, with a CenterFace.
@@ -67,7 +68,9 @@ class FaceDetector:
             first_stage, fusion = choice.build(choice.runtime(options)), fitted_fusion(choice.weights)
         self._first = first_stage
         if second_stage is None:
-            second_stage = SecondStage(LITE, max_rois=DEFAULT_ROIS, fusion=fusion, device=device, backend=backend)
+            second_stage = SecondStage(
+                LITE, max_rois=DEFAULT_ROIS, fusion=fusion, device=device, backend=backend, second_opinion=False
+            )
         self._second = second_stage
         self._device = device
         self._orientation = orientation
@@ -104,6 +107,7 @@ class FaceDetector:
             move_boxes=move_boxes,
             max_rois=max_rois,
             batch_size=batch_size,
+            second_opinion=False,
             fusion=fitted_fusion(first_stage.weights) if _is_lite(checkpoint) else None,
             runtime=Runtime(options),
         )
@@ -176,7 +180,7 @@ class FaceDetector:
     def _search(self, pictures: Sequence[Image.Image], min_score: float) -> list[Detections]:
         if not pictures:
             return []
-        proposals = self._first.propose([_to_tensor(picture) for picture in pictures])
+        proposals = self._first.propose([to_tensor(picture) for picture in pictures])
         faces = []
         for picture, judged in zip(pictures, self._second.rescore_unchecked(pictures, proposals), strict=True):
             found = best_inside(judged[judged.scores >= min_score], picture.width, picture.height, len(judged))
@@ -193,7 +197,7 @@ class FaceDetector:
             DataError: if the image cannot be read or is unfit.
         """
         picture = to_picture(image, self._orientation)
-        (found,) = self._first.propose([_to_tensor(picture)])
+        (found,) = self._first.propose([to_tensor(picture)])
         return best_inside(found, picture.width, picture.height, len(found))
 
     def enlarge(self, image: Picture, faces: Detections, most: int = 12) -> list[Tile]:
@@ -253,11 +257,6 @@ def fitted_fusion(weights: Path | None) -> Fusion | None:
     if weights is None or not is_ours(weights):
         return None
     return stored_fusion(load_checkpoint(weights, ("proposer",)))
-
-
-def _to_tensor(picture: Image.Image) -> torch.Tensor:
-    """A picture as a first stage takes it: uint8 [3, H, W]."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
 def _is_lite(checkpoint: str | Path) -> bool:

@@ -22,6 +22,7 @@ from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.engine import Judging
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, closed, judge_images
+from tinygan.second_stage.opinion import SecondOpinion
 from tinygan.second_stage.rescoring import RescoreConfig
 
 ITEMS_PER_TASK = 16
@@ -146,11 +147,12 @@ def judging(weights: Checkpoint, config: RescoreConfig, cluster: Cluster) -> Jud
 def _make_judge(
     weights: Checkpoint, config: RescoreConfig, options: RuntimeOptions
 ) -> Work[Sequence[Request], list[Judged]]:
-    judge = Judge.from_weights(weights, Runtime(options))
+    judge, opinion = Judge.from_weights(weights, Runtime(options)), SecondOpinion.open(config, options)
+    settings = config.batch_size, config.workers, config.looks, config.again_from
 
     def work(groups: Sequence[Sequence[Request]]) -> Iterator[list[Judged]]:
         for group in groups:
-            yield list(judge_images(judge, group, config.batch_size, config.workers, config.looks, config.again_from))
+            yield list(judge_images(judge, group, *settings, opinion))
 
     return work
 

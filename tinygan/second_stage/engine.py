@@ -25,7 +25,7 @@ from tinygan.runtime import Runtime
 from tinygan.second_stage.calibration import Calibration
 from tinygan.second_stage.ensemble import Searcher, search_images
 from tinygan.second_stage.judge import Judge
-from tinygan.second_stage.judging import Judged, Request, judge_chunks
+from tinygan.second_stage.judging import Judged, Opinion, Request, judge_chunks
 from tinygan.second_stage.plan import Plan, fingerprints
 from tinygan.second_stage.rescoring import (
     RescoreConfig,
@@ -54,6 +54,7 @@ SETTINGS = (
     "min_score",
     "least_log_odds",
     "again_from",
+    "second_opinion",
 )
 
 
@@ -116,7 +117,12 @@ class Report:
 
 
 def rescore(
-    plan: Plan, judge: Judge | Judging, config: RescoreConfig, writer: DetectionWriter, searcher: Searcher | None = None
+    plan: Plan,
+    judge: Judge | Judging,
+    config: RescoreConfig,
+    writer: DetectionWriter,
+    searcher: Searcher | None = None,
+    opinion: Opinion | None = None,
 ) -> Report:
     """Rescore every proposal and write one file an image.
 
@@ -127,6 +133,7 @@ def rescore(
         writer: where detections go; images it holds already are left as they are.
         searcher: searches the images as well; what both found is joined
             (:func:`tinygan.joining.join_detections`).
+        opinion: asked about each image that ``judge`` judges here; judging elsewhere asks by itself.
 
     Returns:
         What was done.
@@ -135,7 +142,7 @@ def rescore(
         DataError: if pictures or proposals of images that are done changed since.
     """
     started = time.monotonic()
-    judging = _here(judge, config) if isinstance(judge, Judge) else judge
+    judging = _here(judge, config, opinion) if isinstance(judge, Judge) else judge
     report = Report(
         without_proposals=plan.without_proposals,
         sizeless=[f"{name}: {reason}" for name, reason in plan.files.left_out.items()],
@@ -191,8 +198,9 @@ def run_settings(
     dialect: Dialect = AS_WRITTEN,
     format: str | None = None,
     search: Mapping[str, object] | None = None,
+    opinion: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
-    """What decides a run's result, as JSON types; ``search`` says by what images are searched as well."""
+    """What decides a run's result, as JSON types; ``search`` and ``opinion`` say what else looks at images."""
     settings = {key: value for key, value in to_tree(config).items() if key in SETTINGS}
     where: dict[str, object] = {
         "proposals": str(proposals.resolve() if isinstance(proposals, Path) else proposals),
@@ -202,6 +210,7 @@ def run_settings(
     where |= {"dialect": str(dialect)} if str(dialect) else {}
     where |= {"format": format} if format else {}
     where |= {"search": search} if search else {}
+    where |= {"opinion": opinion} if opinion else {}
     return {"weights": weights.digest(), **settings, **where}
 
 
@@ -282,7 +291,7 @@ def _judged(plan: Plan, one_pass: _Pass, judging: Judging, config: RescoreConfig
     return {one.name: one for one in _judge(plan, chunks, judging, config, "reading scores", one_pass.calibration)}
 
 
-def _here(judge: Judge, config: RescoreConfig) -> Judging:
+def _here(judge: Judge, config: RescoreConfig, opinion: Opinion | None) -> Judging:
     """Judging in this process."""
     return partial(
         judge_chunks,
@@ -291,6 +300,7 @@ def _here(judge: Judge, config: RescoreConfig) -> Judging:
         workers=config.workers,
         looks=config.looks,
         again_from=config.again_from,
+        opinion=opinion,
     )
 
 

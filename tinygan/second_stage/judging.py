@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -65,6 +65,7 @@ class Judged:
         boxes: float64 [M, 4], where the judge finds the face, in pixels of the image; NaN from a judge without the
             third head.
         error: why the image could not be read; nothing is judged then.
+        opinion: what a second detector found in the image; ``None`` if it was not asked.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Judged:
     face_logits: FloatArray
     boxes: FloatArray
     error: str | None = None
+    opinion: Detections | None = None
 
     @property
     def best(self) -> Detections:
@@ -81,6 +83,14 @@ class Judged:
     def first(self, count: int) -> Judged:
         """The same, as if the best ``count`` proposals alone had been judged."""
         return replace(self, face_logits=self.face_logits[:count], boxes=self.boxes[:count])
+
+
+class Opinion(Protocol):
+    """What is asked about proposals once they are judged (:mod:`tinygan.second_stage.opinion`)."""
+
+    def __call__(self, judged: Judged, image: Path | ImageFile | Image.Image) -> Detections | None:
+        """What a second detector finds in the image; ``None`` if there is no doubt."""
+        ...
 
 
 class _Look(NamedTuple):
@@ -117,6 +127,7 @@ def judge_images(
     workers: int = 2,
     looks: int = 1,
     again_from: float = LOOK_LOGIT,
+    opinion: Opinion | None = None,
 ) -> Iterator[Judged]:
     """Judge the proposals of many images; results come in the order of the requests.
 
@@ -133,6 +144,7 @@ def judge_images(
             found it; with 3, once more at the tiny ones (:data:`THIRD_LOOK_PX`), where it found those by then.
             The logit of a proposal is the mean over its looks, its face lies where the last look found it.
         again_from: face logit from which a proposal may be a face and is looked at again.
+        opinion: asked about every image with proposals; default: nobody is.
     """
     asked: deque[Request] = deque()
 
@@ -144,7 +156,8 @@ def judge_images(
     for look in _look(judge, first(), batch_size, workers, looks if judge.finds_boxes else 1, again_from):
         request = asked.popleft()
         face_logits = np.clip(look.face_logits, -LOGIT_LIMIT, LOGIT_LIMIT)
-        yield Judged(look.name, request.proposals, face_logits, look.boxes, look.error)
+        judged = Judged(look.name, request.proposals, face_logits, look.boxes, look.error)
+        yield judged if opinion is None else _with_opinion(judged, request.image, opinion)
 
 
 def judge_chunks(
@@ -154,6 +167,7 @@ def judge_chunks(
     workers: int = 2,
     looks: int = 1,
     again_from: float = LOOK_LOGIT,
+    opinion: Opinion | None = None,
 ) -> Iterator[Judged]:
     """As :func:`judge_images`, but chunks of requests, each up to one that closes, run side by side on a CPU's cores.
 
@@ -164,15 +178,25 @@ def judge_chunks(
         workers: number of threads that decode and cut, where chunks run one after the other; else each has one.
         looks: how often the judge looks, see :func:`judge_images`.
         again_from: face logit from which it looks again.
+        opinion: as of :func:`judge_images`.
     """
     count = judge.side_by_side
     if count == 1:
-        yield from judge_images(judge, requests, batch_size, workers, looks, again_from)
+        yield from judge_images(judge, requests, batch_size, workers, looks, again_from, opinion)
         return
     for judged in on_own_threads(
-        lambda some: [*judge_images(judge, some, batch_size, 1, looks, again_from)], closed(requests), count
+        lambda some: [*judge_images(judge, some, batch_size, 1, looks, again_from, opinion)], closed(requests), count
     ):
         yield from judged
+
+
+def _with_opinion(judged: Judged, image: Path | ImageFile | Image.Image, opinion: Opinion) -> Judged:
+    if judged.error is not None or not len(judged.proposals):
+        return judged
+    try:
+        return replace(judged, opinion=opinion(judged, image))
+    except Exception as problem:  # whatever one picture may raise costs that picture alone
+        return replace(judged, error=why_skipped(problem, judged.name))
 
 
 def closed(requests: Iterable[Request]) -> Iterator[list[Request]]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from tinygan.boxes import longer_side
 from tinygan.detections import Detections, FloatArray, IntArray
+from tinygan.joining import confirm_detections
 from tinygan.second_stage.calibration import PLAIN, Calibration, fit_calibration, size_feature
 from tinygan.second_stage.fusion import (
     LEAST_LOG_ODDS,
@@ -29,7 +30,9 @@ from tinygan.second_stage.judging import LOOK_LOGIT, Judged
 
 # Three quarters of the looks, which costs .1 points of hard AP in the mean of eight detectors, of a weak one .5
 # (experiments/lite/looks.py), and half of those that a calibration takes.
-QUICK: Mapping[str, float] = {"least_log_odds": -4.0, "again_from": -1.5, "calibration_proposals": 10_000}
+QUICK: Mapping[str, Any] = {
+    "least_log_odds": -4.0, "again_from": -1.5, "calibration_proposals": 10_000, "second_opinion": False
+}  # fmt: skip
 SAME_FACE_IOU = 0.55  # of the faces that the judge sees in two proposals, for a calibration
 
 
@@ -51,6 +54,8 @@ class RescoreConfig:
         least_log_odds: proposals that are faces with lower log-odds, by the detector's calibration, are not judged
             either, once it is found; ``None``: all are (the paper).
         again_from: face logit from which the judge looks again at a proposal, where it looks more than once.
+        second_opinion: whether a second detector searches images in which the judge leaves doubt, and what it finds
+            counts where a box is (see :mod:`tinygan.second_stage.opinion`).
         batch_size: patches per forward pass.
         workers: threads that decode images and cut patches.
     """
@@ -64,6 +69,7 @@ class RescoreConfig:
     min_score: float = 0.0
     least_log_odds: float | None = LEAST_LOG_ODDS  # Differs from the paper: None
     again_from: float = LOOK_LOGIT
+    second_opinion: bool = True  # Differs from the paper: False
     batch_size: int = 64
     workers: int = 2
 
@@ -71,6 +77,11 @@ class RescoreConfig:
     def looks(self) -> int:
         """How often the judge looks; once at boxes that stay where they are."""
         return self.fusion.looks if self.move_boxes else 1
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is a second opinion, which needs scores that are log-odds of a face, as fitted ones are."""
+        return self.second_opinion and self.method == "logit" and self.calibration == "judge" and self.fusion.fitted
 
     def count_judged(self, proposals: Detections, calibration: Calibration | None) -> int:
         """How many proposals of an image are judged, the best ones.
@@ -125,7 +136,8 @@ def rescore_judged(
     Returns:
         One per image: the boxes, moved and merged, with fused scores and columns ``proposal_box`` (where the detector
         put the box), ``proposal_score`` and ``face_logit`` (imputed for proposals that were not judged). Of the boxes
-        in which the judge sees the same face one stays; its columns are its own, its score is the best of theirs.
+        in which the judge sees the same face one stays; its columns are its own, its score is the best of theirs. What
+        a second detector found in the image confirms them (:func:`tinygan.joining.confirm_detections`).
     """
     calibration = PLAIN if config.calibration == "none" else calibration or config.fusion.usual_calibration
     everywhere = calibration if config.method == "logit" else None
@@ -260,7 +272,9 @@ def _finished(judged: Judged, face_logits: FloatArray, scores: FloatArray, confi
         "proposal_score": proposals.scores,
         "face_logit": face_logits,
     }
-    if not config.move_boxes:
-        return Detections(proposals.boxes, scores, columns)
-    placed = place(judged, config.fusion)
-    return Detections(placed.boxes, best_of_face(scores, placed.stays), columns)[placed.rows]
+    if config.move_boxes:
+        placed = place(judged, config.fusion)
+        final = Detections(placed.boxes, best_of_face(scores, placed.stays), columns)[placed.rows]
+    else:
+        final = Detections(proposals.boxes, scores, columns)
+    return final if judged.opinion is None else confirm_detections(final, judged.opinion, config.move_boxes)

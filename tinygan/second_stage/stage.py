@@ -23,7 +23,8 @@ from tinygan.runtime import Backend, Device, Runtime, RuntimeOptions, device_nam
 from tinygan.second_stage.calibration import Calibration
 from tinygan.second_stage.fusion import Fusion, stored_fusion
 from tinygan.second_stage.judge import Judge
-from tinygan.second_stage.judging import LOOK_LOGIT, Judged, Request, judge_images
+from tinygan.second_stage.judging import LOOK_LOGIT, Judged, Opinion, Request, judge_images
+from tinygan.second_stage.opinion import SecondOpinion
 from tinygan.second_stage.rescoring import QUICK, RescoreConfig, calibrate_detector, rescore_judged
 
 CHECKED_AT_ONCE = 8  # images whose boxes are looked at together: are they in pixels?
@@ -43,7 +44,8 @@ class SecondStage:
         max_rois: proposals of an image that are judged, the best ones; the others keep their place.
         batch_size: patches in one forward pass.
         quick: whether to look at proposals less often, and, once :meth:`learn` has seen the detector, at fewer: two
-            thirds of the time for .1 points of hard AP in the mean of eight detectors, .5 of a weak one.
+            thirds of the time for .1 points of hard AP in the mean of eight detectors, .5 of a weak one. There is no
+            second opinion then.
         fusion: weights fitted for one detector, in place of the checkpoint's own.
         backend: what runs the networks: ``torch``, ``onnxruntime`` (with the extra ``tinygan[onnx]``) or ``openvino``
             (``tinygan[openvino]``), which are faster on CPUs.
@@ -52,6 +54,8 @@ class SecondStage:
         runtime: where the networks run, in place of ``device`` at its own precision, ``backend`` and ``exported``.
         orientation: of image files: ``upright`` applies EXIF orientation, and boxes refer to what viewers show;
             ``stored`` is for boxes of a detector that ignores it.
+        second_opinion: whether a CenterFace searches the pictures in which the judge leaves doubt, and what it finds
+            counts where a box is; no box is added. Default: it does, unless ``quick``, or ``fusion`` is given.
 
     Raises:
         CheckpointError: if there is no such checkpoint, it is damaged, or exported networks are of another one.
@@ -73,9 +77,11 @@ class SecondStage:
         exported: str | Path | None = None,
         runtime: Runtime | None = None,
         orientation: Orientation = "upright",
+        second_opinion: bool | None = None,
     ) -> None:
         weights = load_checkpoint(chosen_weights(checkpoint), ("fused", "gan"))
         # A fusion that is given was fitted for one detector, so its usual calibration is that detector's own.
+        asks = fusion is None and not quick if second_opinion is None else second_opinion
         self._calibration: Calibration | None = None if fusion is None else fusion.usual_calibration
         if fusion is None:
             fusion = stored_fusion(weights) or Fusion()
@@ -85,11 +91,13 @@ class SecondStage:
             max_rois=max_rois,
             least_log_odds=max(fusion.least_log_odds, QUICK["least_log_odds"] if quick else -math.inf),
             again_from=QUICK["again_from"] if quick else LOOK_LOGIT,
+            second_opinion=asks,
             batch_size=batch_size,
         )
         networks = None if exported is None else open_exported(Path(exported))
         runtime = runtime or Runtime(RuntimeOptions(device=device_name(device), backend=backend, exported=networks))
         self._judge = Judge.from_weights(weights, runtime)
+        self._opinion = SecondOpinion.open(self._config, runtime.options)
         self._orientation = orientation
 
     @property
@@ -151,7 +159,7 @@ class SecondStage:
             except DataError as error:  # said once the images before are done
                 stopped.append(error)
 
-        for judged in self._look(requests()):
+        for judged in self._look(requests(), self._opinion):
             if judged.error is not None:
                 raise DataError(f"image {judged.error}")
             (rescored,) = rescore_judged([judged], self._config, self._calibration)
@@ -160,7 +168,10 @@ class SecondStage:
             raise stopped[0]
 
     def rescore_unchecked(self, images: Sequence[Picture], detections: Sequence[Detections]) -> list[Detections]:
-        """As :meth:`rescore_many`, of boxes that may be odd, such as one face that reaches far beyond its picture."""
+        """As :meth:`rescore_many`, of boxes that may be odd, such as one face that reaches far beyond its picture.
+
+        There is no second opinion.
+        """
         judged = self._judged(images, detections)
         return [found.sorted() for found in rescore_judged(judged, self._config, self._calibration)]
 
@@ -183,15 +194,22 @@ class SecondStage:
     def _judged(self, images: Sequence[Picture], detections: Sequence[Detections]) -> list[Judged]:
         _check_count(images, detections)
         requests = self._requests(images, detections)
-        judged = list(self._look(requests))
+        judged = list(self._look(requests, None))
         for one in judged:
             if one.error is not None:
                 raise DataError(f"image {one.error}")
         return judged
 
-    def _look(self, requests: Iterable[Request]) -> Iterator[Judged]:
+    def _look(self, requests: Iterable[Request], opinion: Opinion | None) -> Iterator[Judged]:
         config = self._config
-        return judge_images(self._judge, requests, config.batch_size, looks=config.looks, again_from=config.again_from)
+        return judge_images(
+            self._judge,
+            requests,
+            config.batch_size,
+            looks=config.looks,
+            again_from=config.again_from,
+            opinion=opinion,
+        )
 
     def _requests(
         self, images: Sequence[Picture], detections: Sequence[Detections], first: int = 0

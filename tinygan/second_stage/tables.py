@@ -20,7 +20,8 @@ from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.calibration import Calibration
 from tinygan.second_stage.engine import CALIBRATION_FILE, CHUNK, ROUGHLY, ROUGHLY_IMAGES, is_calibrated
 from tinygan.second_stage.judge import Judge
-from tinygan.second_stage.judging import Judged, Request, judge_images
+from tinygan.second_stage.judging import Judged, Opinion, Request, judge_images
+from tinygan.second_stage.opinion import SecondOpinion
 from tinygan.second_stage.rescoring import (
     RescoreConfig,
     calibrate_detector,
@@ -99,27 +100,32 @@ class TableRescorer:
     def _make_sampler(
         self, every: int, calibration: Calibration | None
     ) -> Callable[[Sequence[Shard]], Iterator[list[Judged]]]:
-        judge = Judge.from_weights(self._weights, Runtime(self._options))
+        judge = self._open_judge()
 
         def work(shards: Sequence[Shard]) -> Iterator[list[Judged]]:
             for shard in shards:
-                yield list(self._judge(judge, read_rows(shard, self._orientation, every), calibration))
+                yield list(self._judge(judge, None, read_rows(shard, self._orientation, every), calibration))
 
         return work
 
     def _make_worker(
         self, folder: PartFolder, calibration: Calibration | None
     ) -> Callable[[Sequence[Shard]], Iterator[Part]]:
-        judge = Judge.from_weights(self._weights, Runtime(self._options))
+        judge, opinion = self._open_judge(), SecondOpinion.open(self._config, self._options)
 
         def work(shards: Sequence[Shard]) -> Iterator[Part]:
             for shard in shards:
-                judged = self._judge(judge, read_rows(shard, self._orientation), calibration)
+                judged = self._judge(judge, opinion, read_rows(shard, self._orientation), calibration)
                 yield write_part(folder, shard, (self._answer(one, calibration) for one in judged))
 
         return work
 
-    def _judge(self, judge: Judge, rows: Iterable[Row], calibration: Calibration | None) -> Iterator[Judged]:
+    def _open_judge(self) -> Judge:
+        return Judge.from_weights(self._weights, Runtime(self._options))
+
+    def _judge(
+        self, judge: Judge, opinion: Opinion | None, rows: Iterable[Row], calibration: Calibration | None
+    ) -> Iterator[Judged]:
         """Rows judged in order; those with an error are not looked at."""
         config, errors = self._config, deque[str | None]()
 
@@ -132,7 +138,8 @@ class TableRescorer:
                 yield Request(row.name, row.image, row.proposals, count, closes=patches >= CHUNK)
                 patches = patches if patches < CHUNK else 0
 
-        for one in judge_images(judge, requests(), config.batch_size, config.workers, config.looks, config.again_from):
+        settings = config.batch_size, config.workers, config.looks, config.again_from
+        for one in judge_images(judge, requests(), *settings, opinion):
             error = errors.popleft() or one.error
             yield one if error is None else Judged(one.name, one.proposals, one.face_logits, one.boxes, error)
 

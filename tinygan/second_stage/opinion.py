@@ -1,0 +1,87 @@
+"""A second opinion: where boxes remain in doubt, another detector searches the picture, and its word counts, too.
+
+The judge sees one box at a time. A detector that sees the whole picture, and the part with tiny boxes at twice its
+size, knows what lies around them: half of what a search beside a detector gains (:mod:`tinygan.second_stage.ensemble`)
+needs no box of its own. Half of the pictures are not searched, as the judge leaves no doubt in them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from PIL import Image
+from torch import Tensor
+
+from tinygan.detections import Detections
+from tinygan.formats.images import ImageFile, read_image
+from tinygan.formats.sizes import LARGE_PIXELS
+from tinygan.proposers import DEFAULT, choose_proposer, to_tensor
+from tinygan.runtime import RuntimeOptions
+from tinygan.second_stage.judging import Judged
+from tinygan.second_stage.rescoring import RescoreConfig, rescore_judged
+
+SURE = 0.9  # boxes of this usual score and more leave no doubt: a sixth less is searched, AP is the same
+
+
+@runtime_checkable
+class Adviser(Protocol):
+    """A detector that is asked about the boxes of another one."""
+
+    def look_again(self, image: Tensor, found: Detections) -> Detections | None:
+        """What it finds in an image, uint8 RGB [3, H, W], if the boxes that were found leave doubt; else ``None``."""
+        ...
+
+
+class SecondOpinion:
+    """Asks a detector about judged proposals; several threads may share one.
+
+    Args:
+        adviser: the detector.
+        config: how proposals are rescored, which tells which of them remain in doubt.
+    """
+
+    def __init__(self, adviser: Adviser, config: RescoreConfig) -> None:
+        self._adviser, self._config = adviser, config
+        self._large = threading.Lock()
+
+    @classmethod
+    def open(cls, config: RescoreConfig, options: RuntimeOptions) -> SecondOpinion | None:
+        """The first stage that ships, if proposals are rescored with a second opinion.
+
+        Args:
+            config: how they are rescored.
+            options: device, precision, threads and backend of the second stage.
+
+        Raises:
+            CheckpointError: if its weights are damaged.
+        """
+        if not config.asks:
+            return None
+        choice = choose_proposer(DEFAULT)
+        proposer = choice.build(choice.runtime(options))
+        assert isinstance(proposer, Adviser)
+        return cls(proposer, config)
+
+    def __call__(self, judged: Judged, image: Path | ImageFile | Image.Image) -> Detections | None:
+        """What the detector finds in the image, without its columns; ``None`` if the judge leaves no doubt.
+
+        Raises:
+            DataError: if the image cannot be read.
+        """
+        (usual,) = rescore_judged([judged], self._config)
+        picture = image if isinstance(image, Image.Image) else read_image(image)
+        with self._large if picture.width * picture.height > LARGE_PIXELS else nullcontext():
+            found = self._adviser.look_again(to_tensor(picture), usual[usual.scores < SURE])
+        return None if found is None else Detections(found.boxes, found.scores)
+
+
+def opinion_settings(config: RescoreConfig, options: RuntimeOptions) -> Mapping[str, Any] | None:
+    """What decides a second opinion, as JSON types; ``None`` if none is asked for."""
+    if not config.asks:
+        return None
+    choice = choose_proposer(DEFAULT)
+    return choice.settings(choice.runtime(options))

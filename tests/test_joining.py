@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 import tinygan
 from tinygan.detections import Detections
 from tinygan.errors import DataError
-from tinygan.joining import join_detections
+from tinygan.joining import confirm_detections, join_detections
 
 FACE, SHIFTED, ELSEWHERE = [10, 10, 30, 30], [12, 12, 32, 32], [100, 100, 120, 130]
 
@@ -105,3 +105,18 @@ def test_memory_does_not_grow_with_the_product_of_both_numbers_of_boxes():
     tracemalloc.stop()
     assert (joined.fields["found_by"] == "both").sum() == 750 and len(joined) == 30_000
     assert peak < 90_000_000  # a matrix of all pairs alone has 180 million bytes
+
+
+def test_what_another_detector_confirms_keeps_order_columns_and_number():
+    first = found([*ELSEWHERE, 0.6], [*FACE, 0.5], name=np.array(["a", "b"]))
+    far = [15, 15, 35, 35]  # overlaps with the face by an IoU of 0.39
+    near = [14, 14, 34, 34]  # by one of 0.47, too little to be added to
+    confirmed = confirm_detections(first, found([*near, 0.9], [200, 200, 210, 210, 0.9]))
+    assert confirmed.boxes.tolist() == [ELSEWHERE, [12, 12, 32, 32]] and set(confirmed.fields) == {"name"}
+    assert logit(confirmed.scores) == pytest.approx([0.8 * logit(0.6) - 0.8, 0.8 * logit(0.9)])
+    assert sorted(join_detections(first, found([*near, 0.9])).fields["found_by"]) == ["first", "first", "second"]
+    still = confirm_detections(first, found([*near, 0.9]), move_boxes=False)
+    assert still.boxes.tolist() == first.boxes.tolist() and still.scores.tolist() == confirmed.scores.tolist()
+    assert logit(confirm_detections(first, found([*far, 0.9])).scores[1]) == pytest.approx(-0.8)
+    assert len(confirm_detections(Detections.empty(), first)) == 0
+    assert logit(confirm_detections(first, Detections.empty()).scores) == pytest.approx([0.8 * logit(0.6) - 0.8, -0.8])

@@ -93,6 +93,17 @@ def test_what_is_tiny_is_searched_more_closely():
     assert len(second.views) == 2  # one is enough
 
 
+def test_it_looks_again_at_what_another_detector_found():
+    second = Second((104, 10, 164, 70, 0.5))
+    both = pair([], second)
+    assert both.look_again(PICTURE, found(SURE)) is None and second.views == []
+    seen = both.look_again(PICTURE, found(SURE, *crowd(1)))
+    assert [view.scale for view in second.views] == [1, 2] and seen is not None
+    assert seen.boxes.tolist() == [[104, 10, 164, 70]] and seen.scores == pytest.approx(1 / (1 + np.exp(-1)))
+    with pytest.raises(ValueError, match="expected a uint8 RGB image"):
+        both.look_again(PICTURE.float(), found(SURE))
+
+
 def test_scores_below_the_threshold_and_sides_above_the_limit_are_none():
     (answer,) = pair(crowd(score=0.5), Second(), score_threshold=0.4).propose([PICTURE])
     assert len(answer) == 0  # of one network alone they lose

@@ -1,0 +1,149 @@
+"""A second opinion: who is asked about what, and what its word does to the boxes of a detector."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.special import expit
+
+import tinygan
+from tinygan.cli.rescore import main
+from tinygan.detections import Detections
+from tinygan.formats.images import ImageFile
+from tinygan.formats.registry import open_detections
+from tinygan.runtime import RuntimeOptions
+from tinygan.second_stage.fusion import Fusion
+from tinygan.second_stage.judge import Judge
+from tinygan.second_stage.judging import Judged, Request, judge_images
+from tinygan.second_stage.opinion import SecondOpinion, opinion_settings
+from tinygan.second_stage.rescoring import QUICK, RescoreConfig, rescore_judged
+
+SURE, DOUBTED, ELSEWHERE = [10.0, 10, 40, 40], [60.0, 10, 72, 22], [200.0, 10, 212, 22]
+PROPOSALS = Detections(np.array([SURE, DOUBTED]), np.array([0.99, 0.4]))
+CONFIG = RescoreConfig(fusion=Fusion(judge=0.0, fitted=True))  # the scores stay what they are
+
+
+class Adviser:
+    """Notes the pictures and boxes that it is asked about, and finds one box, which columns come with."""
+
+    def __init__(self, *found):
+        self.asked, self.found = [], found
+
+    def look_again(self, image, found):
+        self.asked.append((tuple(image.shape), found.scores.round(3).tolist()))
+        rows = np.array(self.found).reshape(-1, 5)
+        return Detections(rows[:, :4], rows[:, 4], {"landmarks": np.zeros((len(rows), 10))}) if len(rows) else None
+
+
+def judged(name="a", proposals=PROPOSALS, **more) -> Judged:
+    return Judged(name, proposals, np.zeros(len(proposals)), proposals.boxes, **more)
+
+
+def test_it_is_asked_about_boxes_that_are_not_sure():
+    picture = Image.new("RGB", (300, 50))
+    adviser = Adviser([*DOUBTED, 0.9])
+    found = SecondOpinion(adviser, CONFIG)(judged(), picture)
+    assert adviser.asked == [((3, 50, 300), [0.4])] and found is not None and not found.fields
+    assert SecondOpinion(Adviser(), CONFIG)(judged(), picture) is None
+
+
+def test_what_it_finds_raises_a_box_where_it_lies_and_adds_none():
+    found = Detections(np.array([np.add(DOUBTED, 2), ELSEWHERE]), np.array([0.9, 0.9]))
+    (after,) = rescore_judged([judged(opinion=found)], CONFIG)
+    assert after.boxes.tolist() == [SURE, np.add(DOUBTED, 1).tolist()]
+    sure, doubted = np.log(99.0), 0.8 * np.log(9.0) + 0.2 * np.log(2 / 3)
+    assert after.scores == pytest.approx(expit([0.8 * sure - 0.8, doubted]))
+    assert after.fields["proposal_score"].tolist() == [0.99, 0.4] and "landmarks" not in after.fields
+    (still,) = rescore_judged([judged(opinion=found)], replace(CONFIG, move_boxes=False))
+    assert still.boxes.tolist() == PROPOSALS.boxes.tolist() and np.array_equal(still.scores, after.scores)
+    (less,) = rescore_judged([judged(opinion=Detections.empty())], CONFIG)  # asked, it saw nothing
+    assert (less.scores < PROPOSALS.scores).all()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"second_opinion": False}, {"method": "product"}, {"calibration": "none"}, {"fusion": Fusion()}, QUICK],
+)
+def test_scores_that_are_no_log_odds_get_none(changed):
+    config = replace(CONFIG, **changed)
+    assert SecondOpinion.open(config, RuntimeOptions(device="cpu")) is None
+    assert opinion_settings(config, RuntimeOptions(device="cpu")) is None and CONFIG.asks
+
+
+def test_large_pictures_are_searched_one_at_a_time():
+    inside, most = [], []
+
+    class Slow(Adviser):
+        def look_again(self, image, found):
+            inside.append(1)
+            most.append(len(inside))
+            threading.Event().wait(0.05)
+            inside.pop()
+
+    ask, large = SecondOpinion(Slow(), CONFIG), Image.new("RGB", (2500, 2000))
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: ask(judged(), large), range(3)))
+    assert most == [1, 1, 1]
+
+
+def test_of_many_images_each_is_asked_about_as_its_boxes_lie(checkpoint, tmp_path):
+    stage = tinygan.SecondStage(checkpoint, device="cpu", second_opinion=False)
+    judge: Judge = stage._judge
+    exif = Image.Exif()
+    exif[274] = 6  # turned by a quarter
+    Image.new("RGB", (90, 60)).save(tmp_path / "a.jpg", exif=exif)
+    broken = tmp_path / "b.jpg"
+    broken.write_bytes((tmp_path / "a.jpg").read_bytes()[:200])
+    adviser = Adviser([*DOUBTED, 0.9])
+
+    def fails(judged, image):
+        if judged.name == "fails":
+            raise RuntimeError("no luck")
+        return SecondOpinion(adviser, CONFIG)(judged, image)
+
+    requests = [
+        Request("upright", ImageFile(tmp_path / "a.jpg"), PROPOSALS),
+        Request("stored", ImageFile(tmp_path / "a.jpg", "stored"), PROPOSALS),
+        Request("empty", tmp_path / "a.jpg", Detections.empty()),
+        Request("broken", broken, PROPOSALS),
+        Request("fails", tmp_path / "a.jpg", PROPOSALS),
+        Request("memory", Image.new("RGB", (70, 80)), PROPOSALS),
+    ]
+    answers = {one.name: one for one in judge_images(judge, requests, 8, opinion=fails)}
+    assert [size for size, _ in adviser.asked] == [(3, 90, 60), (3, 60, 90), (3, 80, 70)]
+    assert {name for name, one in answers.items() if one.opinion is not None} == {"upright", "stored", "memory"}
+    assert "no luck" in answers["fails"].error and "broken" not in str(answers["upright"].error)
+    assert {name for name, one in answers.items() if one.error} == {"broken", "fails"}
+
+
+def test_the_command_asks_unless_told_not_to(tiny_wider, checkpoint, tmp_path, capsys):
+    images = tiny_wider.root / "WIDER_val/images"
+    words = ["--proposals", tiny_wider.proposals / "val", "--images", images, "--checkpoint", checkpoint]
+
+    def rescored(name, *more):
+        typed = [*words, "--out", tmp_path / name, "--device", "cpu", "--precision", "32", *more]
+        assert main([str(word) for word in typed]) == 0
+        return open_detections(tmp_path / name), json.loads((tmp_path / name / "rescore.json").read_text())
+
+    (asked, settings), (alone, fewer) = rescored("asked"), rescored("alone", "--no-opinion")
+    assert any(not np.array_equal(asked[name].scores, alone[name].scores) for name in asked)
+    assert {name: len(found) for name, found in asked.items()} == {name: len(found) for name, found in alone.items()}
+    assert "'opinion'" in str(settings) and "'opinion'" not in str(fewer)
+    for stage, there in ((tinygan.SecondStage(checkpoint, device="cpu"), asked), (alone_stage(checkpoint), alone)):
+        for name, found in open_detections(tiny_wider.proposals / "val").items():
+            again = stage.rescore(images / f"{name}.jpg", found)
+            assert np.allclose(np.sort(again.scores), np.sort(there[name].scores), atol=1e-3)
+    capsys.readouterr()
+    resumed = [*words, "--out", tmp_path / "asked", "--device", "cpu", "--precision", "32", "--no-opinion", "--resume"]
+    assert main([str(word) for word in resumed]) == 2
+    assert "was written with other settings" in capsys.readouterr().err
+
+
+def alone_stage(checkpoint):
+    return tinygan.SecondStage(checkpoint, device="cpu", second_opinion=False)

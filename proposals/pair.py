@@ -109,7 +109,7 @@ class PairedDetector:
     def _with_second(self, image: Tensor, found: Detections) -> Detections:
         """What was found in an image, joined with what the second network finds, if it is worth a look."""
         config, (height, width) = self._config, image.shape[1:]
-        other = self.look_again(image, found)
+        other = self._search_if_in_doubt(image, found)
         if other is None:
             return found
         joined = join_detections(found, other)
@@ -118,20 +118,27 @@ class PairedDetector:
         return best_inside(kept, width, height, config.keep)
 
     def look_again(self, image: Tensor, found: Detections) -> Detections | None:
-        """What the second network finds in an image, if the boxes found in it are worth a look.
+        """What the second network finds in an image, if the boxes that another detector found are worth a look.
 
         Args:
             image: uint8 RGB [3, H, W].
-            found: of YuNet, or of any detector whose scores are probabilities of a face.
+            found: boxes whose scores are probabilities of a face.
 
         Returns:
             Its boxes, with scores of the same meaning; ``None`` if no box found is tiny and few are in doubt, or the
-            image is searched in tiles.
+            image is so large that it would see tiny ones smaller than they are.
 
         Raises:
             ValueError: if the image is not uint8 [3, H, W].
         """
         check_image(image)
+        height, width = image.shape[1:]
+        if self._config.closer * self._whole_factor(width, height) < 1:
+            return None
+        return self._search_if_in_doubt(image, found)
+
+    def _search_if_in_doubt(self, image: Tensor, found: Detections) -> Detections | None:
+        """What the second network finds in an image in which boxes are tiny or in doubt; ``None`` in others."""
         config, (height, width) = self._config, image.shape[1:]
         if not config.unsure or config.is_sliced(width, height):
             return None
@@ -139,20 +146,18 @@ class PairedDetector:
         tiny = (found.scores >= TINY_SCORE) & (longer_side(found.boxes) * scale < config.closer_below_px)
         if not tiny.any() and count_unsure(found) < config.unsure:
             return None
-        other = self._second.search(image, self._views(found.boxes[tiny], width, height, scale))
+        other = self._second.search(image, self._views(found.boxes[tiny], width, height))
         return replace(other, scores=expit(score_logit(other.scores) + config.second_trust))
 
-    def _views(self, tiny: FloatArray, width_px: int, height_px: int, scale: float) -> list[View]:
+    def _views(self, tiny: FloatArray, width_px: int, height_px: int) -> list[View]:
         """What the second network searches: the whole image, and the part with tiny boxes more closely.
 
         Args:
             tiny: float64 [K, 4].
             width_px: the image's width.
             height_px: the image's height.
-            scale: factor by which YuNet saw the whole image.
         """
-        config = self._config
-        whole = min(scale, math.sqrt(config.second_px / (width_px * height_px)))
+        config, whole = self._config, self._whole_factor(width_px, height_px)
         views = [View(0, 0, width_px, height_px, whole)]
         if len(tiny):
             part = around(_hull(tiny), width_px, height_px)
@@ -162,6 +167,11 @@ class PairedDetector:
             if factor > whole:
                 views.append(View(*part, factor, WHOLE_SIDE_PX / whole, CROWD_MARGIN_PX / 4))
         return views
+
+    def _whole_factor(self, width_px: int, height_px: int) -> float:
+        """Factor by which the second network sees a whole image of this size; at most that of YuNet."""
+        bound = math.sqrt(self._config.second_px / (width_px * height_px))
+        return min(self._config.largest_scale(width_px, height_px), bound)
 
 
 def _hull(boxes: FloatArray) -> list[float]:

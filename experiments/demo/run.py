@@ -93,7 +93,7 @@ def _steps(root: Path, proposals: Path, out: Path, config: str) -> Iterator[list
     yield [*train, "fusion", *detector, "--init", gan, "--out", fused]
     yield [
         "tinygan-rescore", *detector, "--images", str(root / "WIDER_val" / "images"), "--subset", subset,
-        "--checkpoint", fused, "--out", rescored, "--report", str(out / "rescore.json"), "--overwrite",
+        "--checkpoint", fused, "--out", rescored, "--report", str(out / "rescore.json"), "--overwrite", "--no-opinion",
     ]  # fmt: skip
     yield [
         "tinygan-evaluate", "wider", "--detections", rescored, "--baseline", str(proposals), "--ground-truth", subset,

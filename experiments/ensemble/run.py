@@ -80,6 +80,7 @@ def three_ways(
     write_atomically(subset, "".join(f"{name}\n" for name in names).encode())
     words = ["--proposals", str(path), "--images", str(split.images), "--subset", str(subset), "--out", str(again)]
     words += ["--precision", options.precision, "--threads", str(options.threads), "--overwrite"]
+    words += ["--no-opinion"]  # as with --search, which brings more than one
     print("$ tinygan-rescore", *words, flush=True)
     if rescore_command.main(words) > SOME_SKIPPED:
         raise SystemExit("tinygan-rescore failed")

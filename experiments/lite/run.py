@@ -242,19 +242,21 @@ def _widths(inputs: Inputs) -> None:
 
 
 def _report(inputs: Inputs) -> None:
-    """WIDER_val: before and after with the checkpoint that ships, also with every box where it was."""
+    """WIDER_val: before and after with the checkpoint that ships, also without a second opinion or moved boxes."""
     inputs.results["giga_flops"] = giga_flops(inputs.run(SHIPPED))
-    _compare_on_val(inputs, "val", SHIPPED, inputs.proposals)
-    if inputs.also:
-        _compare_on_val(inputs, "val_also", SHIPPED, inputs.also)
+    for key, options in (("", ()), ("_without_opinion", ("--no-opinion",))):
+        _compare_on_val(inputs, f"val{key}", SHIPPED, inputs.proposals, *options)
+        if inputs.also:
+            _compare_on_val(inputs, f"val_also{key}", SHIPPED, inputs.also, *options)
     _compare_on_val(inputs, "val_without_boxes", SHIPPED, inputs.proposals, "--no-boxes")
     _do("experiments.sr_quality.run", "--checkpoint", inputs.run("fused"), "--data", inputs.data,
         "--out", inputs.run("sr_quality"))  # fmt: skip
 
 
 def _report_unseen(inputs: Inputs) -> None:
-    """WIDER_val: the copy behind the detectors that it never saw, alone and with a search."""
+    """WIDER_val: the copy behind the detectors that it never saw, without a second opinion, with one and a search."""
     _compare_on_val(inputs, "val_unseen", "fused_unseen", inputs.also)
+    _compare_on_val(inputs, "val_unseen_without_opinion", "fused_unseen", inputs.also, "--no-opinion")
     _compare_on_val(inputs, "val_unseen_search", "fused_unseen", inputs.also, "--search")
 
 
@@ -272,7 +274,7 @@ def _compare_on_val(inputs: Inputs, key: str, run: str, paths: Sequence[Path], *
             "--subset", subset, "--checkpoint", inputs.run(run), "--out", out, "--report", f"{out}.json",
             "--overwrite", *options)  # fmt: skip
         pairs[detector] = (open_detections(path), open_detections(out))
-    for iou_threshold in (0.5,) if options else (0.5, 0.7):
+    for iou_threshold in (0.5, 0.7) if set(options) <= {"--no-opinion"} else (0.5,):
         compared = compare(pairs, truth, names, iou_threshold)
         if iou_threshold == 0.5:
             inputs.results[f"{key}_binned_points"] = {

@@ -187,7 +187,7 @@ class Chain:
             if not out.is_file():
                 self._do("tinygan-rescore", "--proposals", self.proposals("val"), "--images",
                          data / "WIDER_val" / "images", "--checkpoint", self.run("fused", row), "--fusion", score,
-                         "--max-rois", self.max_rois, "--set", "least_log_odds=null", "--out", out,
+                         "--max-rois", self.max_rois, "--set", "least_log_odds=null", "--no-opinion", "--out", out,
                          "--report", f"{out}.json", "--resume")  # fmt: skip
 
     def rescored(self, row: str, score: str) -> Path:

@@ -100,6 +100,10 @@ def test_it_looks_again_at_what_another_detector_found():
     seen = both.look_again(PICTURE, found(SURE, *crowd(1)))
     assert [view.scale for view in second.views] == [1, 2] and seen is not None
     assert seen.boxes.tolist() == [[104, 10, 164, 70]] and seen.scores == pytest.approx(1 / (1 + np.exp(-1)))
+    asked = len(second.views)
+    assert pair([], second, second_px=29_000).look_again(PICTURE, found(*crowd())) is None  # 120,000, at half its size
+    assert len(second.views) == asked
+    assert pair([], second, second_px=31_000).look_again(PICTURE, found(*crowd())) is not None
     with pytest.raises(ValueError, match="expected a uint8 RGB image"):
         both.look_again(PICTURE.float(), found(SURE))
 

@@ -19,6 +19,7 @@ from torchvision.ops import box_iou, nms
 from proposals.candidates import LANDMARKS, Candidates, mean_of_both, mirror, or_none_known
 from proposals.views import WHOLE_SIDE_PX, View, ViewConfig, resize, whole_views
 from tinygan.detections import Detections
+from tinygan.heap import trim_heap
 from tinygan.models.backends import Run, deploy, place
 from tinygan.models.folding import fold_batch_norm
 from tinygan.models.graphs import Graph, Port
@@ -286,7 +287,9 @@ class PyramidDetector(Generic[OutputT]):
     def propose(self, images: Sequence[Tensor]) -> list[Detections]:
         """Find faces; see :class:`tinygan.proposers.Proposer`."""
         with self._runtime.autocast():
-            return [self._detect(image) for image in images]
+            found = [self._detect(image) for image in images]
+        trim_heap()
+        return found
 
     def _detect(self, image: Tensor) -> Detections:
         check_image(image)
@@ -320,6 +323,7 @@ class PyramidDetector(Generic[OutputT]):
                 others = [~view.surely().keeps(part.boxes, width, height) for part in parts]
                 parts = [Candidates(*(c[kept] for c in part)) for part, kept in zip(parts, others, strict=True)]
                 parts.append(self._seen(picture, view))
+        trim_heap()
         return best_inside(_detections(self._distinct(parts)), width, height, self._config.keep)
 
     def _distinct(self, parts: Sequence[Candidates]) -> Candidates:

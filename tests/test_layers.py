@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
     {"tinygan.formats", "tinygan.checkpoint", "tinygan.pictures"},
     {"tinygan.files"},
     {"tinygan.boxes", "tinygan.config", "tinygan.runtime"},
-    {"tinygan.errors", "tinygan.detections", "tinygan.concurrency"},
+    {"tinygan.errors", "tinygan.detections", "tinygan.concurrency", "tinygan.heap"},
 ]
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-M_ARENA_MAX = -8  # of glibc's malloc.h
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -42,15 +38,3 @@ def ordered_map(
             yield waiting.popleft().result()
     finally:  # after an error, or when no more results are wanted, what has not begun is not done
         pool.shutdown(cancel_futures=True)
-
-
-def share_heap() -> None:
-    """Let all threads of this process, which has only begun, share one heap, unless ``MALLOC_ARENA_MAX`` is set.
-
-    glibc gives threads heaps of their own, each of which remains as large as the largest pictures that its thread saw:
-    100 to 200 MB with the threads that decode and cut. Elsewhere nothing happens.
-    """
-    if sys.platform == "linux" and "MALLOC_ARENA_MAX" not in os.environ:
-        set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-        if set_option is not None:
-            set_option(M_ARENA_MAX, 1)

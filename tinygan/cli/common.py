@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 from tinygan import __version__
 from tinygan.cli.ending import explain, hold_output, stoppable
 from tinygan.cli.options import SHOW_CONFIG
-from tinygan.concurrency import share_heap
 from tinygan.errors import TinyGanError
+from tinygan.heap import share_heap
 
 if TYPE_CHECKING:
     from tinygan.formats.folders import DetectionFiles

@@ -26,7 +26,8 @@ from tinygan.second_stage.fusion import Fusion
 from tinygan.second_stage.judging import judge_images
 from tinygan.second_stage.rescoring import RescoreConfig
 
-IDENTITY = ["--set", "fusion.judge=0", "--set", "fusion.size=0"]
+ALONE = "--no-opinion"  # so that what becomes of each box can be said
+IDENTITY = ["--set", "fusion.judge=0", "--set", "fusion.size=0", ALONE]
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def typed(data, checkpoint: Path, out: Path, *more: str) -> list[str]:
 
 def test_every_box_comes_back_with_a_new_score(data, checkpoint, tmp_path):
     report = tmp_path / "report.json"
-    assert main(typed(data, checkpoint, tmp_path / "out", "--report", str(report))) == 0
+    assert main(typed(data, checkpoint, tmp_path / "out", ALONE, "--report", str(report))) == 0
     before, after = open_detections(data.proposals / "val"), open_detections(tmp_path / "out")
     assert set(before) == set(after)
     changed = 0
@@ -189,7 +190,7 @@ def test_few_proposals_take_the_usual_view(data, checkpoint, tmp_path, capsys):
     fusion = Fusion(judge=0.0, fitted=True, curve=curve, usual_calibration=usual)
     mapped = tmp_path / "mapped.safetensors"
     save_checkpoint(mapped, replace(fused, fusion=fusion.to_facts()))
-    assert main(typed(data, mapped, tmp_path / "out")) == 0
+    assert main(typed(data, mapped, tmp_path / "out", ALONE)) == 0
     assert "calibration: usual" in capsys.readouterr().out
     before, after = open_detections(data.proposals / "val"), open_detections(tmp_path / "out")
     assert all(np.allclose(logit(after[name].scores), 2 * logit(before[name].scores), atol=1e-3) for name in before)
@@ -202,7 +203,7 @@ def test_unjudged_boxes_keep_the_mapped_score(data, checkpoint, tmp_path):
     fusion = Fusion(judge=0.7, fitted=True, curve=curve, usual_calibration=usual)
     viewed = tmp_path / "viewed.safetensors"
     save_checkpoint(viewed, replace(fused, fusion=fusion.to_facts()))
-    assert main(typed(data, viewed, tmp_path / "out", "--max-rois", "10")) == 0
+    assert main(typed(data, viewed, tmp_path / "out", ALONE, "--max-rois", "10")) == 0
     before, after = open_detections(data.proposals / "val"), open_detections(tmp_path / "out")
     for name in before:
         first = {tuple(box): score for box, score in zip(before[name].boxes.round(4), before[name].scores, strict=True)}

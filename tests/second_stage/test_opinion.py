@@ -139,6 +139,12 @@ def test_the_command_asks_unless_told_not_to(tiny_wider, checkpoint, tmp_path, c
         for name, found in open_detections(tiny_wider.proposals / "val").items():
             again = stage.rescore(images / f"{name}.jpg", found)
             assert np.allclose(np.sort(again.scores), np.sort(there[name].scores), atol=1e-3)
+    cut = tmp_path / "asked"
+    files = {file: file.read_text() for file in cut.rglob("*.txt")}
+    first = next(iter(files))
+    first.unlink()  # as if killed before this image
+    rescored("asked", "--resume")
+    assert {file: file.read_text() for file in cut.rglob("*.txt")} == files
     capsys.readouterr()
     resumed = [*words, "--out", tmp_path / "asked", "--device", "cpu", "--precision", "32", "--no-opinion", "--resume"]
     assert main([str(word) for word in resumed]) == 2

@@ -59,7 +59,7 @@ def test_quick_agrees_with_the_quick_command(finding_checkpoint, tiny_wider, tmp
     usual = tinygan.SecondStage(finding_checkpoint)
     logits = np.concatenate([usual.rescore(images / f"{n}.jpg", p).fields["face_logit"] for n, p in proposals.items()])
     for module in ("stage", "rescoring"):  # these networks learnt nothing
-        quick = {"least_log_odds": -9.0, "again_from": float(np.median(logits))}
+        quick = {"least_log_odds": -9.0, "again_from": float(np.median(logits)), "second_opinion": False}
         monkeypatch.setattr(f"tinygan.second_stage.{module}.QUICK", quick)
     words = ["--proposals", str(tiny_wider.proposals / "val"), "--images", str(images), "--quick"]
     assert main([*words, "--checkpoint", str(finding_checkpoint), "--out", str(tmp_path / "out")]) == 0

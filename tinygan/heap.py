@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 M_ARENA_MAX = -8  # of glibc's malloc.h
-GROWTH = 500_000_000  # bytes: to give back so much takes 50 ms
+GROWTH = 1_000_000_000  # bytes; half of it would save 350 MB more, for a twentieth of the time, not a fiftieth
 STATM = Path("/proc/self/statm")
 
 
@@ -29,7 +29,7 @@ def share_heap() -> None:
 
 
 class HeapTrimmer:
-    """Gives unused memory back to the system whenever this process has grown by 500 MB since it last did."""
+    """Gives unused memory back to the system whenever this process has grown by 1 GB since it last did."""
 
     def __init__(self) -> None:
         self._trim = _of_libc("malloc_trim")

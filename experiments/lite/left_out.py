@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     recipe = build_config(Recipe, load_checkpoint(arguments.run, ("fused",)).recipe)
     split = load_split(arguments.data, "train")
-    judged = {name: load_judged(file) for name, file in _detectors(arguments.run).items()}
+    judged = {name: load_judged(file) for name, file in detectors_of(arguments.run).items()}
     truth = truth_of(arguments.data, split, list(split.faces))
     found: dict[str, Any] = {}
     for name in arguments.detectors or judged:
@@ -94,7 +94,7 @@ def binned_points(
     return {subset: 100 * (results[1][subset].ap_binned - results[0][subset].ap_binned) for subset in truth.subsets}
 
 
-def _detectors(run: Path) -> dict[str, Path]:
+def detectors_of(run: Path) -> dict[str, Path]:
     """Judged proposals by the detector's name, which the run's ``config.yaml`` notes."""
     for line in (run / CONFIG_FILE).read_text().splitlines():
         if line.startswith("# proposals: "):

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from experiments.lite import looks as looks_table
-from experiments.lite import yunet
+from experiments.lite import opinion, yunet
 from experiments.lite.looks import by_rule
 from experiments.lite.report import compare, truth_of
 from experiments.lite.run import halved, main
@@ -20,7 +20,7 @@ from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import load_split
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.judge import Judge
-from tinygan.second_stage.judging import Request, judge_images
+from tinygan.second_stage.judging import Judged, Request, judge_images
 
 
 def test_compare_by_hand_and_pooled():
@@ -97,6 +97,20 @@ def test_one_command_runs_the_recipe_and_can_be_repeated(tiny_wider, tiny_option
     capsys.readouterr()
     assert main([*words, "--steps", "mse", "gan", "judge", "fusion"]) == 0
     assert capsys.readouterr().out.count("finished already") == 4
+    figures = tmp_path / "opinion.json"
+    given = ["--run", str(tmp_path / "out/fused"), "--data", str(tiny_wider.root), "--json", str(figures)]
+    assert opinion.main([*given, "--images", "2", "--set", "closer=1.5"]) == 0
+    assert "mean all" in capsys.readouterr().out
+    report = json.loads(figures.read_text())
+    assert set(report) == {opinion.ALONE, *opinion.RULES} and len(report[opinion.SHIPS]) == 3
+
+
+def test_an_opinion_counts_as_a_rule_trusts_it():
+    box = np.array([[0.0, 0, 10, 10]])
+    judged = Judged("a", Detections(box, np.array([0.5])), np.zeros(1), box, opinion=Detections(box, np.array([0.5])))
+    assert opinion.counted(judged, opinion.Rule(trust=1.0)).opinion.scores == pytest.approx(1 / (1 + np.exp(-1)))
+    alone = replace(judged, opinion=None)
+    assert opinion.counted(alone, opinion.Rule(trust=1.0)) is alone
 
 
 def test_looks_put_together_are_those_of_the_judge(finding_checkpoint, tiny_wider):

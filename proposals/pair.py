@@ -135,7 +135,7 @@ class PairedDetector:
         height, width = image.shape[1:]
         if self._config.closer * self._whole_factor(width, height) < 1:
             return None
-        return self._search_if_in_doubt(image, found)
+        return self._search_if_in_doubt(image, best_inside(found, width, height, len(found)))
 
     def _search_if_in_doubt(self, image: Tensor, found: Detections) -> Detections | None:
         """What the second network finds in an image in which boxes are tiny or in doubt; ``None`` in others."""

@@ -36,11 +36,11 @@ def test_holes_in_the_heap_are_given_back_once_a_process_has_grown(growth, least
 
 
 def test_it_looks_again_only_when_it_has_grown_as_much_again(monkeypatch):
-    sizes, trims, trim = iter([500, 1500, 1200, 2100, 2300, 900]), [], HeapTrimmer()
+    sizes, trims, trim = iter([500, 1500, 1200, 2100, 2300, 900, 400, 1500, 700, 700]), [], HeapTrimmer()
     monkeypatch.setattr(heap, "GROWTH", 1000)
     monkeypatch.setattr(heap, "_resident", lambda: next(sizes))
     trim._trim = trims.append
-    for expected in (0, 1, 1, 2):  # of 500; 1500, which becomes 1200; 2100; 2300, which becomes 900
+    for expected in (0, 1, 1, 2, 2, 3):  # of 500; 1500, which becomes 1200; 2100; 2300, to 900; 400; 1500, to 700
         trim()
         assert len(trims) == expected
     trim._trim = None  # another C library

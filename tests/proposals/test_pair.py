@@ -104,6 +104,9 @@ def test_it_looks_again_at_what_another_detector_found():
     assert pair([], second, second_px=29_000).look_again(PICTURE, found(*crowd())) is None  # 120,000, at half its size
     assert len(second.views) == asked
     assert pair([], second, second_px=31_000).look_again(PICTURE, found(*crowd())) is not None
+    for left in (-200, 464, 2000):  # of another detector, beyond the picture: no part of it can be searched
+        outside = found((left, 100, left + 10, 110, 0.5))
+        assert pair([], Second((1, 1, 9, 9, 0.5))).look_again(PICTURE, outside) is None
     with pytest.raises(ValueError, match="expected a uint8 RGB image"):
         both.look_again(PICTURE.float(), found(SURE))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -118,7 +119,7 @@ def test_of_many_images_each_is_asked_about_as_its_boxes_lie(checkpoint, tmp_pat
     answers = {one.name: one for one in judge_images(judge, requests, 8, opinion=fails)}
     assert [size for size, _ in adviser.asked] == [(3, 90, 60), (3, 60, 90), (3, 80, 70)]
     assert {name for name, one in answers.items() if one.opinion is not None} == {"upright", "stored", "memory"}
-    assert "no luck" in answers["fails"].error and "broken" not in str(answers["upright"].error)
+    assert "no luck" in answers["fails"].error
     assert {name for name, one in answers.items() if one.error} == {"broken", "fails"}
 
 
@@ -153,3 +154,8 @@ def test_the_command_asks_unless_told_not_to(tiny_wider, checkpoint, tmp_path, c
 
 def alone_stage(checkpoint):
     return tinygan.SecondStage(checkpoint, device="cpu", second_opinion=False)
+
+
+def test_a_stage_that_asks_can_be_pickled(checkpoint):
+    again = pickle.loads(pickle.dumps(tinygan.SecondStage(checkpoint, device="cpu")))
+    assert again._opinion is not None

@@ -72,7 +72,7 @@ def _parser() -> Parser:
         "--search",
         action="store_true",
         help="search the images with the first stage that ships, too: faces that your detector missed are added, and "
-        "where both found one, its box lies in the middle; takes three to five times as long",
+        "where both found one, its box lies in the middle; takes up to twice as long",
     )
     parser.add_argument(
         "--quick",

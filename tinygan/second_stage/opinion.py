@@ -26,6 +26,8 @@ from tinygan.second_stage.rescoring import RescoreConfig, rescore_judged
 
 SURE = 0.9  # boxes of this usual score and more leave no doubt: a sixth less is searched, AP is the same
 
+ONE_LARGE = threading.Lock()  # of the process, so that what asks can be pickled
+
 
 @runtime_checkable
 class Adviser(Protocol):
@@ -46,7 +48,6 @@ class SecondOpinion:
 
     def __init__(self, adviser: Adviser, config: RescoreConfig) -> None:
         self._adviser, self._config = adviser, config
-        self._large = threading.Lock()
 
     @classmethod
     def open(cls, config: RescoreConfig, options: RuntimeOptions) -> SecondOpinion | None:
@@ -73,9 +74,12 @@ class SecondOpinion:
             DataError: if the image cannot be read.
         """
         (usual,) = rescore_judged([judged], self._config)
+        doubted = usual[usual.scores < SURE]
+        if not len(doubted):
+            return None
         picture = image if isinstance(image, Image.Image) else read_image(image)
-        with self._large if picture.width * picture.height > LARGE_PIXELS else nullcontext():
-            found = self._adviser.look_again(to_tensor(picture), usual[usual.scores < SURE])
+        with ONE_LARGE if picture.width * picture.height > LARGE_PIXELS else nullcontext():
+            found = self._adviser.look_again(to_tensor(picture), doubted)
         return None if found is None else Detections(found.boxes, found.scores)
 
 

@@ -38,9 +38,11 @@ class HeapTrimmer:
 
     def __call__(self) -> None:
         """Look how large this process is, which takes 20 microseconds, and act if it has grown."""
+        if self._trim is None:
+            return
         resident = _resident()
-        self._kept = min(self._kept, resident) if self._kept else 0
-        if self._trim is None or resident < self._kept + GROWTH or not self._alone.acquire(blocking=False):
+        self._kept = min(self._kept, resident)
+        if resident < self._kept + GROWTH or not self._alone.acquire(blocking=False):
             return
         try:
             self._trim(0)

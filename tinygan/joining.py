@@ -37,9 +37,9 @@ def join_detections(first: Detections, second: Detections) -> Detections:
     and 0.2 times those of the other. A detector that found nothing there counts as one with log-odds of -4.
 
     Args:
-        first: of :meth:`tinygan.SecondStage.rescore` or :meth:`tinygan.FaceDetector.detect` with ``min_score=0``; boxes
-            of one detector do not repeat a face.
-        second: of the other detector, in the same picture.
+        first: the boxes of :meth:`tinygan.SecondStage.rescore`, or of :meth:`tinygan.FaceDetector.detect` with
+            ``min_score=0``; those of one detector do not repeat a face.
+        second: the boxes of the other detector, in the same picture.
 
     Returns:
         By falling score: boxes with the columns of ``first`` (of ``second``, if ``first`` has no boxes and no columns)
@@ -68,8 +68,8 @@ def confirm_detections(first: Detections, second: Detections, move_boxes: bool =
     Boxes that overlap by an IoU of 0.4 show the same face.
 
     Args:
-        first: of one detector.
-        second: of another one, in the same picture.
+        first: the boxes of one detector.
+        second: the boxes of another one, in the same picture.
         move_boxes: whether a box that both found moves to the middle.
 
     Raises:

@@ -7,14 +7,12 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-import torch
 from PIL import Image
 
 from tinygan.config import load_config, to_tree
 from tinygan.detect.detector import FaceDetector
 from tinygan.detections import Detections
-from tinygan.proposers import Choice, Proposer, choose_proposer, name_proposer
+from tinygan.proposers import Choice, Proposer, choose_proposer, name_proposer, to_tensor
 from tinygan.runtime import RuntimeOptions
 
 PLAIN, TWICE, SLICED, BOTH = "alone", "1x + 2x", "sliced", "with lite"
@@ -83,7 +81,7 @@ def _ways(stage: str, firsts: Mapping[str, Proposer], both: FaceDetector) -> Ite
 
 def _finder(first: Proposer) -> Find:
     def find(picture: Image.Image) -> Detections:
-        (found,) = first.propose([torch.from_numpy(np.array(picture)).permute(2, 0, 1)])
+        (found,) = first.propose([to_tensor(picture)])
         return found
 
     return find

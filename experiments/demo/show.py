@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from experiments.demo.crowd import draw_scene
@@ -33,7 +32,7 @@ from tinygan.evaluate.curves import kept_at_precision
 from tinygan.evaluate.truth import truth_of_faces
 from tinygan.evaluate.wider import WiderResult, evaluate_wider
 from tinygan.pictures import before_after, save_png
-from tinygan.proposers import DEFAULT, choose_proposer
+from tinygan.proposers import DEFAULT, choose_proposer, to_tensor
 from tinygan.runtime import RuntimeOptions
 from tinygan.second_stage.stage import SecondStage
 
@@ -81,7 +80,7 @@ def find_faces(pictures: Sequence[tuple[Image.Image, GroundTruth]]) -> list[Show
     second = SecondStage(LITE, fusion=fitted_fusion(choice.weights))
     shown = []
     for image, truth in pictures:
-        (before,) = first.propose([torch.from_numpy(np.array(image)).permute(2, 0, 1)])
+        (before,) = first.propose([to_tensor(image)])
         shown.append(Shown(image, truth, before, second.rescore(image, before)))
     return shown
 

@@ -178,7 +178,7 @@ def judge_chunks(
         workers: number of threads that decode and cut, where chunks run one after the other; else each has one.
         looks: how often the judge looks, see :func:`judge_images`.
         again_from: face logit from which it looks again.
-        opinion: as of :func:`judge_images`.
+        opinion: the one that is asked about every image with proposals; default: nobody is.
     """
     count = judge.side_by_side
     if count == 1:

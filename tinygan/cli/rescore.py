@@ -77,8 +77,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="look at fewer proposals, and less often: half to two thirds of the time for .1 points of hard AP, of "
-        "a weak detector .5, and without the second opinion; what --search finds is looked at as ever",
+        help="look at fewer proposals, less often, and as with --no-opinion: half to two thirds of its time for .1 "
+        "points of hard AP less, of a weak detector .5; what --search finds is looked at as ever",
     )
     parser.add_argument(
         "--no-opinion",

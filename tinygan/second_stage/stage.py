@@ -43,9 +43,9 @@ class SecondStage:
             scores.
         max_rois: proposals of an image that are judged, the best ones; the others keep their place.
         batch_size: patches in one forward pass.
-        quick: whether to look at proposals less often, and, once :meth:`learn` has seen the detector, at fewer: two
-            thirds of the time for .1 points of hard AP in the mean of eight detectors, .5 of a weak one. There is no
-            second opinion then.
+        quick: whether to look at proposals less often, and, once :meth:`learn` has seen the detector, at fewer. There
+            is no second opinion then; of the time without one it takes two thirds, for .1 points of hard AP in the mean
+            of eight detectors, .5 of a weak one.
         fusion: weights fitted for one detector, in place of the checkpoint's own.
         backend: what runs the networks: ``torch``, ``onnxruntime`` (with the extra ``tinygan[onnx]``) or ``openvino``
             (``tinygan[openvino]``), which are faster on CPUs.
@@ -55,7 +55,8 @@ class SecondStage:
         orientation: of image files: ``upright`` applies EXIF orientation, and boxes refer to what viewers show;
             ``stored`` is for boxes of a detector that ignores it.
         second_opinion: whether a CenterFace searches the pictures in which the judge leaves doubt, and what it finds
-            counts where a box is; no box is added. Default: it does, unless ``quick``, or ``fusion`` is given.
+            counts where a box is; no box is added. Default: it does, unless ``quick``, or ``fusion`` is given. A
+            checkpoint whose fusion was not fitted has none.
 
     Raises:
         CheckpointError: if there is no such checkpoint, it is damaged, or exported networks are of another one.

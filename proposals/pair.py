@@ -21,7 +21,7 @@ from proposals.detector import CROWD_MARGIN_PX, PyramidDetector, around, count_u
 from proposals.views import WHOLE_SIDE_PX, View
 from proposals.yunet import YuNetConfig, YuNetNetwork, YuNetOutput
 from tinygan.boxes import longer_side
-from tinygan.detections import Detections, FloatArray
+from tinygan.detections import BoolArray, Detections, FloatArray
 from tinygan.errors import CheckpointError
 from tinygan.formats.plausible import score_logit
 from tinygan.joining import join_detections
@@ -109,45 +109,68 @@ class PairedDetector:
     def _with_second(self, image: Tensor, found: Detections) -> Detections:
         """What was found in an image, joined with what the second network finds, if it is worth a look."""
         config, (height, width) = self._config, image.shape[1:]
-        other = self._search_if_in_doubt(image, found)
-        if other is None:
+        if not self._doubts(found, width, height):
             return found
-        joined = join_detections(found, other)
+        joined = join_detections(found, self._search_with_second(image, found))
         columns = {name: column for name, column in joined.fields.items() if name in found.fields}
         kept = replace(joined, fields=columns)[joined.scores >= config.score_threshold]
         return best_inside(kept, width, height, config.keep)
 
-    def look_again(self, image: Tensor, found: Detections) -> Detections | None:
-        """What the second network finds in an image, if the boxes that another detector found are worth a look.
+    def is_worth_a_look(self, found: Detections, width_px: int, height_px: int) -> bool:
+        """Whether the second network should look at an image in which another detector found boxes.
+
+        Args:
+            found: boxes whose scores are probabilities of a face.
+            width_px: the image's width.
+            height_px: the image's height.
+
+        Returns:
+            Whether one of them is tiny or several are in doubt, unless the image is so large that this network would
+            see tiny ones smaller than they are.
+        """
+        inside = best_inside(found, width_px, height_px, len(found))
+        if not self._doubts(inside, width_px, height_px):
+            return False
+        tiny = self._tiny(inside, width_px, height_px)
+        closest = self._views(inside.boxes[tiny], width_px, height_px)[-1].scale
+        return closest * (1 if tiny.any() else self._config.closer) >= 1
+
+    def look_again(self, image: Tensor, found: Detections) -> Detections:
+        """What the second network finds in an image, the part with tiny boxes of another detector seen more closely.
 
         Args:
             image: uint8 RGB [3, H, W].
             found: boxes whose scores are probabilities of a face.
 
         Returns:
-            Its boxes, with scores of the same meaning; ``None`` if no box found is tiny and few are in doubt, or the
-            image is so large that it would see tiny ones smaller than they are.
+            Its boxes, with scores of the same meaning.
 
         Raises:
             ValueError: if the image is not uint8 [3, H, W].
         """
         check_image(image)
         height, width = image.shape[1:]
-        if self._config.closer * self._whole_factor(width, height) < 1:
-            return None
-        return self._search_if_in_doubt(image, best_inside(found, width, height, len(found)))
+        return self._search_with_second(image, best_inside(found, width, height, len(found)))
 
-    def _search_if_in_doubt(self, image: Tensor, found: Detections) -> Detections | None:
-        """What the second network finds in an image in which boxes are tiny or in doubt; ``None`` in others."""
-        config, (height, width) = self._config, image.shape[1:]
-        if not config.unsure or config.is_sliced(width, height):
-            return None
-        scale = config.largest_scale(width, height)
-        tiny = (found.scores >= TINY_SCORE) & (longer_side(found.boxes) * scale < config.closer_below_px)
-        if not tiny.any() and count_unsure(found) < config.unsure:
-            return None
-        other = self._second.search(image, self._views(found.boxes[tiny], width, height))
-        return replace(other, scores=expit(score_logit(other.scores) + config.second_trust))
+    def _doubts(self, found: Detections, width_px: int, height_px: int) -> bool:
+        """Whether boxes found in an image are tiny or in doubt."""
+        config = self._config
+        if not config.unsure or config.is_sliced(width_px, height_px):
+            return False
+        return bool(self._tiny(found, width_px, height_px).any()) or count_unsure(found) >= config.unsure
+
+    def _tiny(self, found: Detections, width_px: int, height_px: int) -> BoolArray:
+        """Which boxes are tiny, bool [N]."""
+        config = self._config
+        sides_px = longer_side(found.boxes) * config.largest_scale(width_px, height_px)
+        tiny: BoolArray = (found.scores >= TINY_SCORE) & (sides_px < config.closer_below_px)
+        return tiny
+
+    def _search_with_second(self, image: Tensor, found: Detections) -> Detections:
+        """What the second network finds in an image in which these boxes were found."""
+        height, width = image.shape[1:]
+        other = self._second.search(image, self._views(found.boxes[self._tiny(found, width, height)], width, height))
+        return replace(other, scores=expit(score_logit(other.scores) + self._config.second_trust))
 
     def _views(self, tiny: FloatArray, width_px: int, height_px: int) -> list[View]:
         """What the second network searches: the whole image, and the part with tiny boxes more closely.

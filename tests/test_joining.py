@@ -32,7 +32,8 @@ def test_a_face_of_one_alone_stays_where_it_is_and_is_less_sure():
     joined = join_detections(found([*FACE, 0.7]), found([*ELSEWHERE, 0.8], [200, 200, 210, 210, 0.001]))
     assert joined.boxes.tolist() == [ELSEWHERE, FACE, [200, 200, 210, 210]]
     assert joined.fields["found_by"].tolist() == ["second", "first", "second"]
-    assert logit(joined.scores) == pytest.approx(0.8 * logit([0.8, 0.7, 0.001]) - 0.8)
+    assert logit(joined.scores[:2]) == pytest.approx(0.8 * logit([0.8, 0.7]) - 0.8)
+    assert joined.scores[2] == pytest.approx(0.001)  # as little as it was: nothing found is no reason to believe more
 
 
 def test_each_box_has_one_partner_and_the_surest_choose_first():

@@ -34,7 +34,8 @@ def join_detections(first: Detections, second: Detections) -> Detections:
 
     A box of one and a box of the other that overlap by an IoU of 0.55 show the same face; the surest choose first whom
     they pair with. Its box lies in the middle between both, the log-odds of its score are 0.8 times those of the surer
-    and 0.2 times those of the other. A detector that found nothing there counts as one with log-odds of -4.
+    and 0.2 times those of the other. A detector that found nothing there counts as one with log-odds of -4. No score
+    is higher than that of the surer.
 
     Args:
         first: the boxes of :meth:`tinygan.SecondStage.rescore`, or of :meth:`tinygan.FaceDetector.detect` with
@@ -62,20 +63,27 @@ def join_detections(first: Detections, second: Detections) -> Detections:
     return joined.with_fields(found_by=found_by).sorted()
 
 
-def confirm_detections(first: Detections, second: Detections, move_boxes: bool = True) -> Detections:
+def confirm_detections(
+    first: Detections,
+    second: Detections,
+    move_boxes: bool = True,
+    *,
+    same_iou: float = CONFIRMED_IOU,
+    less_sure: float = LESS_SURE,
+) -> Detections:
     """As :func:`join_detections`, but no box is added: the boxes of ``first``, in their order, with its columns.
-
-    Boxes that overlap by an IoU of 0.4 show the same face.
 
     Args:
         first: the boxes of one detector.
         second: the boxes of another one, in the same picture.
         move_boxes: whether a box that both found moves to the middle.
+        same_iou: overlap from which two boxes show the same face.
+        less_sure: weight of the log-odds of the less sure of both.
 
     Raises:
         DataError: if scores lie outside [0, 1].
     """
-    both = _believe_both(first, second, CONFIRMED_IOU)
+    both = _believe_both(first, second, same_iou, less_sure)
     return replace(first, boxes=both.boxes if move_boxes else first.boxes, scores=both.scores)
 
 
@@ -95,7 +103,7 @@ class _Believed(NamedTuple):
     spare: IntArray
 
 
-def _believe_both(first: Detections, second: Detections, same_iou: float) -> _Believed:
+def _believe_both(first: Detections, second: Detections, same_iou: float, share: float = LESS_SURE) -> _Believed:
     both = np.concatenate([score_logit(first.scores), score_logit(second.scores)])
     log_odds, other = both[: len(first)], both[len(first) :]
     partner, spare = _pair(first.boxes, second.boxes, both, same_iou)
@@ -104,7 +112,7 @@ def _believe_both(first: Detections, second: Detections, same_iou: float) -> _Be
     boxes[paired] = (boxes[paired] + second.boxes[partner[paired]]) / 2
     surer[paired] = np.maximum(log_odds[paired], other[partner[paired]])
     less_sure[paired] = np.minimum(log_odds[paired], other[partner[paired]])
-    return _Believed(boxes, _agreed(surer, less_sure), paired, spare)
+    return _Believed(boxes, _agreed(surer, less_sure, share), paired, spare)
 
 
 def _pair(first: FloatArray, second: FloatArray, log_odds: FloatArray, same_iou: float) -> tuple[IntArray, IntArray]:
@@ -141,9 +149,14 @@ def _overlapping(first: FloatArray, second: FloatArray, same_iou: float) -> tupl
     return ones, twos, kept
 
 
-def _agreed(surer: FloatArray, less_sure: FloatArray) -> FloatArray:
-    """Scores of faces from the log-odds of the surer and of the less sure detector, float64 [N] each."""
-    scores: FloatArray = expit((1 - LESS_SURE) * surer + LESS_SURE * np.maximum(less_sure, NOTHING_FOUND))
+def _agreed(surer: FloatArray, less_sure: FloatArray, share: float = LESS_SURE) -> FloatArray:
+    """Scores of faces from the log-odds of the surer and of the less sure detector, float64 [N] each.
+
+    Where both are surer than :data:`NOTHING_FOUND` that there is none, the surer alone counts: the word of the other
+    must not raise it.
+    """
+    both = (1 - share) * surer + share * np.maximum(less_sure, NOTHING_FOUND)
+    scores: FloatArray = expit(np.minimum(both, surer))
     return scores
 
 

@@ -12,10 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 from scipy.special import expit
@@ -23,17 +21,16 @@ from tqdm import tqdm
 
 from experiments.lite.left_out import detectors_of
 from experiments.lite.report import compare, truth_of
-from tinygan import joining
 from tinygan.checkpoint import load_checkpoint
 from tinygan.cli.tables import Table, format_tables, points
 from tinygan.detections import Detections
 from tinygan.files import write_atomically
 from tinygan.formats.plausible import score_logit
 from tinygan.formats.wider import load_split
+from tinygan.joining import CONFIRMED_IOU, LESS_SURE, confirm_detections
 from tinygan.proposers import DEFAULT, choose_proposer
 from tinygan.runtime import RuntimeOptions
 from tinygan.second_stage.fusion import Fusion, stored_fusion
-from tinygan.second_stage.judging import Judged
 from tinygan.second_stage.opinion import Adviser, SecondOpinion
 from tinygan.second_stage.rescoring import RescoreConfig, rescore_judged
 from tinygan.training.fusion_fit import calibration_of
@@ -46,8 +43,8 @@ ALONE, SHIPS = "judges alone", "as it ships"
 class Rule:
     """How an opinion counts: least overlap, weight of the less sure, and what is added to its log-odds."""
 
-    overlap: float = joining.CONFIRMED_IOU
-    less_sure: float = joining.LESS_SURE
+    overlap: float = CONFIRMED_IOU
+    less_sure: float = LESS_SURE
     trust: float = 0.0
 
 
@@ -84,15 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = list(judged)[:: max(1, len(judged) // (arguments.images or len(judged)))]
         truth = truth_of(arguments.data, split, names)
         looked = {name: judged[name].first(config.count_judged(judged[name].proposals, calibration)) for name in names}
-        asked = {
-            name: replace(looked[name], opinion=ask(looked[name], split.images / name))
-            for name in tqdm(names, detector, disable=None)
-        }
+        opinions = {name: ask(looked[name], split.images / name) for name in tqdm(names, detector, disable=None)}
         before = {name: judged[name].proposals for name in names}
+        alone = dict(zip(names, rescore_judged(list(looked.values()), config, calibration), strict=True))
         for rule, found in report.items():
-            some = [looked[name] if rule == ALONE else counted(asked[name], RULES[rule]) for name in names]
-            with _constants(RULES.get(rule, Rule())):
-                after = dict(zip(names, rescore_judged(some, config, calibration), strict=True))
+            after = alone
+            if rule != ALONE:
+                after = {name: confirmed(alone[name], opinions[name], RULES[rule]) for name in names}
             rows = compare({detector: (before, after)}, truth, names)[detector]
             found[detector] = {subset: row["points"] for subset, row in rows.items()}
     print(format_tables([tabulate(report, len(names))], markdown=True))
@@ -101,12 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def counted(judged: Judged, rule: Rule) -> Judged:
-    """What was judged, with an opinion as a rule trusts it."""
-    if judged.opinion is None:
-        return judged
-    scores = expit(score_logit(judged.opinion.scores) + rule.trust)
-    return replace(judged, opinion=Detections(judged.opinion.boxes, scores))
+def confirmed(alone: Detections, opinion: Detections | None, rule: Rule) -> Detections:
+    """What the judges alone made of an image, with an opinion as a rule trusts it."""
+    if opinion is None:
+        return alone
+    scores = expit(score_logit(opinion.scores) + rule.trust)
+    trusted = Detections(opinion.boxes, scores)
+    return confirm_detections(alone, trusted, same_iou=rule.overlap, less_sure=rule.less_sure)
 
 
 def tabulate(report: Mapping[str, Mapping[str, Mapping[str, float]]], images: int) -> Table:
@@ -119,10 +115,6 @@ def tabulate(report: Mapping[str, Mapping[str, Mapping[str, float]]], images: in
         hardest = [one[subsets[-1]] for one in found.values()]
         lines.append([rule, *(points(value / 100) for value in (*means, *hardest))])
     return Table(f"points of exact AP on {images} hold-out images; {subsets[-1]} by detector", lines)
-
-
-def _constants(rule: Rule) -> AbstractContextManager[object]:
-    return patch.multiple(joining, CONFIRMED_IOU=rule.overlap, LESS_SURE=rule.less_sure)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def main() -> None:
     def here(requests: Iterable[Request]) -> Iterator[Judged]:
         nonlocal busy
         began = time.time()
-        yield from judge_images(judge, requests, config.batch_size, config.workers, config.looks, config.again_from)
+        yield from judge_images(judge, requests, **config.manner)
         busy += time.time() - began
 
     local = run(plan, here, config, arguments.out / "local")

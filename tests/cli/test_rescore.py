@@ -161,9 +161,15 @@ def test_of_further_images_proposals_worth_a_look_alone_are_judged_for_a_calibra
     monkeypatch.setattr("tinygan.second_stage.engine.ROUGHLY_IMAGES", 2)
     asked = []
     judged = judge_images
+
+    def noted(request):
+        if request.known is None:
+            asked.append(request)
+        return request
+
     monkeypatch.setattr(
         "tinygan.second_stage.engine.judge_chunks",
-        lambda judge, requests, **how: judged(judge, (asked.append(r) or r for r in requests), **how),
+        lambda judge, requests, **how: judged(judge, (noted(request) for request in requests), **how),
     )
     words = typed(
         data, mapped, out, "--report", str(report), "--set", "calibration_proposals=60", "--set", "least_log_odds=0"

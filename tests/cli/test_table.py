@@ -13,6 +13,7 @@ from tinygan.cli.rescore import main as rescore
 from tinygan.detections import Detections
 from tinygan.formats.registry import open_detections
 from tinygan.second_stage.fusion import Fusion, RankCurve
+from tinygan.second_stage.opinion import SecondOpinion
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -103,6 +104,39 @@ def test_of_further_pictures_boxes_worth_a_look_alone_are_judged_for_the_calibra
     assert of_files["rough"] != of_files["calibration"]
     assert of_table["score_map"]["values"] == pytest.approx(of_files["calibration"]["score_map"]["values"])
     assert of_table["expected"] == pytest.approx(of_files["calibration"]["expected"], abs=1e-3)
+
+
+def test_a_second_opinion_is_asked_of_a_table_as_of_files(tiny_wider, mapped, tmp_path, monkeypatch):
+    monkeypatch.setattr("tinygan.second_stage.calibration.MIN_PROPOSALS", 10)
+    for module in ("engine", "tables"):
+        monkeypatch.setattr(f"tinygan.second_stage.{module}.ROUGHLY_IMAGES", 2)
+    asked: list[tuple[str, int]] = []
+    ask = SecondOpinion.__call__
+
+    def noted(opinion, judged, image):
+        asked.append((judged.name.removesuffix(".jpg"), len(judged.face_logits)))
+        return ask(opinion, judged, image)
+
+    monkeypatch.setattr(SecondOpinion, "__call__", noted)
+    few = ["--checkpoint", mapped, "--set", "calibration_proposals=60", "--set", "least_log_odds=0"]
+    images = tiny_wider.root / "WIDER_val/images"
+    usual = words("--proposals", tiny_wider.proposals / "val", "--images", images, "--out", tmp_path / "usual", *few)
+    assert rescore(usual) == 0
+    of_files = asked.copy()
+    asked.clear()
+    table = make_table(tiny_wider, tmp_path / "in.parquet", 1)
+    assert rescore(words("--table", table, "--out", tmp_path / "out", *few)) == 0
+    assert sorted(asked) == sorted(of_files) and len(of_files) == 4
+    expected, found = open_detections(tmp_path / "usual"), found_in(tmp_path / "out")
+    assert all(np.allclose(found[name].scores, expected[name].scores, atol=1e-4) for name in expected)
+    proposals = open_detections(tiny_wider.proposals / "val")
+    assert all(count < len(proposals[name]) for name, count in of_files)  # the others are not worth a look
+    first = next((tmp_path / "usual").rglob("val_0.txt"))
+    before = first.read_text()
+    first.unlink()
+    asked.clear()
+    assert rescore([*usual, "--resume"]) == 0 and first.read_text() == before
+    assert dict(asked).items() <= dict(of_files).items()
 
 
 def test_overwritten_results_have_a_calibration_of_their_own(tiny_wider, mapped, tmp_path, monkeypatch):

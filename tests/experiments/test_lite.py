@@ -20,7 +20,7 @@ from tinygan.formats.registry import open_detections
 from tinygan.formats.wider import load_split
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.judge import Judge
-from tinygan.second_stage.judging import Judged, Request, judge_images
+from tinygan.second_stage.judging import Request, judge_images
 
 
 def test_compare_by_hand_and_pooled():
@@ -107,10 +107,16 @@ def test_one_command_runs_the_recipe_and_can_be_repeated(tiny_wider, tiny_option
 
 def test_an_opinion_counts_as_a_rule_trusts_it():
     box = np.array([[0.0, 0, 10, 10]])
-    judged = Judged("a", Detections(box, np.array([0.5])), np.zeros(1), box, opinion=Detections(box, np.array([0.5])))
-    assert opinion.counted(judged, opinion.Rule(trust=1.0)).opinion.scores == pytest.approx(1 / (1 + np.exp(-1)))
-    alone = replace(judged, opinion=None)
-    assert opinion.counted(alone, opinion.Rule(trust=1.0)) is alone
+    alone = found = Detections(box, np.array([0.5]))
+    assert opinion.confirmed(alone, None, opinion.Rule()) is alone
+    trusted = opinion.confirmed(alone, found, opinion.Rule(less_sure=0.3, trust=1.0))
+    assert trusted.scores == pytest.approx(1 / (1 + np.exp(-0.7)))
+    far = Detections(np.array([[0.0, 0, 15, 15]]), np.array([0.9]))  # an IoU of .44
+    assert (
+        opinion.confirmed(alone, far, opinion.Rule(overlap=0.5)).scores
+        < 0.5
+        < opinion.confirmed(alone, far, opinion.Rule()).scores
+    )
 
 
 def test_looks_put_together_are_those_of_the_judge(finding_checkpoint, tiny_wider):

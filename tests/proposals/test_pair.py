@@ -96,19 +96,26 @@ def test_what_is_tiny_is_searched_more_closely():
 def test_it_looks_again_at_what_another_detector_found():
     second = Second((104, 10, 164, 70, 0.5))
     both = pair([], second)
-    assert both.look_again(PICTURE, found(SURE)) is None and second.views == []
+    assert both.is_worth_a_look(found(SURE, *crowd(1)), 400, 300) and not both.is_worth_a_look(found(SURE), 400, 300)
     seen = both.look_again(PICTURE, found(SURE, *crowd(1)))
-    assert [view.scale for view in second.views] == [1, 2] and seen is not None
+    assert [view.scale for view in second.views] == [1, 2]
     assert seen.boxes.tolist() == [[104, 10, 164, 70]] and seen.scores == pytest.approx(1 / (1 + np.exp(-1)))
-    asked = len(second.views)
-    assert pair([], second, second_px=29_000).look_again(PICTURE, found(*crowd())) is None  # 120,000, at half its size
-    assert len(second.views) == asked
-    assert pair([], second, second_px=31_000).look_again(PICTURE, found(*crowd())) is not None
     for left in (-200, 464, 2000):  # of another detector, beyond the picture: no part of it can be searched
-        outside = found((left, 100, left + 10, 110, 0.5))
-        assert pair([], Second((1, 1, 9, 9, 0.5))).look_again(PICTURE, outside) is None
+        assert not both.is_worth_a_look(found((left, 100, left + 10, 110, 0.5)), 400, 300)
     with pytest.raises(ValueError, match="expected a uint8 RGB image"):
         both.look_again(PICTURE.float(), found(SURE))
+
+
+def test_it_does_not_look_where_it_would_see_tiny_boxes_smaller():
+    everywhere = [(5, 5, 15, 17, 0.5), (380, 280, 390, 292, 0.5)]
+    for second_px, looks in ((119_000, False), (121_000, True)):  # of 120,000
+        assert pair([], Second(), second_px=second_px).is_worth_a_look(found(*everywhere), 400, 300) == looks
+    unsure = [(10 + 100 * at, 10, 90 + 100 * at, 90, 0.4) for at in range(3)]  # none is tiny
+    for second_px, looks in ((29_000, False), (31_000, True)):  # they may be seen at half their size
+        assert pair([], Second(), second_px=second_px).is_worth_a_look(found(*unsure), 400, 300) == looks
+    long = [(10, 10, 20, 20, 0.5), (7000, 300, 7010, 310, 0.5)]  # seen at .57 of its size
+    assert not pair([], Second()).is_worth_a_look(found(*long), 7168, 400)
+    assert pair([], Second()).is_worth_a_look(found(*long[:1]), 7168, 400)  # and its part at more than its own
 
 
 def test_scores_below_the_threshold_and_sides_above_the_limit_are_none():

@@ -14,8 +14,10 @@ from PIL import Image
 from scipy.special import expit
 
 import tinygan
+from tinygan.checkpoint import load_checkpoint, save_checkpoint
 from tinygan.cli.rescore import main
 from tinygan.detections import Detections
+from tinygan.errors import ConfigError, DataError
 from tinygan.formats.images import ImageFile
 from tinygan.formats.registry import open_detections
 from tinygan.runtime import RuntimeOptions
@@ -33,13 +35,16 @@ CONFIG = RescoreConfig(fusion=Fusion(judge=0.0, fitted=True))  # the scores stay
 class Adviser:
     """Notes the pictures and boxes that it is asked about, and finds one box, which columns come with."""
 
-    def __init__(self, *found):
-        self.asked, self.found = [], found
+    def __init__(self, *found, most_px=10_000_000):
+        self.asked, self.found, self.most_px = [], found, most_px
+
+    def is_worth_a_look(self, found, width_px, height_px):
+        return width_px * height_px <= self.most_px
 
     def look_again(self, image, found):
         self.asked.append((tuple(image.shape), found.scores.round(3).tolist()))
         rows = np.array(self.found).reshape(-1, 5)
-        return Detections(rows[:, :4], rows[:, 4], {"landmarks": np.zeros((len(rows), 10))}) if len(rows) else None
+        return Detections(rows[:, :4], rows[:, 4], {"landmarks": np.zeros((len(rows), 10))})
 
 
 def judged(name="a", proposals=PROPOSALS, **more) -> Judged:
@@ -51,7 +56,27 @@ def test_it_is_asked_about_boxes_that_are_not_sure():
     adviser = Adviser([*DOUBTED, 0.9])
     found = SecondOpinion(adviser, CONFIG)(judged(), picture)
     assert adviser.asked == [((3, 50, 300), [0.4])] and found is not None and not found.fields
-    assert SecondOpinion(Adviser(), CONFIG)(judged(), picture) is None
+    nothing = SecondOpinion(Adviser(), CONFIG)(judged(), picture)
+    assert nothing is not None and len(nothing) == 0
+    sure = judged(proposals=PROPOSALS[:1])
+    assert SecondOpinion(adviser, CONFIG)(sure, picture) is None and len(adviser.asked) == 1
+
+
+def test_a_picture_that_is_not_worth_a_look_is_not_decoded(tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[274] = 6  # turned by a quarter
+    Image.new("RGB", (300, 50)).save(tmp_path / "a.jpg", exif=exif)
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[:-200])
+    ask = SecondOpinion(Adviser(most_px=299 * 50), CONFIG)
+    for source in (tmp_path / "a.jpg", ImageFile(str(tmp_path / "cut.jpg")), ImageFile(content)):
+        assert ask(judged(), source) is None
+    adviser = Adviser()
+    for source in (ImageFile(content), ImageFile(tmp_path / "a.jpg"), ImageFile((tmp_path / "a.jpg").as_uri())):
+        assert SecondOpinion(adviser, CONFIG)(judged(), source) is not None
+    assert [size for size, _ in adviser.asked] == [(3, 300, 50)] * 3
+    with pytest.raises(DataError, match=r"cut.jpg: expected a readable image"):
+        SecondOpinion(adviser, CONFIG)(judged(), tmp_path / "cut.jpg")
 
 
 def test_what_it_finds_raises_a_box_where_it_lies_and_adds_none():
@@ -86,6 +111,7 @@ def test_large_pictures_are_searched_one_at_a_time():
             most.append(len(inside))
             threading.Event().wait(0.05)
             inside.pop()
+            return Detections.empty()
 
     ask, large = SecondOpinion(Slow(), CONFIG), Image.new("RGB", (2500, 2000))
     with ThreadPoolExecutor(3) as pool:
@@ -109,18 +135,27 @@ def test_of_many_images_each_is_asked_about_as_its_boxes_lie(checkpoint, tmp_pat
         return SecondOpinion(adviser, CONFIG)(judged, image)
 
     requests = [
-        Request("upright", ImageFile(tmp_path / "a.jpg"), PROPOSALS),
-        Request("stored", ImageFile(tmp_path / "a.jpg", "stored"), PROPOSALS),
-        Request("empty", tmp_path / "a.jpg", Detections.empty()),
-        Request("broken", broken, PROPOSALS),
-        Request("fails", tmp_path / "a.jpg", PROPOSALS),
-        Request("memory", Image.new("RGB", (70, 80)), PROPOSALS),
+        Request("upright", ImageFile(tmp_path / "a.jpg"), PROPOSALS, about=2),
+        Request("stored", ImageFile(tmp_path / "a.jpg", "stored"), PROPOSALS, about=2),
+        Request("empty", tmp_path / "a.jpg", Detections.empty(), about=0),
+        Request("not yet", tmp_path / "a.jpg", PROPOSALS),
+        Request("broken", broken, PROPOSALS, about=2),
+        Request("fails", tmp_path / "a.jpg", PROPOSALS, about=2),
+        Request("memory", Image.new("RGB", (70, 80)), PROPOSALS, about=1),
+        Request("known", tmp_path / "a.jpg", PROPOSALS, about=2, known=judged("known")),
     ]
     answers = {one.name: one for one in judge_images(judge, requests, 8, opinion=fails)}
-    assert [size for size, _ in adviser.asked] == [(3, 90, 60), (3, 60, 90), (3, 80, 70)]
-    assert {name for name, one in answers.items() if one.opinion is not None} == {"upright", "stored", "memory"}
-    assert "no luck" in answers["fails"].error
-    assert {name for name, one in answers.items() if one.error} == {"broken", "fails"}
+    sizes = [(3, 90, 60), (3, 60, 90), (3, 80, 70), (3, 90, 60)]
+    assert [size for size, _ in adviser.asked] == sizes
+    assert {name for name, one in answers.items() if one.opinion is not None} == {
+        "upright",
+        "stored",
+        "memory",
+        "known",
+    }
+    assert "no luck" in answers["fails"].unasked and len(answers["fails"].face_logits) == 2
+    assert {name for name, one in answers.items() if one.error} == {"broken"}
+    assert len(answers["memory"].face_logits) == 1 and not answers["known"].face_logits.any()
 
 
 def test_the_command_asks_unless_told_not_to(tiny_wider, checkpoint, tmp_path, capsys):
@@ -150,6 +185,50 @@ def test_the_command_asks_unless_told_not_to(tiny_wider, checkpoint, tmp_path, c
     resumed = [*words, "--out", tmp_path / "asked", "--device", "cpu", "--precision", "32", "--no-opinion", "--resume"]
     assert main([str(word) for word in resumed]) == 2
     assert "was written with other settings" in capsys.readouterr().err
+
+
+def test_without_an_opinion_that_was_wanted_the_judge_decides_until_the_next_run(
+    tiny_wider, checkpoint, tmp_path, capsys, monkeypatch
+):
+    images = tiny_wider.root / "WIDER_val/images"
+    words = ["--proposals", tiny_wider.proposals / "val", "--images", images, "--checkpoint", checkpoint]
+    words = [str(word) for word in (*words, "--device", "cpu", "--precision", "32")]
+    assert main([*words, "--out", str(tmp_path / "alone"), "--no-opinion"]) == 0
+    assert main([*words, "--out", str(tmp_path / "asked")]) == 0
+    ask = SecondOpinion.__call__
+
+    def fails(opinion, judged, image):
+        if "val_1" in judged.name:
+            raise MemoryError("no luck")
+        return ask(opinion, judged, image)
+
+    monkeypatch.setattr(SecondOpinion, "__call__", fails)
+    report = tmp_path / "report.json"
+    given = [*words, "--out", str(tmp_path / "out"), "--report", str(report)]
+    capsys.readouterr()
+    assert main(given) == 1
+    assert "0 images were not rescored" in (said := capsys.readouterr().err) and "1 were by the judge alone" in said
+    (line,) = json.loads(report.read_text())["unasked_images"]
+    assert "val_1" in line and "no luck" in line
+    found, asked, alone = (open_detections(tmp_path / name) for name in ("out", "asked", "alone"))
+    for name, one in found.items():
+        assert np.array_equal(one.scores, (alone if name.endswith("val_1") else asked)[name].scores)
+    stage = tinygan.SecondStage(checkpoint, device="cpu")
+    monkeypatch.setattr(SecondOpinion, "__call__", lambda *_: 1 / 0)
+    with pytest.raises(DataError, match="image 0: .*division by zero"):
+        stage.rescore(Image.new("RGB", (300, 50)), PROPOSALS)
+    monkeypatch.setattr(SecondOpinion, "__call__", ask)
+    assert main([*given, "--resume"]) == 0
+    found = open_detections(tmp_path / "out")
+    assert all(np.array_equal(one.scores, asked[name].scores) for name, one in found.items())
+
+
+def test_python_says_why_there_can_be_none(checkpoint, tmp_path):
+    unfitted = tmp_path / "unfitted.safetensors"
+    save_checkpoint(unfitted, replace(load_checkpoint(checkpoint, ("fused",)), kind="gan", fusion=None))
+    assert tinygan.SecondStage(unfitted, device="cpu")._opinion is None
+    with pytest.raises(ConfigError, match="second_opinion needs .* a fitted fusion"):
+        tinygan.SecondStage(unfitted, device="cpu", second_opinion=True)
 
 
 def alone_stage(checkpoint):

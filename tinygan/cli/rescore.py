@@ -262,10 +262,11 @@ def _print(report: Report, out: Path) -> int:
     if not skipped:
         return DONE
     strays = f"; {len(report.unusable)} files of proposals were not read" if report.unusable else ""
+    unasked = f"; {len(report.unasked)} were by the judge alone" if report.unasked else ""
     return list_skipped(
-        f"{len(skipped) - len(report.unusable)} images were not rescored: {len(report.missing)} missing, "
-        f"{len(report.unreadable)} unreadable, {len(report.without_proposals)} without proposals, "
-        f"{len(report.sizeless)} without a size{strays}",
+        f"{len(skipped) - len(report.unusable) - len(report.unasked)} images were not rescored: "
+        f"{len(report.missing)} missing, {len(report.unreadable)} unreadable, "
+        f"{len(report.without_proposals)} without proposals, {len(report.sizeless)} without a size{unasked}{strays}",
         skipped,
         "; --report FILE.json lists them all",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -28,11 +29,11 @@ Item = TypeVar("Item")
 Size = tuple[int, int]
 
 
-def read_size(path: Path, orientation: Orientation = "upright") -> Size:
+def read_size(source: Path | str | bytes, orientation: Orientation = "upright") -> Size:
     """Width and height in pixels; of the file, the header alone is read.
 
     Args:
-        path: a picture.
+        source: a picture's file, or its content.
         orientation: ``upright``, as viewers show it, or ``stored``, whatever the EXIF orientation.
 
     Raises:
@@ -43,15 +44,16 @@ def read_size(path: Path, orientation: Orientation = "upright") -> Size:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures and damaged EXIF blocks
-            refuse_special(path)
-            with Image.open(path) as image:
+            if not isinstance(source, bytes):
+                refuse_special(Path(source))
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 width, height = _stored_size(image)
                 turned = orientation == "upright" and _is_turned(image)
                 return (height, width) if turned else (width, height)
     except UnidentifiedImageError as error:  # a kind that needs a plugin, or no picture
-        return _decoded_size(path, orientation, error)
+        return _decoded_size(source, orientation, error)
     except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: expected an image whose size can be read: {' '.join(str(error).split())}") from error
+        raise _unreadable(source, error) from error
 
 
 def is_large(path: Path) -> bool:
@@ -85,14 +87,18 @@ def find_pictures(names: Iterable[str], folder: Path, source: str) -> dict[str, 
     return {name: folder / file for file, name in match_names(names, list_images(folder), source).items()}
 
 
-def _decoded_size(path: Path, orientation: Orientation, reason: Exception) -> Size:
+def _decoded_size(source: Path | str | bytes, orientation: Orientation, reason: Exception) -> Size:
     from tinygan.formats.images import read_image
 
     try:
-        return read_image(path, orientation).size
+        return read_image(source, orientation).size
     except DataError:
-        text = " ".join(str(reason).split())
-        raise DataError(f"{path}: expected an image whose size can be read: {text}") from reason
+        raise _unreadable(source, reason) from reason
+
+
+def _unreadable(source: Path | str | bytes, reason: Exception) -> DataError:
+    where = "the image in memory" if isinstance(source, bytes) else source
+    return DataError(f"{where}: expected an image whose size can be read: {' '.join(str(reason).split())}")
 
 
 def _stored_size(image: Image.Image) -> Size:

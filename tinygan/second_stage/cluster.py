@@ -148,11 +148,10 @@ def _make_judge(
     weights: Checkpoint, config: RescoreConfig, options: RuntimeOptions
 ) -> Work[Sequence[Request], list[Judged]]:
     judge, opinion = Judge.from_weights(weights, Runtime(options)), SecondOpinion.open(config, options)
-    settings = config.batch_size, config.workers, config.looks, config.again_from
 
     def work(groups: Sequence[Sequence[Request]]) -> Iterator[list[Judged]]:
         for group in groups:
-            yield list(judge_images(judge, group, *settings, opinion))
+            yield list(judge_images(judge, group, **config.manner, opinion=opinion))
 
     return work
 

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -66,6 +66,7 @@ class Report:
         images: images that have proposals, or were to be searched.
         missing: images with proposals that are not on disk; their proposals were kept.
         unreadable: why images could not be decoded, and that their proposals, if any, were kept.
+        unasked: why images that leave doubt got no second opinion; the judge alone scored their proposals.
         without_proposals: images on disk for which there is no proposal file.
         sizeless: why proposal files were left out, as those whose boxes are parts of an image that cannot be read.
         unusable: why files among the proposals were not read: empty ones, and strays that hold no proposals.
@@ -85,6 +86,7 @@ class Report:
     images: int = 0
     missing: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    unasked: list[str] = field(default_factory=list)
     without_proposals: list[str] = field(default_factory=list)
     sizeless: list[str] = field(default_factory=list)
     unusable: list[str] = field(default_factory=list)
@@ -102,10 +104,11 @@ class Report:
 
     @property
     def skipped(self) -> list[str]:
-        """A line for every image that was not rescored, and every file of proposals that was not read."""
+        """A line for every image that was not rescored in full, and every file of proposals that was not read."""
         return [
             *(f"{name}: not on disk, proposals kept" for name in self.missing),
             *self.unreadable,
+            *self.unasked,
             *(f"{name}: no proposal file" for name in self.without_proposals),
             *self.sizeless,
             *self.unusable,
@@ -133,7 +136,7 @@ def rescore(
         writer: where detections go; images it holds already are left as they are.
         searcher: searches the images as well; what both found is joined
             (:func:`tinygan.joining.join_detections`).
-        opinion: asked about each image that ``judge`` judges here; judging elsewhere asks by itself.
+        opinion: asked about images that ``judge`` judges here; judging elsewhere asks by itself.
 
     Returns:
         What was done.
@@ -169,17 +172,17 @@ def rescore(
         count = min(config.count_judged(proposals, calibration), config.count_judged(proposals, seen[name]))
         _count(report, count, len(proposals), writer.count(name), int(finished[name].get(ADDED, 0)))
     judged = sum(len(one.best) for one in known.values())
-    unknown = set(todo) - set(known)
+    left = set(todo)
 
     def answers() -> Iterator[Judged]:
         nonlocal judged
-        yield from (known[name] for name in todo if name in known)
         # A run that is continued judges the images of its sample as they were judged, or their last bits would differ.
         for one_pass in passes:
-            chunks = [chunk for chunk in _chunks(plan, one_pass, config) if not unknown.isdisjoint(chunk)]
-            for one in _judge(plan, chunks, judging, config, "rescoring", one_pass.calibration):
-                judged += len(one.best)
-                if one.name in unknown:
+            chunks = [chunk for chunk in _chunks(plan, one_pass, config) if not left.isdisjoint(chunk)]
+            asking = _Asking(calibration, known)
+            for one in _judge(plan, chunks, judging, config, "rescoring", one_pass.calibration, asking):
+                judged += 0 if one.name in known else len(one.best)
+                if one.name in left:
                     yield one
 
     for one, found in _search(plan, answers(), searcher):
@@ -229,6 +232,18 @@ class _Pass(NamedTuple):
 
     names: list[str]
     calibration: Calibration | None
+
+
+class _Asking(NamedTuple):
+    """Once the calibration is known a second opinion may be asked, about the proposals that count by it.
+
+    Attributes:
+        calibration: the detector's; ``None``: the usual one, by which all count.
+        known: what was judged to find it.
+    """
+
+    calibration: Calibration | None
+    known: Mapping[str, Judged]
 
 
 def _find_calibration(
@@ -293,15 +308,7 @@ def _judged(plan: Plan, one_pass: _Pass, judging: Judging, config: RescoreConfig
 
 def _here(judge: Judge, config: RescoreConfig, opinion: Opinion | None) -> Judging:
     """Judging in this process."""
-    return partial(
-        judge_chunks,
-        judge,
-        batch_size=config.batch_size,
-        workers=config.workers,
-        looks=config.looks,
-        again_from=config.again_from,
-        opinion=opinion,
-    )
+    return partial(judge_chunks, judge, **config.manner, opinion=opinion)
 
 
 def _chunks(plan: Plan, one_pass: _Pass, config: RescoreConfig) -> Iterator[list[str]]:
@@ -325,7 +332,9 @@ def _judge(
     config: RescoreConfig,
     task: str,
     calibration: Calibration | None,
+    asking: _Asking | None = None,
 ) -> Iterator[Judged]:
+    """Chunks judged in order, those proposals that count by a calibration; nobody else is asked without ``asking``."""
     chunks = list(chunks)
 
     def requests() -> Iterator[Request]:
@@ -333,8 +342,13 @@ def _judge(
             for name in chunk:
                 proposals = plan.proposals[name]
                 image = ImageFile(plan.image_of[name], plan.orientation)
-                count = config.count_judged(proposals, calibration)
-                yield Request(name, image, proposals, count, closes=name == chunk[-1])
+                request = Request(
+                    name, image, proposals, config.count_judged(proposals, calibration), closes=name == chunk[-1]
+                )
+                if asking is not None:
+                    about = config.count_judged(proposals, asking.calibration)
+                    request = replace(request, about=about, known=asking.known.get(name))
+                yield request
 
     yield from tqdm(judging(requests()), total=sum(map(len, chunks)), desc=task, unit="image", disable=None)
 
@@ -371,7 +385,11 @@ def _finish(
         added = int((final.fields["found_by"] == "second").sum())
         made_of = {**made_of, ADDED: str(added)}
     writer.write(judged.name, final)
-    writer.finish(judged.name, made_of)
+    if judged.unasked is None:
+        writer.finish(judged.name, made_of)
+    else:  # a run that is continued asks again
+        log.warning("no second opinion: %s", judged.unasked)
+        report.unasked.append(f"{judged.unasked}; scored by the judge alone")
     _count(report, count, len(judged.proposals), len(final), added)
 
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypedDict
 
 import numpy as np
 from PIL import Image
@@ -44,6 +44,9 @@ class Request:
         closes: whether patches up to here fill batches among themselves. The last bits of an answer depend on what else
             is in its batch, so those of the images between two such requests are always the same, whatever comes
             before and after.
+        about: about how many of those that were judged, the best ones, a second opinion is asked, once the calibration
+            of the detector says how many count; ``None``: it is not asked.
+        known: what the judge said of the image before; then it is not asked again.
     """
 
     name: str
@@ -51,6 +54,8 @@ class Request:
     proposals: Detections
     count: int | None = None
     closes: bool = False
+    about: int | None = None
+    known: Judged | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Judged:
             third head.
         error: why the image could not be read; nothing is judged then.
         opinion: what a second detector found in the image; ``None`` if it was not asked.
+        unasked: why a second opinion was wanted and could not be had.
     """
 
     name: str
@@ -74,6 +80,7 @@ class Judged:
     boxes: FloatArray
     error: str | None = None
     opinion: Detections | None = None
+    unasked: str | None = None
 
     @property
     def best(self) -> Detections:
@@ -83,6 +90,15 @@ class Judged:
     def first(self, count: int) -> Judged:
         """The same, as if the best ``count`` proposals alone had been judged."""
         return replace(self, face_logits=self.face_logits[:count], boxes=self.boxes[:count])
+
+
+class Manner(TypedDict):
+    """How proposals are judged, see :func:`judge_images`."""
+
+    batch_size: int
+    workers: int
+    looks: int
+    again_from: float
 
 
 class Opinion(Protocol):
@@ -144,20 +160,24 @@ def judge_images(
             found it; with 3, once more at the tiny ones (:data:`THIRD_LOOK_PX`), where it found those by then.
             The logit of a proposal is the mean over its looks, its face lies where the last look found it.
         again_from: face logit from which a proposal may be a face and is looked at again.
-        opinion: asked about every image with proposals; default: nobody is.
+        opinion: asked about images whose requests say so; what was judged is cut to what it was asked about. Default:
+            nobody is.
     """
     asked: deque[Request] = deque()
 
     def first() -> Iterator[_Glance]:
         for request in requests:
             asked.append(request)
-            yield _Glance(request.name, request.image, request.proposals.boxes[: request.count], request.closes)
+            count = request.count if request.known is None else 0
+            yield _Glance(request.name, request.image, request.proposals.boxes[:count], request.closes)
 
     for look in _look(judge, first(), batch_size, workers, looks if judge.finds_boxes else 1, again_from):
         request = asked.popleft()
         face_logits = np.clip(look.face_logits, -LOGIT_LIMIT, LOGIT_LIMIT)
-        judged = Judged(look.name, request.proposals, face_logits, look.boxes, look.error)
-        yield judged if opinion is None else _with_opinion(judged, request.image, opinion)
+        judged = request.known or Judged(look.name, request.proposals, face_logits, look.boxes, look.error)
+        if opinion is not None and request.about is not None:
+            judged = _with_opinion(judged.first(request.about), request.image, opinion)
+        yield judged
 
 
 def judge_chunks(
@@ -178,7 +198,7 @@ def judge_chunks(
         workers: number of threads that decode and cut, where chunks run one after the other; else each has one.
         looks: how often the judge looks, see :func:`judge_images`.
         again_from: face logit from which it looks again.
-        opinion: the one that is asked about every image with proposals; default: nobody is.
+        opinion: asked as in :func:`judge_images`.
     """
     count = judge.side_by_side
     if count == 1:
@@ -195,8 +215,8 @@ def _with_opinion(judged: Judged, image: Path | ImageFile | Image.Image, opinion
         return judged
     try:
         return replace(judged, opinion=opinion(judged, image))
-    except Exception as problem:  # whatever one picture may raise costs that picture alone
-        return replace(judged, error=why_skipped(problem, judged.name))
+    except Exception as problem:  # whatever one picture may raise costs that picture's second opinion alone
+        return replace(judged, unasked=why_skipped(problem, judged.name))
 
 
 def closed(requests: Iterable[Request]) -> Iterator[list[Request]]:

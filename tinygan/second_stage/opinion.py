@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from tinygan.detections import Detections
+from tinygan.files import is_address, read_address
 from tinygan.formats.images import ImageFile, read_image
-from tinygan.formats.sizes import LARGE_PIXELS
+from tinygan.formats.sizes import LARGE_PIXELS, read_size
 from tinygan.proposers import DEFAULT, choose_proposer, to_tensor
 from tinygan.runtime import RuntimeOptions
 from tinygan.second_stage.judging import Judged
@@ -33,8 +34,12 @@ ONE_LARGE = threading.Lock()  # of the process, so that what asks can be pickled
 class Adviser(Protocol):
     """A detector that is asked about the boxes of another one."""
 
-    def look_again(self, image: Tensor, found: Detections) -> Detections | None:
-        """What it finds in an image, uint8 RGB [3, H, W], if the boxes that were found leave doubt; else ``None``."""
+    def is_worth_a_look(self, found: Detections, width_px: int, height_px: int) -> bool:
+        """Whether the boxes that were found in an image of this size leave doubt that it can clear up."""
+        ...
+
+    def look_again(self, image: Tensor, found: Detections) -> Detections:
+        """What it finds in an image, uint8 RGB [3, H, W], in which these boxes were found."""
         ...
 
 
@@ -59,6 +64,8 @@ class SecondOpinion:
 
         Raises:
             CheckpointError: if its weights are damaged.
+            ConfigError: if there is no such device or backend.
+            MissingDependency: if the backend is not installed.
         """
         if not config.asks:
             return None
@@ -70,6 +77,8 @@ class SecondOpinion:
     def __call__(self, judged: Judged, image: Path | ImageFile | Image.Image) -> Detections | None:
         """What the detector finds in the image, without its columns; ``None`` if the judge leaves no doubt.
 
+        An image that leaves none is not decoded.
+
         Raises:
             DataError: if the image cannot be read.
         """
@@ -77,10 +86,21 @@ class SecondOpinion:
         doubted = usual[usual.scores < SURE]
         if not len(doubted):
             return None
-        picture = image if isinstance(image, Image.Image) else read_image(image)
-        with ONE_LARGE if picture.width * picture.height > LARGE_PIXELS else nullcontext():
+        if not isinstance(image, Image.Image):
+            image = _fetched(image if isinstance(image, ImageFile) else ImageFile(image))
+        width_px, height_px = image.size if isinstance(image, Image.Image) else read_size(*image)
+        if not self._adviser.is_worth_a_look(doubted, width_px, height_px):
+            return None
+        with ONE_LARGE if width_px * height_px > LARGE_PIXELS else nullcontext():
+            picture = image if isinstance(image, Image.Image) else read_image(image)
             found = self._adviser.look_again(to_tensor(picture), doubted)
-        return None if found is None else Detections(found.boxes, found.scores)
+        return Detections(found.boxes, found.scores)
+
+
+def _fetched(image: ImageFile) -> ImageFile:
+    """The content of an image at an address, which is fetched once for its size and its pixels; others as they are."""
+    source = image.path
+    return image._replace(path=read_address(source)) if isinstance(source, str) and is_address(source) else image
 
 
 def opinion_settings(config: RescoreConfig, options: RuntimeOptions) -> Mapping[str, Any] | None:

@@ -26,7 +26,7 @@ from tinygan.second_stage.fusion import (
     move_boxes,
     same_face,
 )
-from tinygan.second_stage.judging import LOOK_LOGIT, Judged
+from tinygan.second_stage.judging import LOOK_LOGIT, Judged, Manner
 
 # Three quarters of the looks, which costs .1 points of hard AP in the mean of eight detectors, of a weak one .5
 # (experiments/lite/looks.py), and half of those that a calibration takes.
@@ -77,6 +77,16 @@ class RescoreConfig:
     def looks(self) -> int:
         """How often the judge looks; once at boxes that stay where they are."""
         return self.fusion.looks if self.move_boxes else 1
+
+    @property
+    def manner(self) -> Manner:
+        """How proposals are judged."""
+        return {
+            "batch_size": self.batch_size,
+            "workers": self.workers,
+            "looks": self.looks,
+            "again_from": self.again_from,
+        }
 
     @property
     def asks(self) -> bool:

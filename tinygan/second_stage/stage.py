@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tinygan.checkpoint import chosen_weights, load_checkpoint
 from tinygan.detections import Detections, to_numpy
-from tinygan.errors import DataError
+from tinygan.errors import ConfigError, DataError
 from tinygan.formats.images import Orientation, Picture, to_picture
 from tinygan.formats.plausible import Sample, refuse_boxes
 from tinygan.formats.sizes import read_size
@@ -55,12 +55,12 @@ class SecondStage:
         orientation: of image files: ``upright`` applies EXIF orientation, and boxes refer to what viewers show;
             ``stored`` is for boxes of a detector that ignores it.
         second_opinion: whether a CenterFace searches the pictures in which the judge leaves doubt, and what it finds
-            counts where a box is; no box is added. Default: it does, unless ``quick``, or ``fusion`` is given. A
-            checkpoint whose fusion was not fitted has none.
+            counts where a box is; no box is added. Default: it does, unless ``quick``, or ``fusion`` is given, or the
+            checkpoint's was not fitted.
 
     Raises:
         CheckpointError: if there is no such checkpoint, it is damaged, or exported networks are of another one.
-        ConfigError: if there is no such device or backend.
+        ConfigError: if there is no such device or backend, or a second opinion is wanted and fusion was not fitted.
         MissingDependency: if the backend is not installed.
     """
 
@@ -95,6 +95,11 @@ class SecondStage:
             second_opinion=asks,
             batch_size=batch_size,
         )
+        if second_opinion and not self._config.asks:
+            raise ConfigError(
+                f"{checkpoint}: second_opinion needs scores that are log-odds of a face, which a fitted fusion gives: "
+                "tinygan-train --stage fusion; or leave it out"
+            )
         networks = None if exported is None else open_exported(Path(exported))
         runtime = runtime or Runtime(RuntimeOptions(device=device_name(device), backend=backend, exported=networks))
         self._judge = Judge.from_weights(weights, runtime)
@@ -161,8 +166,8 @@ class SecondStage:
                 stopped.append(error)
 
         for judged in self._look(requests(), self._opinion):
-            if judged.error is not None:
-                raise DataError(f"image {judged.error}")
+            if problem := judged.error or judged.unasked:
+                raise DataError(f"image {problem}")
             (rescored,) = rescore_judged([judged], self._config, self._calibration)
             yield rescored.sorted()
         if stopped:
@@ -202,15 +207,7 @@ class SecondStage:
         return judged
 
     def _look(self, requests: Iterable[Request], opinion: Opinion | None) -> Iterator[Judged]:
-        config = self._config
-        return judge_images(
-            self._judge,
-            requests,
-            config.batch_size,
-            looks=config.looks,
-            again_from=config.again_from,
-            opinion=opinion,
-        )
+        return judge_images(self._judge, requests, **self._config.manner, opinion=opinion)
 
     def _requests(
         self, images: Sequence[Picture], detections: Sequence[Detections], first: int = 0
@@ -218,7 +215,8 @@ class SecondStage:
         """What is judged; ``first`` is the number of the first image."""
         for number, (image, found) in enumerate(zip(images, detections, strict=True), first):
             best, picture = found.sorted(), to_picture(image, self._orientation)
-            yield Request(str(number), picture, best, self._config.count_judged(best, self._calibration))
+            count = self._config.count_judged(best, self._calibration)
+            yield Request(str(number), picture, best, count, about=count)
 
 
 def _grouped(

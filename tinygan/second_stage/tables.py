@@ -135,18 +135,17 @@ class TableRescorer:
                 errors.append(row.error)
                 count = config.count_judged(row.proposals, calibration)
                 patches += count
-                yield Request(row.name, row.image, row.proposals, count, closes=patches >= CHUNK)
+                yield Request(row.name, row.image, row.proposals, count, closes=patches >= CHUNK, about=count)
                 patches = patches if patches < CHUNK else 0
 
-        settings = config.batch_size, config.workers, config.looks, config.again_from
-        for one in judge_images(judge, requests(), *settings, opinion):
+        for one in judge_images(judge, requests(), **config.manner, opinion=opinion):
             error = errors.popleft() or one.error
             yield one if error is None else Judged(one.name, one.proposals, one.face_logits, one.boxes, error)
 
     def _answer(self, judged: Judged, calibration: Calibration | None) -> Answer:
         if judged.error is not None:
             return Answer(judged.name, judged.proposals, judged.error)
-        return Answer(judged.name, rescore_judged([judged], self._config, calibration)[0].sorted())
+        return Answer(judged.name, rescore_judged([judged], self._config, calibration)[0].sorted(), judged.unasked)
 
 
 def _checked(row: Row) -> Row:

@@ -125,15 +125,15 @@ class PairedDetector:
             height_px: the image's height.
 
         Returns:
-            Whether one of them is tiny or several are in doubt, unless the image is so large that this network would
-            see tiny ones smaller than they are.
+            Whether one of them is tiny or several are in doubt; not where the image is so large that this network would
+            see tiny ones smaller than they are, and so believe too little in them.
         """
         inside = best_inside(found, width_px, height_px, len(found))
         if not self._doubts(inside, width_px, height_px):
             return False
         tiny = self._tiny(inside, width_px, height_px)
         closest = self._views(inside.boxes[tiny], width_px, height_px)[-1].scale
-        return closest * (1 if tiny.any() else self._config.closer) >= 1
+        return closest >= 1 if tiny.any() else self._config.closer * closest >= 1
 
     def look_again(self, image: Tensor, found: Detections) -> Detections:
         """What the second network finds in an image, the part with tiny boxes of another detector seen more closely.

@@ -52,7 +52,8 @@ def join_detections(first: Detections, second: Detections) -> Detections:
     """
     both = _believe_both(first, second, SAME_IOU)
     spare = both.spare
-    further = _agreed(score_logit(second.scores[spare]), np.full(len(spare), NOTHING_FOUND))
+    alone = second.scores[spare]
+    further = np.minimum(_agreed(score_logit(alone), np.full(len(spare), NOTHING_FOUND)), alone)
     found_by = np.array(FOUND_BY)[np.concatenate([np.where(both.paired, 2, 0), np.ones(len(spare), np.int64)])]
     rest = {} if len(first) else {name: column[:0] for name, column in second.fields.items()}
     own = first.fields or rest
@@ -109,10 +110,12 @@ def _believe_both(first: Detections, second: Detections, same_iou: float, share:
     partner, spare = _pair(first.boxes, second.boxes, both, same_iou)
     paired = partner >= 0
     boxes, surer, less_sure = first.boxes.copy(), log_odds.copy(), np.full(len(first), NOTHING_FOUND)
+    surest = first.scores.copy()
     boxes[paired] = (boxes[paired] + second.boxes[partner[paired]]) / 2
     surer[paired] = np.maximum(log_odds[paired], other[partner[paired]])
     less_sure[paired] = np.minimum(log_odds[paired], other[partner[paired]])
-    return _Believed(boxes, _agreed(surer, less_sure, share), paired, spare)
+    surest[paired] = np.maximum(surest[paired], second.scores[partner[paired]])
+    return _Believed(boxes, np.minimum(_agreed(surer, less_sure, share), surest), paired, spare)
 
 
 def _pair(first: FloatArray, second: FloatArray, log_odds: FloatArray, same_iou: float) -> tuple[IntArray, IntArray]:
@@ -150,13 +153,8 @@ def _overlapping(first: FloatArray, second: FloatArray, same_iou: float) -> tupl
 
 
 def _agreed(surer: FloatArray, less_sure: FloatArray, share: float = LESS_SURE) -> FloatArray:
-    """Scores of faces from the log-odds of the surer and of the less sure detector, float64 [N] each.
-
-    Where both are surer than :data:`NOTHING_FOUND` that there is none, the surer alone counts: the word of the other
-    must not raise it.
-    """
-    both = (1 - share) * surer + share * np.maximum(less_sure, NOTHING_FOUND)
-    scores: FloatArray = expit(np.minimum(both, surer))
+    """Scores of faces from the log-odds of the surer and of the less sure detector, float64 [N] each."""
+    scores: FloatArray = expit((1 - share) * surer + share * np.maximum(less_sure, NOTHING_FOUND))
     return scores
 
 

@@ -97,7 +97,7 @@ def main() -> None:
     def here(requests: Iterable[Request]) -> Iterator[Judged]:
         nonlocal busy
         began = time.time()
-        yield from judge_images(judge, requests, **config.manner)
+        yield from judge_images(judge, requests, **config.judging_options)
         busy += time.time() - began
 
     local = run(plan, here, config, arguments.out / "local")

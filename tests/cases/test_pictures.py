@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import Image, features
+from PIL import Image, PngImagePlugin, features
 
 import tinygan
 from tests.cases.conftest import phone_photo
@@ -289,7 +289,33 @@ def test_the_size_of_a_header_is_that_of_the_picture_read(face, tmp_path, kind, 
     face.save(path, kind, exif=exif)
     for position in ("upright", "stored"):
         assert read_size(path, position) == read_image(path, position).size
+        assert read_size(path.read_bytes(), position) == read_size(str(path), position) == read_size(path, position)
     assert read_size(path) == ((72, 96) if orientation > 4 else (96, 72))
+
+
+@pytest.mark.parametrize("where", ["before the pixels", "after them", "nowhere"])
+def test_the_size_of_a_png_needs_its_pixels_only_where_its_orientation_follows_them(face, tmp_path, monkeypatch, where):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    face.save(file, "png", exif=exif)
+    content = file.getvalue()
+    at, pixels = content.index(b"eXIf") - 4, content.index(b"IDAT") - 4
+    chunk = content[at:pixels]
+    content = content[:at] + content[pixels:]
+    end = {"before the pixels": at, "after them": content.index(b"IEND") - 4, "nowhere": None}[where]
+    if end is not None:
+        content = content[:end] + chunk + content[end:]
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    expected = read_image(path).size
+    decoded = []
+    load = PngImagePlugin.PngImageFile.load
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda image: decoded.append(1) or load(image))
+    assert read_size(path) == read_size(content) == expected == ((96, 72) if where == "nowhere" else (72, 96))
+    assert bool(decoded) == (where == "after them")
+    path.write_bytes(content[:-30])  # cut off
+    assert read_size(path, "stored") == (96, 72)
 
 
 def test_a_picture_normalised_for_a_network_is_refused(face):

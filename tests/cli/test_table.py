@@ -126,11 +126,11 @@ def test_a_second_opinion_is_asked_of_a_table_as_of_files(tiny_wider, mapped, tm
     asked.clear()
     table = make_table(tiny_wider, tmp_path / "in.parquet", 1)
     assert rescore(words("--table", table, "--out", tmp_path / "out", *few)) == 0
-    assert sorted(asked) == sorted(of_files) and len(of_files) == 4
+    assert sorted(asked) == sorted(of_files) and len(of_files) == 3  # of one image no proposal counts
     expected, found = open_detections(tmp_path / "usual"), found_in(tmp_path / "out")
     assert all(np.allclose(found[name].scores, expected[name].scores, atol=1e-4) for name in expected)
     proposals = open_detections(tiny_wider.proposals / "val")
-    assert all(count < len(proposals[name]) for name, count in of_files)  # the others are not worth a look
+    assert all(0 < count < len(proposals[name]) for name, count in of_files)  # the others are not worth a look
     first = next((tmp_path / "usual").rglob("val_0.txt"))
     before = first.read_text()
     first.unlink()

@@ -24,7 +24,7 @@ from tinygan.runtime import RuntimeOptions
 from tinygan.second_stage.fusion import Fusion
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Request, judge_images
-from tinygan.second_stage.opinion import SecondOpinion, opinion_settings
+from tinygan.second_stage.opinion import TRUST, SecondOpinion, opinion_settings
 from tinygan.second_stage.rescoring import QUICK, RescoreConfig, rescore_judged
 
 SURE, DOUBTED, ELSEWHERE = [10.0, 10, 40, 40], [60.0, 10, 72, 22], [200.0, 10, 212, 22]
@@ -77,6 +77,11 @@ def test_a_picture_that_is_not_worth_a_look_is_not_decoded(tmp_path, monkeypatch
     assert [size for size, _ in adviser.asked] == [(3, 300, 50)] * 3
     with pytest.raises(DataError, match=r"cut.jpg: expected a readable image"):
         SecondOpinion(adviser, CONFIG)(judged(), tmp_path / "cut.jpg")
+
+
+def test_its_word_counts_a_little_more_than_where_it_is_asked_about_other_boxes():
+    found = SecondOpinion(Adviser([*DOUBTED, 0.5]), CONFIG)(judged(), Image.new("RGB", (300, 50)))
+    assert found is not None and found.scores == pytest.approx(expit(TRUST)) and TRUST > 0
 
 
 def test_what_it_finds_raises_a_box_where_it_lies_and_adds_none():
@@ -135,14 +140,14 @@ def test_of_many_images_each_is_asked_about_as_its_boxes_lie(checkpoint, tmp_pat
         return SecondOpinion(adviser, CONFIG)(judged, image)
 
     requests = [
-        Request("upright", ImageFile(tmp_path / "a.jpg"), PROPOSALS, about=2),
-        Request("stored", ImageFile(tmp_path / "a.jpg", "stored"), PROPOSALS, about=2),
-        Request("empty", tmp_path / "a.jpg", Detections.empty(), about=0),
+        Request("upright", ImageFile(tmp_path / "a.jpg"), PROPOSALS, opinion_on=2),
+        Request("stored", ImageFile(tmp_path / "a.jpg", "stored"), PROPOSALS, opinion_on=2),
+        Request("empty", tmp_path / "a.jpg", Detections.empty(), opinion_on=0),
         Request("not yet", tmp_path / "a.jpg", PROPOSALS),
-        Request("broken", broken, PROPOSALS, about=2),
-        Request("fails", tmp_path / "a.jpg", PROPOSALS, about=2),
-        Request("memory", Image.new("RGB", (70, 80)), PROPOSALS, about=1),
-        Request("known", tmp_path / "a.jpg", PROPOSALS, about=2, known=judged("known")),
+        Request("broken", broken, PROPOSALS, opinion_on=2),
+        Request("fails", tmp_path / "a.jpg", PROPOSALS, opinion_on=2),
+        Request("memory", Image.new("RGB", (70, 80)), PROPOSALS, opinion_on=1),
+        Request("known", tmp_path / "a.jpg", PROPOSALS, opinion_on=2, known=judged("known")),
     ]
     answers = {one.name: one for one in judge_images(judge, requests, 8, opinion=fails)}
     sizes = [(3, 90, 60), (3, 60, 90), (3, 80, 70), (3, 90, 60)]
@@ -153,9 +158,10 @@ def test_of_many_images_each_is_asked_about_as_its_boxes_lie(checkpoint, tmp_pat
         "memory",
         "known",
     }
-    assert "no luck" in answers["fails"].unasked and len(answers["fails"].face_logits) == 2
+    assert "no luck" in answers["fails"].opinion_error and len(answers["fails"].face_logits) == 2
     assert {name for name, one in answers.items() if one.error} == {"broken"}
-    assert len(answers["memory"].face_logits) == 1 and not answers["known"].face_logits.any()
+    assert adviser.asked[2][1] == [] or len(adviser.asked[2][1]) == 1  # about the best one alone
+    assert len(answers["memory"].face_logits) == 2 and not answers["known"].face_logits.any()
 
 
 def test_the_command_asks_unless_told_not_to(tiny_wider, checkpoint, tmp_path, capsys):
@@ -207,18 +213,25 @@ def test_without_an_opinion_that_was_wanted_the_judge_decides_until_the_next_run
     given = [*words, "--out", str(tmp_path / "out"), "--report", str(report)]
     capsys.readouterr()
     assert main(given) == 1
-    assert "0 images were not rescored" in (said := capsys.readouterr().err) and "1 were by the judge alone" in said
-    (line,) = json.loads(report.read_text())["unasked_images"]
-    assert "val_1" in line and "no luck" in line
+    said = capsys.readouterr().err
+    assert "1 images were rescored without a second opinion" in said and "not rescored" not in said
+    (line,) = json.loads(report.read_text())["by_judge_alone_images"]
+    assert "val_1" in line and "no luck; no second opinion, scored by the judge alone" in line
     found, asked, alone = (open_detections(tmp_path / name) for name in ("out", "asked", "alone"))
     for name, one in found.items():
         assert np.array_equal(one.scores, (alone if name.endswith("val_1") else asked)[name].scores)
     stage = tinygan.SecondStage(checkpoint, device="cpu")
     monkeypatch.setattr(SecondOpinion, "__call__", lambda *_: 1 / 0)
-    with pytest.raises(DataError, match="image 0: .*division by zero"):
+    with pytest.raises(DataError, match=r"image 0: .*division by zero; second_opinion=False has the judge decide"):
         stage.rescore(Image.new("RGB", (300, 50)), PROPOSALS)
-    monkeypatch.setattr(SecondOpinion, "__call__", ask)
-    assert main([*given, "--resume"]) == 0
+    again = []
+
+    def noted(opinion, judged, image):
+        again.append(judged.name)
+        return ask(opinion, judged, image)
+
+    monkeypatch.setattr(SecondOpinion, "__call__", noted)
+    assert main([*given, "--resume"]) == 0 and [name.partition("_")[2] for name in again] == ["1.jpg"]
     found = open_detections(tmp_path / "out")
     assert all(np.array_equal(one.scores, asked[name].scores) for name, one in found.items())
 
@@ -227,7 +240,7 @@ def test_python_says_why_there_can_be_none(checkpoint, tmp_path):
     unfitted = tmp_path / "unfitted.safetensors"
     save_checkpoint(unfitted, replace(load_checkpoint(checkpoint, ("fused",)), kind="gan", fusion=None))
     assert tinygan.SecondStage(unfitted, device="cpu")._opinion is None
-    with pytest.raises(ConfigError, match="second_opinion needs .* a fitted fusion"):
+    with pytest.raises(ConfigError, match="second_opinion=True needs .* once it is fitted"):
         tinygan.SecondStage(unfitted, device="cpu", second_opinion=True)
 
 

@@ -261,12 +261,15 @@ def _print(report: Report, out: Path) -> int:
     skipped = report.skipped
     if not skipped:
         return DONE
-    strays = f"; {len(report.unusable)} files of proposals were not read" if report.unusable else ""
-    unasked = f"; {len(report.unasked)} were by the judge alone" if report.unasked else ""
-    return list_skipped(
-        f"{len(skipped) - len(report.unusable) - len(report.unasked)} images were not rescored: "
-        f"{len(report.missing)} missing, {len(report.unreadable)} unreadable, "
-        f"{len(report.without_proposals)} without proposals, {len(report.sizeless)} without a size{unasked}{strays}",
-        skipped,
-        "; --report FILE.json lists them all",
+    untouched = len(skipped) - len(report.unusable) - len(report.by_judge_alone)
+    counts = (
+        (
+            untouched,
+            f"images were not rescored: {len(report.missing)} missing, {len(report.unreadable)} unreadable, "
+            f"{len(report.without_proposals)} without proposals, {len(report.sizeless)} without a size",
+        ),
+        (len(report.by_judge_alone), "images were rescored without a second opinion"),
+        (len(report.unusable), "files of proposals were not read"),
     )
+    summary = "; ".join(f"{count} {what}" for count, what in counts if count)
+    return list_skipped(summary, skipped, "; --report FILE.json lists them all")

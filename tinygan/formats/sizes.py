@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 from tinygan.errors import DataError
 from tinygan.files import refuse_special
@@ -23,6 +24,9 @@ _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # of EXIF: width and height change
 
 _WIDTH, _LENGTH = 256, 257  # of TIFF
 
+_PNG_SIGNATURE = 8  # bytes before the first chunk
+_PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+
 LARGE_PIXELS = 4_000_000  # several pictures of more at once would fill memory, and one keeps all cores busy
 
 Item = TypeVar("Item")
@@ -30,7 +34,7 @@ Size = tuple[int, int]
 
 
 def read_size(source: Path | str | bytes, orientation: Orientation = "upright") -> Size:
-    """Width and height in pixels; of the file, the header alone is read.
+    """Width and height in pixels; pictures are not decoded, but for HEIC, and PNG with metadata after the pixels.
 
     Args:
         source: a picture's file, or its content.
@@ -110,7 +114,28 @@ def _stored_size(image: Image.Image) -> Size:
 
 
 def _is_turned(image: Image.Image) -> bool:
+    from PIL import Image
+
     try:
+        if image.format == "PNG" and not _tells_more(cast("Any", image).fp):
+            return Image.Image.getexif(image).get(_ORIENTATION) in _TURNED  # PNG's own decodes the pixels
         return image.getexif().get(_ORIENTATION) in _TURNED
     except Exception:  # Pillow raises many kinds; a damaged EXIF block costs the orientation at most
         return False
+
+
+def _tells_more(file: BinaryIO) -> bool:
+    """Whether chunks that may hold an orientation follow the pixels of a PNG; the file stays where it is."""
+    position = file.tell()
+    try:
+        file.seek(_PNG_SIGNATURE)
+        after_pixels = False
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            after_pixels |= kind == b"IDAT"
+            if after_pixels and kind in _PNG_METADATA:
+                return True
+            file.seek(length + 4, os.SEEK_CUR)
+        return False
+    finally:
+        file.seek(position)

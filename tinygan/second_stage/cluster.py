@@ -151,7 +151,7 @@ def _make_judge(
 
     def work(groups: Sequence[Sequence[Request]]) -> Iterator[list[Judged]]:
         for group in groups:
-            yield list(judge_images(judge, group, **config.manner, opinion=opinion))
+            yield list(judge_images(judge, group, **config.judging_options, opinion=opinion))
 
     return work
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -25,7 +25,7 @@ from tinygan.runtime import Runtime
 from tinygan.second_stage.calibration import Calibration
 from tinygan.second_stage.ensemble import Searcher, search_images
 from tinygan.second_stage.judge import Judge
-from tinygan.second_stage.judging import Judged, Opinion, Request, judge_chunks
+from tinygan.second_stage.judging import Judged, Opinion, Request, judge_chunks, without_opinion
 from tinygan.second_stage.plan import Plan, fingerprints
 from tinygan.second_stage.rescoring import (
     RescoreConfig,
@@ -38,6 +38,7 @@ from tinygan.second_stage.rescoring import (
 log = logging.getLogger(__name__)
 Judging: TypeAlias = "Callable[[Iterable[Request]], Iterator[Judged]]"  # answers in order
 CHUNK = 1024  # patches that are judged together, so that a result does not depend on where a run was cut off
+CHUNK_IMAGES = 64  # at most, of which few proposals or none may count
 ROUGHLY = 4  # a first calibration is found from so many times fewer proposals
 ROUGHLY_IMAGES = 32  # but from so many images, if there are
 CALIBRATION_FILE = "calibration.json"
@@ -66,7 +67,7 @@ class Report:
         images: images that have proposals, or were to be searched.
         missing: images with proposals that are not on disk; their proposals were kept.
         unreadable: why images could not be decoded, and that their proposals, if any, were kept.
-        unasked: why images that leave doubt got no second opinion; the judge alone scored their proposals.
+        by_judge_alone: why images that leave doubt got no second opinion; the judge alone scored their proposals.
         without_proposals: images on disk for which there is no proposal file.
         sizeless: why proposal files were left out, as those whose boxes are parts of an image that cannot be read.
         unusable: why files among the proposals were not read: empty ones, and strays that hold no proposals.
@@ -86,7 +87,7 @@ class Report:
     images: int = 0
     missing: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
-    unasked: list[str] = field(default_factory=list)
+    by_judge_alone: list[str] = field(default_factory=list)
     without_proposals: list[str] = field(default_factory=list)
     sizeless: list[str] = field(default_factory=list)
     unusable: list[str] = field(default_factory=list)
@@ -108,7 +109,7 @@ class Report:
         return [
             *(f"{name}: not on disk, proposals kept" for name in self.missing),
             *self.unreadable,
-            *self.unasked,
+            *self.by_judge_alone,
             *(f"{name}: no proposal file" for name in self.without_proposals),
             *self.sizeless,
             *self.unusable,
@@ -172,14 +173,15 @@ def rescore(
         count = min(config.count_judged(proposals, calibration), config.count_judged(proposals, seen[name]))
         _count(report, count, len(proposals), writer.count(name), int(finished[name].get(ADDED, 0)))
     judged = sum(len(one.best) for one in known.values())
-    left = set(todo)
+    asking = _Asking(set(todo), calibration, known)
+    left = set(todo) if config.asks else set(todo) - set(known)
 
     def answers() -> Iterator[Judged]:
         nonlocal judged
+        yield from (known[name] for name in todo if name not in left)
         # A run that is continued judges the images of its sample as they were judged, or their last bits would differ.
         for one_pass in passes:
             chunks = [chunk for chunk in _chunks(plan, one_pass, config) if not left.isdisjoint(chunk)]
-            asking = _Asking(calibration, known)
             for one in _judge(plan, chunks, judging, config, "rescoring", one_pass.calibration, asking):
                 judged += 0 if one.name in known else len(one.best)
                 if one.name in left:
@@ -235,15 +237,22 @@ class _Pass(NamedTuple):
 
 
 class _Asking(NamedTuple):
-    """Once the calibration is known a second opinion may be asked, about the proposals that count by it.
+    """Once the calibration is known a second opinion is asked, about the proposals that count by it.
 
     Attributes:
+        names: the images about which it is asked.
         calibration: the detector's; ``None``: the usual one, by which all count.
         known: what was judged to find it.
     """
 
+    names: Set[str]
     calibration: Calibration | None
     known: Mapping[str, Judged]
+
+    def of(self, name: str, proposals: Detections, config: RescoreConfig) -> tuple[int | None, Judged | None]:
+        """Of an image the number of proposals that count, if it is asked about, and what was judged, if it was."""
+        counted = config.count_judged(proposals, self.calibration) if name in self.names else None
+        return counted, self.known.get(name)
 
 
 def _find_calibration(
@@ -308,7 +317,7 @@ def _judged(plan: Plan, one_pass: _Pass, judging: Judging, config: RescoreConfig
 
 def _here(judge: Judge, config: RescoreConfig, opinion: Opinion | None) -> Judging:
     """Judging in this process."""
-    return partial(judge_chunks, judge, **config.manner, opinion=opinion)
+    return partial(judge_chunks, judge, **config.judging_options, opinion=opinion)
 
 
 def _chunks(plan: Plan, one_pass: _Pass, config: RescoreConfig) -> Iterator[list[str]]:
@@ -318,7 +327,7 @@ def _chunks(plan: Plan, one_pass: _Pass, config: RescoreConfig) -> Iterator[list
     for name in one_pass.names:
         chunk.append(name)
         patches += config.count_judged(plan.proposals[name], one_pass.calibration)
-        if patches >= CHUNK:
+        if patches >= CHUNK or len(chunk) >= CHUNK_IMAGES:
             yield chunk
             chunk, patches = [], 0
     if chunk:
@@ -334,7 +343,7 @@ def _judge(
     calibration: Calibration | None,
     asking: _Asking | None = None,
 ) -> Iterator[Judged]:
-    """Chunks judged in order, those proposals that count by a calibration; nobody else is asked without ``asking``."""
+    """Chunks judged in order, of each image the proposals that count by a calibration; ``asking``: and advised on."""
     chunks = list(chunks)
 
     def requests() -> Iterator[Request]:
@@ -342,13 +351,9 @@ def _judge(
             for name in chunk:
                 proposals = plan.proposals[name]
                 image = ImageFile(plan.image_of[name], plan.orientation)
-                request = Request(
-                    name, image, proposals, config.count_judged(proposals, calibration), closes=name == chunk[-1]
-                )
-                if asking is not None:
-                    about = config.count_judged(proposals, asking.calibration)
-                    request = replace(request, about=about, known=asking.known.get(name))
-                yield request
+                count = config.count_judged(proposals, calibration)
+                opinion_on, known = (None, None) if asking is None else asking.of(name, proposals, config)
+                yield Request(name, image, proposals, count, name == chunk[-1], opinion_on, known)
 
     yield from tqdm(judging(requests()), total=sum(map(len, chunks)), desc=task, unit="image", disable=None)
 
@@ -385,11 +390,12 @@ def _finish(
         added = int((final.fields["found_by"] == "second").sum())
         made_of = {**made_of, ADDED: str(added)}
     writer.write(judged.name, final)
-    if judged.unasked is None:
+    if judged.opinion_error is None:
         writer.finish(judged.name, made_of)
     else:  # a run that is continued asks again
-        log.warning("no second opinion: %s", judged.unasked)
-        report.unasked.append(f"{judged.unasked}; scored by the judge alone")
+        problem = without_opinion(judged.opinion_error)
+        log.warning("%s", problem)
+        report.by_judge_alone.append(problem)
     _count(report, count, len(judged.proposals), len(final), added)
 
 

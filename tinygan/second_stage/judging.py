@@ -44,8 +44,8 @@ class Request:
         closes: whether patches up to here fill batches among themselves. The last bits of an answer depend on what else
             is in its batch, so those of the images between two such requests are always the same, whatever comes
             before and after.
-        about: about how many of those that were judged, the best ones, a second opinion is asked, once the calibration
-            of the detector says how many count; ``None``: it is not asked.
+        opinion_on: how many of those that were judged, the best ones, a second opinion is asked about, once the
+            calibration of the detector says how many count; ``None`` or 0: it is not asked.
         known: what the judge said of the image before; then it is not asked again.
     """
 
@@ -54,7 +54,7 @@ class Request:
     proposals: Detections
     count: int | None = None
     closes: bool = False
-    about: int | None = None
+    opinion_on: int | None = None
     known: Judged | None = None
 
 
@@ -71,7 +71,7 @@ class Judged:
             third head.
         error: why the image could not be read; nothing is judged then.
         opinion: what a second detector found in the image; ``None`` if it was not asked.
-        unasked: why a second opinion was wanted and could not be had.
+        opinion_error: why it was asked in vain.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Judged:
     boxes: FloatArray
     error: str | None = None
     opinion: Detections | None = None
-    unasked: str | None = None
+    opinion_error: str | None = None
 
     @property
     def best(self) -> Detections:
@@ -92,7 +92,7 @@ class Judged:
         return replace(self, face_logits=self.face_logits[:count], boxes=self.boxes[:count])
 
 
-class Manner(TypedDict):
+class JudgingOptions(TypedDict):
     """How proposals are judged, see :func:`judge_images`."""
 
     batch_size: int
@@ -160,8 +160,7 @@ def judge_images(
             found it; with 3, once more at the tiny ones (:data:`THIRD_LOOK_PX`), where it found those by then.
             The logit of a proposal is the mean over its looks, its face lies where the last look found it.
         again_from: face logit from which a proposal may be a face and is looked at again.
-        opinion: asked about images whose requests say so; what was judged is cut to what it was asked about. Default:
-            nobody is.
+        opinion: asked about images whose requests say so; default: nobody is.
     """
     asked: deque[Request] = deque()
 
@@ -175,9 +174,7 @@ def judge_images(
         request = asked.popleft()
         face_logits = np.clip(look.face_logits, -LOGIT_LIMIT, LOGIT_LIMIT)
         judged = request.known or Judged(look.name, request.proposals, face_logits, look.boxes, look.error)
-        if opinion is not None and request.about is not None:
-            judged = _with_opinion(judged.first(request.about), request.image, opinion)
-        yield judged
+        yield judged if opinion is None else _with_opinion(judged, request, opinion)
 
 
 def judge_chunks(
@@ -210,13 +207,24 @@ def judge_chunks(
         yield from judged
 
 
-def _with_opinion(judged: Judged, image: Path | ImageFile | Image.Image, opinion: Opinion) -> Judged:
-    if judged.error is not None or not len(judged.proposals):
+def _with_opinion(judged: Judged, request: Request, opinion: Opinion) -> Judged:
+    if judged.error is not None or not request.opinion_on:
         return judged
     try:
-        return replace(judged, opinion=opinion(judged, image))
+        return replace(judged, opinion=opinion(judged.first(request.opinion_on), request.image))
     except Exception as problem:  # whatever one picture may raise costs that picture's second opinion alone
-        return replace(judged, unasked=why_skipped(problem, judged.name))
+        return replace(judged, opinion_error=_why(problem, judged.name))
+
+
+def _why(problem: Exception, name: str) -> str:
+    """A line on what an image raised, which names it, also where its content alone was known."""
+    text = why_skipped(problem, name)
+    return text if name in text else f"{name}: {text}"
+
+
+def without_opinion(problem: str) -> str:
+    """A line on an image that could not be searched for a second opinion."""
+    return f"{problem}; no second opinion, scored by the judge alone"
 
 
 def closed(requests: Iterable[Request]) -> Iterator[list[Request]]:
@@ -320,7 +328,7 @@ def _cut(glance: _Glance, crops: CropConfig, wide: bool, keep_picture: bool) -> 
         picture = _source(glance.image)
         cut = cut_regions(picture, glance.boxes, crops, wide)
     except Exception as problem:  # whatever one picture may raise costs that picture alone
-        return _Group(glance.name, Cut.empty(crops), why_skipped(problem, glance.name), None)
+        return _Group(glance.name, Cut.empty(crops), _why(problem, glance.name), None)
     small = isinstance(glance.image, Image.Image | Source) or picture.width * picture.height <= KEPT_PIXELS
     return _Group(glance.name, cut, None, picture if keep_picture and small else None)
 

@@ -26,7 +26,7 @@ from tinygan.second_stage.fusion import (
     move_boxes,
     same_face,
 )
-from tinygan.second_stage.judging import LOOK_LOGIT, Judged, Manner
+from tinygan.second_stage.judging import LOOK_LOGIT, Judged, JudgingOptions
 
 # Three quarters of the looks, which costs .1 points of hard AP in the mean of eight detectors, of a weak one .5
 # (experiments/lite/looks.py), and half of those that a calibration takes.
@@ -79,7 +79,7 @@ class RescoreConfig:
         return self.fusion.looks if self.move_boxes else 1
 
     @property
-    def manner(self) -> Manner:
+    def judging_options(self) -> JudgingOptions:
         """How proposals are judged."""
         return {
             "batch_size": self.batch_size,

@@ -97,8 +97,8 @@ class SecondStage:
         )
         if second_opinion and not self._config.asks:
             raise ConfigError(
-                f"{checkpoint}: second_opinion needs scores that are log-odds of a face, which a fitted fusion gives: "
-                "tinygan-train --stage fusion; or leave it out"
+                "second_opinion=True needs scores that are log-odds of a face, which fusion gives once it is fitted "
+                "(tinygan-train --stage fusion); leave it out"
             )
         networks = None if exported is None else open_exported(Path(exported))
         runtime = runtime or Runtime(RuntimeOptions(device=device_name(device), backend=backend, exported=networks))
@@ -127,7 +127,8 @@ class SecondStage:
             those in which the judge sees the same face the one that the detector is surest of stays.
 
         Raises:
-            DataError: if the image cannot be read, shapes or scores are unfit, or most boxes are no corners in pixels.
+            DataError: if the image cannot be read, or searched for a second opinion; if shapes or scores are unfit, or
+                most boxes are no corners in pixels.
         """
         (found,) = self.rescore_many([image], [_detections(boxes, scores)])
         return found
@@ -166,8 +167,10 @@ class SecondStage:
                 stopped.append(error)
 
         for judged in self._look(requests(), self._opinion):
-            if problem := judged.error or judged.unasked:
-                raise DataError(f"image {problem}")
+            if judged.error is not None:
+                raise DataError(f"image {judged.error}")
+            if judged.opinion_error is not None:
+                raise DataError(f"image {judged.opinion_error}; second_opinion=False has the judge decide alone")
             (rescored,) = rescore_judged([judged], self._config, self._calibration)
             yield rescored.sorted()
         if stopped:
@@ -207,7 +210,7 @@ class SecondStage:
         return judged
 
     def _look(self, requests: Iterable[Request], opinion: Opinion | None) -> Iterator[Judged]:
-        return judge_images(self._judge, requests, **self._config.manner, opinion=opinion)
+        return judge_images(self._judge, requests, **self._config.judging_options, opinion=opinion)
 
     def _requests(
         self, images: Sequence[Picture], detections: Sequence[Detections], first: int = 0
@@ -216,7 +219,7 @@ class SecondStage:
         for number, (image, found) in enumerate(zip(images, detections, strict=True), first):
             best, picture = found.sorted(), to_picture(image, self._orientation)
             count = self._config.count_judged(best, self._calibration)
-            yield Request(str(number), picture, best, count, about=count)
+            yield Request(str(number), picture, best, count, opinion_on=count)
 
 
 def _grouped(
@@ -244,8 +247,8 @@ def _check(images: Sequence[Picture], detections: Sequence[Detections], orientat
 def _size(image: Picture, orientation: Orientation) -> tuple[int, int] | None:
     """Width and height; of what cannot be read none, as that is said when it is decoded."""
     try:
-        if isinstance(image, str | Path):
-            return read_size(Path(image), orientation)
+        if isinstance(image, str | Path | bytes):
+            return read_size(image, orientation)
         return to_picture(image, orientation).size
     except DataError:
         return None

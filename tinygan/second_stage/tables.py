@@ -18,9 +18,9 @@ from tinygan.formats.plausible import score_logit
 from tinygan.formats.shards import Row, Shard, Table, read_rows
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.calibration import Calibration
-from tinygan.second_stage.engine import CALIBRATION_FILE, CHUNK, ROUGHLY, ROUGHLY_IMAGES, is_calibrated
+from tinygan.second_stage.engine import CALIBRATION_FILE, CHUNK, CHUNK_IMAGES, ROUGHLY, ROUGHLY_IMAGES, is_calibrated
 from tinygan.second_stage.judge import Judge
-from tinygan.second_stage.judging import Judged, Opinion, Request, judge_images
+from tinygan.second_stage.judging import Judged, Opinion, Request, judge_images, without_opinion
 from tinygan.second_stage.opinion import SecondOpinion
 from tinygan.second_stage.rescoring import (
     RescoreConfig,
@@ -130,22 +130,26 @@ class TableRescorer:
         config, errors = self._config, deque[str | None]()
 
         def requests() -> Iterator[Request]:
-            patches = 0
+            patches = images = 0
             for row in map(_checked, rows):
                 errors.append(row.error)
                 count = config.count_judged(row.proposals, calibration)
-                patches += count
-                yield Request(row.name, row.image, row.proposals, count, closes=patches >= CHUNK, about=count)
-                patches = patches if patches < CHUNK else 0
+                patches, images = patches + count, images + 1
+                closes = patches >= CHUNK or images >= CHUNK_IMAGES
+                yield Request(row.name, row.image, row.proposals, count, closes, opinion_on=count)
+                if closes:
+                    patches = images = 0
 
-        for one in judge_images(judge, requests(), **config.manner, opinion=opinion):
+        for one in judge_images(judge, requests(), **config.judging_options, opinion=opinion):
             error = errors.popleft() or one.error
             yield one if error is None else Judged(one.name, one.proposals, one.face_logits, one.boxes, error)
 
     def _answer(self, judged: Judged, calibration: Calibration | None) -> Answer:
         if judged.error is not None:
             return Answer(judged.name, judged.proposals, judged.error)
-        return Answer(judged.name, rescore_judged([judged], self._config, calibration)[0].sorted(), judged.unasked)
+        (final,) = rescore_judged([judged], self._config, calibration)
+        problem = None if judged.opinion_error is None else without_opinion(judged.opinion_error)
+        return Answer(judged.name, final.sorted(), problem)
 
 
 def _checked(row: Row) -> Row:

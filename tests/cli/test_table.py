@@ -139,6 +139,23 @@ def test_a_second_opinion_is_asked_of_a_table_as_of_files(tiny_wider, mapped, tm
     assert dict(asked).items() <= dict(of_files).items()
 
 
+def test_a_row_whose_second_opinion_fails_is_scored_by_the_judge_alone(
+    tiny_wider, checkpoint, tmp_path, monkeypatch, capsys
+):
+    table = make_table(tiny_wider, tmp_path / "in.parquet", 4)
+    given = words("--table", table, "--checkpoint", checkpoint)
+    assert rescore([*given, "--no-opinion", "--out", str(tmp_path / "alone")]) == 0
+    monkeypatch.setattr(SecondOpinion, "__call__", lambda *_: 1 / 0)
+    capsys.readouterr()
+    assert rescore([*given, "--out", str(tmp_path / "out")]) == 1
+    assert "4 images were not worked on, or not in full" in capsys.readouterr().err
+    (rows,) = (pq.read_table(part).to_pylist() for part in (tmp_path / "out").glob("part-*.parquet"))
+    alone = found_in(tmp_path / "alone")
+    for row in rows:
+        assert row["error"].startswith(row["name"]) and "no second opinion, scored by the judge alone" in row["error"]
+        assert row["scores"] == pytest.approx(alone[row["name"].removesuffix(".jpg")].scores)
+
+
 def test_overwritten_results_have_a_calibration_of_their_own(tiny_wider, mapped, tmp_path, monkeypatch):
     monkeypatch.setattr("tinygan.second_stage.calibration.MIN_PROPOSALS", 20)
     table = make_table(tiny_wider, tmp_path / "in.parquet", 1)
@@ -170,12 +187,12 @@ def test_a_damaged_picture_costs_that_picture_alone(tiny_wider, checkpoint, tmp_
         rescore(words("--table", tmp_path / "in.parquet", "--out", tmp_path / "out", "--checkpoint", checkpoint)) == 1
     )
     said = capsys.readouterr().err
-    assert "2 images were skipped" in said and "val_2.jpg: expected boxes x1, y1, x2, y2" in said
+    assert "2 images were not worked on, or not in full" in said and "val_2.jpg: expected boxes x1, y1, x2, y2" in said
     written = pq.read_table(tmp_path / "out/part-000000.parquet").to_pylist()
     assert [bool(row["error"]) for row in written] == [False, True, True, False]
     assert written[1]["boxes"] and sorted(map(tuple, written[1]["boxes"])) == sorted(map(tuple, rows[1]["boxes"]))
     assert detect(words("--table", tmp_path / "in.parquet", "--out", tmp_path / "found")) == 1
-    assert "2 images were skipped" in capsys.readouterr().err
+    assert "2 images were not worked on, or not in full" in capsys.readouterr().err
 
 
 def test_detecting_in_a_table_is_detecting_in_its_files(tiny_wider, tmp_path):

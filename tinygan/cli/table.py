@@ -91,4 +91,6 @@ def print_parts(parts: Sequence[Part], out: Path | str, seconds: float) -> int:
     print(f"{out}: {rows} images, {boxes} boxes in {len(parts)} parts; {seconds:.1f} s")
     if not skipped:
         return DONE
-    return list_skipped(f"{len(skipped)} images were skipped", skipped, "; the manifest lists them all")
+    return list_skipped(
+        f"{len(skipped)} images were not worked on, or not in full", skipped, "; the manifest lists them all"
+    )

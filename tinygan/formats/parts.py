@@ -39,7 +39,7 @@ class Answer(NamedTuple):
     Attributes:
         name: what it is called.
         found: boxes with their columns.
-        error: why it was not worked on.
+        error: why it was not worked on, or not in full.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Part:
     Attributes:
         shard: what it was made of.
         boxes: number of boxes.
-        skipped: a line for every picture that was not worked on.
+        skipped: a line for every picture that was not worked on, or not in full.
     """
 
     shard: Shard

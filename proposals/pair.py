@@ -17,7 +17,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from proposals.centerface import CenterFaceConfig, CenterFaceNetwork, CenterFaceOutput
-from proposals.detector import CROWD_MARGIN_PX, UNSURE, PyramidDetector, around, count_unsure
+from proposals.detector import CROWD_MARGIN_PX, PyramidDetector, around, count_unsure
 from proposals.views import WHOLE_SIDE_PX, View
 from proposals.yunet import YuNetConfig, YuNetNetwork, YuNetOutput
 from tinygan.boxes import longer_side
@@ -42,8 +42,8 @@ class PairConfig(YuNetConfig):
         unsure: an image with so many boxes with scores of 0.2 to 0.6 is searched by the other network too, and so is
             one with a tiny box. 0: none is.
         closer: factor at which that network searches the part with tiny boxes as well.
-        closer_below_px: boxes with scores of 0.1 to 0.6 whose longer side is shorter, at the largest of ``scales``, are
-            tiny.
+        closer_below_px: boxes with scores of 0.1 and more whose longer side is shorter, at the largest of ``scales``,
+            are tiny.
         second_px: number of pixels, after scaling, that this network sees at once at most, which bounds its memory.
         second_doubt: ``doubt`` of its boxes.
         second_trust: what is added to the log-odds of its scores, which are more cautious than YuNet's.
@@ -51,7 +51,7 @@ class PairConfig(YuNetConfig):
 
     unsure: int = 3
     closer: float = 2.0
-    closer_below_px: float = 36.0
+    closer_below_px: float = 40.0
     second_px: int = 6_500_000
     second_doubt: float = 0.5
     second_trust: float = 1.0
@@ -109,10 +109,9 @@ class PairedDetector:
     def _with_second(self, image: Tensor, found: Detections) -> Detections:
         """What was found in an image, joined with what the second network finds, if it is worth a look."""
         config, (height, width) = self._config, image.shape[1:]
-        doubted = found[found.scores < UNSURE[1]]
-        if not self._doubts(doubted, width, height):
+        if not self._doubts(found, width, height):
             return found
-        joined = join_detections(found, self._search_with_second(image, doubted))
+        joined = join_detections(found, self._search_with_second(image, found))
         columns = {name: column for name, column in joined.fields.items() if name in found.fields}
         kept = replace(joined, fields=columns)[joined.scores >= config.score_threshold]
         return best_inside(kept, width, height, config.keep)

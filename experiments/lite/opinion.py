@@ -31,7 +31,7 @@ from tinygan.joining import CONFIRMED_IOU, LESS_SURE, confirm_detections
 from tinygan.proposers import DEFAULT, choose_proposer
 from tinygan.runtime import RuntimeOptions
 from tinygan.second_stage.fusion import Fusion, stored_fusion
-from tinygan.second_stage.opinion import VIEWS, Adviser, SecondOpinion
+from tinygan.second_stage.opinion import Adviser, SecondOpinion
 from tinygan.second_stage.rescoring import RescoreConfig, rescore_judged
 from tinygan.training.fusion_fit import calibration_of
 from tinygan.training.holdout import load_judged
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     fusion = stored_fusion(load_checkpoint(arguments.run, ("fused",))) or Fusion()
     config, split = RescoreConfig(fusion=fusion), load_split(arguments.data, "train")
-    choice = choose_proposer(DEFAULT, overrides=[*VIEWS, *arguments.set])
+    choice = choose_proposer(DEFAULT, overrides=arguments.set)
     adviser = choice.build(choice.runtime(RuntimeOptions(threads=1)))
     assert isinstance(adviser, Adviser)
     ask = SecondOpinion(adviser, config)

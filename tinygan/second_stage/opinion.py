@@ -23,15 +23,13 @@ from tinygan.files import is_address, read_address
 from tinygan.formats.images import ImageFile, read_image
 from tinygan.formats.plausible import score_logit
 from tinygan.formats.sizes import LARGE_PIXELS, Size, read_size
-from tinygan.proposers import DEFAULT, Choice, choose_proposer, to_tensor
+from tinygan.proposers import DEFAULT, choose_proposer, to_tensor
 from tinygan.runtime import RuntimeOptions
 from tinygan.second_stage.judging import Judged
 from tinygan.second_stage.rescoring import RescoreConfig, rescore_judged
 
 TRUST = 0.5  # added to the log-odds of what it finds: hard AP +0.2 in the mean of eight, the others no less
 SURE = 0.9  # boxes of this usual score and more leave no doubt: a sixth less is searched, AP is the same
-
-VIEWS = ("closer_below_px=40",)  # what is seen more closely; where its own YuNet is in doubt, 36 are as good
 
 ONE_LARGE = threading.Lock()  # of the process, so that what asks can be pickled
 
@@ -75,7 +73,7 @@ class SecondOpinion:
         """
         if not config.asks:
             return None
-        choice = _choice()
+        choice = choose_proposer(DEFAULT)
         proposer = choice.build(choice.runtime(options))
         assert isinstance(proposer, Adviser)
         return cls(proposer, config)
@@ -119,9 +117,5 @@ def opinion_settings(config: RescoreConfig, options: RuntimeOptions) -> Mapping[
     """What decides a second opinion, as JSON types; ``None`` if none is asked for."""
     if not config.asks:
         return None
-    choice = _choice()
+    choice = choose_proposer(DEFAULT)
     return choice.settings(choice.runtime(options))
-
-
-def _choice() -> Choice:
-    return choose_proposer(DEFAULT, overrides=VIEWS)

@@ -121,3 +121,14 @@ def test_what_another_detector_confirms_keeps_order_columns_and_number():
     assert logit(confirm_detections(first, found([*far, 0.9])).scores[1]) == pytest.approx(-0.8)
     assert len(confirm_detections(Detections.empty(), first)) == 0
     assert logit(confirm_detections(first, Detections.empty()).scores) == pytest.approx([0.8 * logit(0.6) - 0.8, -0.8])
+
+
+def test_what_the_other_detector_did_not_find_is_not_believed_more():
+    scores = [0.9, 0.02, 0.001, 1e-9, 0.0]
+    first = found(*([20.0 * at, 0, 20.0 * at + 10, 10, score] for at, score in enumerate(scores)))
+    for second in (
+        found([200, 200, 210, 210, 0.9]),
+        found(*([20.0 * at, 0, 20.0 * at + 10, 10, 0.0] for at in range(5))),
+    ):
+        after = confirm_detections(first, second).scores
+        assert (after <= scores).all() and after[0] < scores[0] and after[2:].tolist() == scores[2:]

@@ -16,6 +16,8 @@ import logging
 
 log = logging.getLogger(__name__)
 
+IN_MEMORY = "the image in memory"  # what an image is called of which the content alone is known
+
 
 class TinyGanError(Exception):
     """Base of every error that tinygan raises on purpose."""

@@ -70,7 +70,7 @@ def confirm_detections(
     move_boxes: bool = True,
     *,
     same_iou: float = CONFIRMED_IOU,
-    less_sure: float = LESS_SURE,
+    share: float = LESS_SURE,
 ) -> Detections:
     """As :func:`join_detections`, but no box is added: the boxes of ``first``, in their order, with its columns.
 
@@ -79,12 +79,12 @@ def confirm_detections(
         second: the boxes of another one, in the same picture.
         move_boxes: whether a box that both found moves to the middle.
         same_iou: overlap from which two boxes show the same face.
-        less_sure: weight of the log-odds of the less sure of both.
+        share: weight of the log-odds of the less sure of both.
 
     Raises:
         DataError: if scores lie outside [0, 1].
     """
-    both = _believe_both(first, second, same_iou, less_sure)
+    both = _believe_both(first, second, same_iou, share)
     return replace(first, boxes=both.boxes if move_boxes else first.boxes, scores=both.scores)
 
 
@@ -153,7 +153,10 @@ def _overlapping(first: FloatArray, second: FloatArray, same_iou: float) -> tupl
 
 
 def _agreed(surer: FloatArray, less_sure: FloatArray, share: float = LESS_SURE) -> FloatArray:
-    """Scores of faces from the log-odds of the surer and of the less sure detector, float64 [N] each."""
+    """Scores of faces from the log-odds of the surer and of the less sure detector, float64 [N] each.
+
+    ``share`` is the weight of the less sure.
+    """
     scores: FloatArray = expit((1 - share) * surer + share * np.maximum(less_sure, NOTHING_FOUND))
     return scores
 

@@ -102,7 +102,7 @@ def confirmed(alone: Detections, opinion: Detections | None, rule: Rule) -> Dete
         return alone
     scores = expit(score_logit(opinion.scores) + rule.trust)
     trusted = Detections(opinion.boxes, scores)
-    return confirm_detections(alone, trusted, same_iou=rule.overlap, less_sure=rule.less_sure)
+    return confirm_detections(alone, trusted, same_iou=rule.overlap, share=rule.less_sure)
 
 
 def tabulate(report: Mapping[str, Mapping[str, Mapping[str, float]]], images: int) -> Table:

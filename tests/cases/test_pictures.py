@@ -314,6 +314,11 @@ def test_the_size_of_a_png_needs_its_pixels_only_where_its_orientation_follows_t
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda image: decoded.append(1) or load(image))
     assert read_size(path) == read_size(content) == expected == ((96, 72) if where == "nowhere" else (72, 96))
     assert bool(decoded) == (where == "after them")
+    if where == "after them":  # what Pillow reads an orientation from elsewhere
+        for kind in (b"iTXt", b"zTXt", b"tEXt"):
+            path.write_bytes(content.replace(b"eXIf", kind))
+            decoded.clear()
+            assert read_size(path, "upright") and decoded
     path.write_bytes(content[:-30])  # cut off
     assert read_size(path, "stored") == (96, 72)
 

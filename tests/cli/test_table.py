@@ -13,6 +13,7 @@ from tinygan.cli.rescore import main as rescore
 from tinygan.detections import Detections
 from tinygan.formats.registry import open_detections
 from tinygan.second_stage.fusion import Fusion, RankCurve
+from tinygan.second_stage.judging import judge_images
 from tinygan.second_stage.opinion import SecondOpinion
 
 pa = pytest.importorskip("pyarrow")
@@ -139,6 +140,23 @@ def test_a_second_opinion_is_asked_of_a_table_as_of_files(tiny_wider, mapped, tm
     assert dict(asked).items() <= dict(of_files).items()
 
 
+def test_few_pictures_are_judged_together_where_no_box_counts(tiny_wider, checkpoint, tmp_path, monkeypatch):
+    closes = []
+
+    def noted(judge, requests, **how):
+        return judge_images(judge, (closes.append(one.closes) or one for one in requests), **how)
+
+    for module, name in (("engine", "judge_chunks"), ("tables", "judge_images")):
+        monkeypatch.setattr(f"tinygan.second_stage.{module}.CHUNK_IMAGES", 2)
+        monkeypatch.setattr(f"tinygan.second_stage.{module}.{name}", noted)
+    images = tiny_wider.root / "WIDER_val/images"
+    usual = ["--proposals", tiny_wider.proposals / "val", "--images", images, "--out", tmp_path / "usual"]
+    assert rescore(words(*usual, "--checkpoint", checkpoint, "--min-score", "1")) == 0
+    table = make_table(tiny_wider, tmp_path / "in.parquet", 4)
+    given = words("--table", table, "--out", tmp_path / "out", "--checkpoint", checkpoint, "--min-score", "1")
+    assert rescore(given) == 0 and closes == [False, True] * 4
+
+
 def test_a_row_whose_second_opinion_fails_is_scored_by_the_judge_alone(
     tiny_wider, checkpoint, tmp_path, monkeypatch, capsys
 ):
@@ -148,7 +166,7 @@ def test_a_row_whose_second_opinion_fails_is_scored_by_the_judge_alone(
     monkeypatch.setattr(SecondOpinion, "__call__", lambda *_: 1 / 0)
     capsys.readouterr()
     assert rescore([*given, "--out", str(tmp_path / "out")]) == 1
-    assert "4 images were not worked on, or not in full" in capsys.readouterr().err
+    assert "4 images were skipped, or got no second opinion" in capsys.readouterr().err
     (rows,) = (pq.read_table(part).to_pylist() for part in (tmp_path / "out").glob("part-*.parquet"))
     alone = found_in(tmp_path / "alone")
     for row in rows:
@@ -187,12 +205,12 @@ def test_a_damaged_picture_costs_that_picture_alone(tiny_wider, checkpoint, tmp_
         rescore(words("--table", tmp_path / "in.parquet", "--out", tmp_path / "out", "--checkpoint", checkpoint)) == 1
     )
     said = capsys.readouterr().err
-    assert "2 images were not worked on, or not in full" in said and "val_2.jpg: expected boxes x1, y1, x2, y2" in said
+    assert "2 images were skipped" in said and "val_2.jpg: expected boxes x1, y1, x2, y2" in said
     written = pq.read_table(tmp_path / "out/part-000000.parquet").to_pylist()
     assert [bool(row["error"]) for row in written] == [False, True, True, False]
     assert written[1]["boxes"] and sorted(map(tuple, written[1]["boxes"])) == sorted(map(tuple, rows[1]["boxes"]))
     assert detect(words("--table", tmp_path / "in.parquet", "--out", tmp_path / "found")) == 1
-    assert "2 images were not worked on, or not in full" in capsys.readouterr().err
+    assert "2 images were skipped" in capsys.readouterr().err
 
 
 def test_detecting_in_a_table_is_detecting_in_its_files(tiny_wider, tmp_path):

@@ -132,11 +132,12 @@ def test_of_many_images_each_is_asked_about_as_its_boxes_lie(checkpoint, tmp_pat
     Image.new("RGB", (90, 60)).save(tmp_path / "a.jpg", exif=exif)
     broken = tmp_path / "b.jpg"
     broken.write_bytes((tmp_path / "a.jpg").read_bytes()[:200])
-    adviser = Adviser([*DOUBTED, 0.9])
+    adviser, counts = Adviser([*DOUBTED, 0.9]), {}
 
     def fails(judged, image):
         if judged.name == "fails":
             raise RuntimeError("no luck")
+        counts[judged.name] = len(judged.face_logits)
         return SecondOpinion(adviser, CONFIG)(judged, image)
 
     requests = [
@@ -160,7 +161,7 @@ def test_of_many_images_each_is_asked_about_as_its_boxes_lie(checkpoint, tmp_pat
     }
     assert "no luck" in answers["fails"].opinion_error and len(answers["fails"].face_logits) == 2
     assert {name for name, one in answers.items() if one.error} == {"broken"}
-    assert adviser.asked[2][1] == [] or len(adviser.asked[2][1]) == 1  # about the best one alone
+    assert counts == {"upright": 2, "stored": 2, "memory": 1, "known": 2}
     assert len(answers["memory"].face_logits) == 2 and not answers["known"].face_logits.any()
 
 
@@ -234,6 +235,24 @@ def test_without_an_opinion_that_was_wanted_the_judge_decides_until_the_next_run
     assert main([*given, "--resume"]) == 0 and [name.partition("_")[2] for name in again] == ["1.jpg"]
     found = open_detections(tmp_path / "out")
     assert all(np.array_equal(one.scores, asked[name].scores) for name, one in found.items())
+
+
+def test_a_picture_of_which_the_content_alone_is_known_is_named(checkpoint, tmp_path):
+    Image.new("RGB", (300, 50)).save(tmp_path / "a.jpg")
+    cut = (tmp_path / "a.jpg").read_bytes()[:-200]
+    stage = alone_stage(checkpoint)
+    requests = [Request("1", ImageFile(cut), PROPOSALS), Request("2", ImageFile(tmp_path / "b.jpg"), PROPOSALS)]
+    first, second = (one.error for one in judge_images(stage._judge, requests, 8))
+    assert first.startswith("1: the image in memory: ") and second.startswith(str(tmp_path / "b.jpg"))
+    with pytest.raises(DataError, match="^image 1: the image in memory: "):
+        list(stage.rescore_many([tmp_path / "a.jpg", cut], [PROPOSALS, PROPOSALS]))
+
+
+def test_other_weights_of_its_word_are_other_settings(monkeypatch):
+    options = RuntimeOptions(device="cpu")
+    before = opinion_settings(CONFIG, options)
+    monkeypatch.setattr("tinygan.second_stage.opinion.TRUST", 0.0)
+    assert opinion_settings(CONFIG, options) != before
 
 
 def test_python_says_why_there_can_be_none(checkpoint, tmp_path):

@@ -84,7 +84,7 @@ def _parser() -> Parser:
         "--no-opinion",
         action="store_true",
         help="let the judge alone decide, in about half of the time; else a CenterFace searches the images in which it "
-        "leaves doubt, and what it finds counts where your detector has a box, worth 1.5 points of hard AP",
+        "leaves doubt, and what it finds counts where your detector has a box, worth 1.6 points of hard AP",
     )
     parser.add_argument("--no-boxes", action="store_true", help="leave every box where the detector put it")
     parser.add_argument(
@@ -205,7 +205,7 @@ def _rescore_table(arguments: argparse.Namespace, weights: Checkpoint, config: R
         weights, config, options if cluster is None else cluster.settings.options, arguments.orientation
     )
     parts = rescorer.rescore(table, folder, settings, spread_over(cluster))
-    return print_parts(parts, arguments.out, time.monotonic() - started)
+    return print_parts(parts, arguments.out, time.monotonic() - started, "skipped, or got no second opinion")
 
 
 def _judging(weights: Checkpoint, config: RescoreConfig, cluster: Cluster) -> Judging:

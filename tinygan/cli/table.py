@@ -84,13 +84,11 @@ def spread_over(cluster: Cluster | None) -> Spread:
     return work_here if cluster is None else cluster.spread
 
 
-def print_parts(parts: Sequence[Part], out: Path | str, seconds: float) -> int:
-    """Say what was done; returns the exit code."""
+def print_parts(parts: Sequence[Part], out: Path | str, seconds: float, skipped_were: str = "skipped") -> int:
+    """Say what was done, and what images with an error were; returns the exit code."""
     skipped = [line for part in parts for line in part.skipped]
     rows, boxes = sum(part.shard.rows for part in parts), sum(part.boxes for part in parts)
     print(f"{out}: {rows} images, {boxes} boxes in {len(parts)} parts; {seconds:.1f} s")
     if not skipped:
         return DONE
-    return list_skipped(
-        f"{len(skipped)} images were not worked on, or not in full", skipped, "; the manifest lists them all"
-    )
+    return list_skipped(f"{len(skipped)} images were {skipped_were}", skipped, "; the manifest lists them all")

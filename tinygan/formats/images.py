@@ -25,7 +25,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from tinygan.detections import ByteArray, to_numpy
-from tinygan.errors import DataError, one_line
+from tinygan.errors import IN_MEMORY, DataError, one_line
 from tinygan.files import is_address, read_address, refuse_special
 
 Orientation = Literal["upright", "stored"]
@@ -76,7 +76,7 @@ def read_image(source: Path | str | bytes | BinaryIO | ImageFile, orientation: O
     """
     if isinstance(source, ImageFile):
         source, orientation = source
-    where = str(source) if isinstance(source, Path | str) else "the image in memory"
+    where = str(source) if isinstance(source, Path | str) else IN_MEMORY
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata, and pictures of half the limit

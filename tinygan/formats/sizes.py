@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
-from tinygan.errors import DataError
+from tinygan.errors import IN_MEMORY, DataError
 from tinygan.files import refuse_special
 from tinygan.formats.names import list_images, match_names
 
@@ -101,7 +101,7 @@ def _decoded_size(source: Path | str | bytes, orientation: Orientation, reason: 
 
 
 def _unreadable(source: Path | str | bytes, reason: Exception) -> DataError:
-    where = "the image in memory" if isinstance(source, bytes) else source
+    where = IN_MEMORY if isinstance(source, bytes) else source
     return DataError(f"{where}: expected an image whose size can be read: {' '.join(str(reason).split())}")
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -182,7 +182,7 @@ def rescore(
         # A run that is continued judges the images of its sample as they were judged, or their last bits would differ.
         for one_pass in passes:
             chunks = [chunk for chunk in _chunks(plan, one_pass, config) if not left.isdisjoint(chunk)]
-            for one in _judge(plan, chunks, judging, config, "rescoring", one_pass.calibration, asking):
+            for one in _judge(plan, chunks, judging, config, one_pass.calibration, asking):
                 judged += 0 if one.name in known else len(one.best)
                 if one.name in left:
                     yield one
@@ -249,10 +249,10 @@ class _Asking(NamedTuple):
     calibration: Calibration | None
     known: Mapping[str, Judged]
 
-    def of(self, name: str, proposals: Detections, config: RescoreConfig) -> tuple[int | None, Judged | None]:
-        """Of an image the number of proposals that count, if it is asked about, and what was judged, if it was."""
-        counted = config.count_judged(proposals, self.calibration) if name in self.names else None
-        return counted, self.known.get(name)
+    def added_to(self, request: Request, config: RescoreConfig) -> Request:
+        """A request that also says what a second opinion is asked about, and what is known of the image."""
+        counted = config.count_judged(request.proposals, self.calibration) if request.name in self.names else None
+        return replace(request, opinion_on=counted, known=self.known.get(request.name))
 
 
 def _find_calibration(
@@ -312,7 +312,7 @@ def _spread(
 def _judged(plan: Plan, one_pass: _Pass, judging: Judging, config: RescoreConfig) -> dict[str, Judged]:
     """What the judge says of the images of a sample, by name."""
     chunks = _chunks(plan, one_pass, config)
-    return {one.name: one for one in _judge(plan, chunks, judging, config, "reading scores", one_pass.calibration)}
+    return {one.name: one for one in _judge(plan, chunks, judging, config, one_pass.calibration)}
 
 
 def _here(judge: Judge, config: RescoreConfig, opinion: Opinion | None) -> Judging:
@@ -339,12 +339,14 @@ def _judge(
     chunks: Iterable[list[str]],
     judging: Judging,
     config: RescoreConfig,
-    task: str,
     calibration: Calibration | None,
     asking: _Asking | None = None,
 ) -> Iterator[Judged]:
-    """Chunks judged in order, of each image the proposals that count by a calibration; ``asking``: and advised on."""
-    chunks = list(chunks)
+    """Chunks judged in order, of each image the proposals that count by a calibration; ``None``: all.
+
+    Without ``asking`` this serves to find a calibration, and no second opinion is asked.
+    """
+    chunks, task = list(chunks), "reading scores" if asking is None else "rescoring"
 
     def requests() -> Iterator[Request]:
         for chunk in chunks:
@@ -352,8 +354,8 @@ def _judge(
                 proposals = plan.proposals[name]
                 image = ImageFile(plan.image_of[name], plan.orientation)
                 count = config.count_judged(proposals, calibration)
-                opinion_on, known = (None, None) if asking is None else asking.of(name, proposals, config)
-                yield Request(name, image, proposals, count, name == chunk[-1], opinion_on, known)
+                request = Request(name, image, proposals, count, closes=name == chunk[-1])
+                yield request if asking is None else asking.added_to(request, config)
 
     yield from tqdm(judging(requests()), total=sum(map(len, chunks)), desc=task, unit="image", disable=None)
 

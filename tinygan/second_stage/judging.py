@@ -18,7 +18,7 @@ from tinygan.boxes import decode_boxes, interpolate, longer_side
 from tinygan.concurrency import ordered_map
 from tinygan.data.cutting import CropConfig, Cut, Source, cut_regions
 from tinygan.detections import BoolArray, Detections, FloatArray, IntArray
-from tinygan.errors import why_skipped
+from tinygan.errors import IN_MEMORY, why_skipped
 from tinygan.formats.images import ImageFile, read_image
 from tinygan.runtime import on_own_threads
 from tinygan.second_stage.judge import Judge, filled_up
@@ -219,7 +219,7 @@ def _with_opinion(judged: Judged, request: Request, opinion: Opinion) -> Judged:
 def _why(problem: Exception, name: str) -> str:
     """A line on what an image raised, which names it, also where its content alone was known."""
     text = why_skipped(problem, name)
-    return text if name in text else f"{name}: {text}"
+    return f"{name}: {text}" if text.startswith(IN_MEMORY) else text
 
 
 def without_opinion(problem: str) -> str:

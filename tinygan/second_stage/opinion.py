@@ -3,7 +3,7 @@
 The judge sees one box at a time. A detector that sees the whole picture, and the part with tiny boxes at twice its
 size, knows what lies around them: half of what a search beside a detector gains (:mod:`tinygan.second_stage.ensemble`)
 needs no box of its own. Half of the pictures are not searched, as the judge leaves no doubt in them; doubt is read by
-the usual calibration, the same for every detector.
+the fusion's usual calibration, not the one that was found for a detector.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tinygan.files import is_address, read_address
 from tinygan.formats.images import ImageFile, read_image
 from tinygan.formats.plausible import score_logit
 from tinygan.formats.sizes import LARGE_PIXELS, Size, read_size
+from tinygan.joining import CONFIRMED_IOU, LESS_SURE
 from tinygan.proposers import DEFAULT, choose_proposer, to_tensor
 from tinygan.runtime import RuntimeOptions
 from tinygan.second_stage.judging import Judged
@@ -118,4 +119,5 @@ def opinion_settings(config: RescoreConfig, options: RuntimeOptions) -> Mapping[
     if not config.asks:
         return None
     choice = choose_proposer(DEFAULT)
-    return choice.settings(choice.runtime(options))
+    word = {"trust": TRUST, "sure": SURE, "same_iou": CONFIRMED_IOU, "share": LESS_SURE}
+    return {**choice.settings(choice.runtime(options)), **word}

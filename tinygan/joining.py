@@ -52,8 +52,7 @@ def join_detections(first: Detections, second: Detections) -> Detections:
     """
     both = _believe_both(first, second, SAME_IOU)
     spare = both.spare
-    alone = second.scores[spare]
-    further = np.minimum(_agreed(score_logit(alone), np.full(len(spare), NOTHING_FOUND)), alone)
+    further = _agreed(second.scores[spare], np.full(len(spare), NOTHING_FOUND))
     found_by = np.array(FOUND_BY)[np.concatenate([np.where(both.paired, 2, 0), np.ones(len(spare), np.int64)])]
     rest = {} if len(first) else {name: column[:0] for name, column in second.fields.items()}
     own = first.fields or rest
@@ -109,13 +108,11 @@ def _believe_both(first: Detections, second: Detections, same_iou: float, share:
     log_odds, other = both[: len(first)], both[len(first) :]
     partner, spare = _pair(first.boxes, second.boxes, both, same_iou)
     paired = partner >= 0
-    boxes, surer, less_sure = first.boxes.copy(), log_odds.copy(), np.full(len(first), NOTHING_FOUND)
-    surest = first.scores.copy()
+    boxes, surer, less_sure = first.boxes.copy(), first.scores.copy(), np.full(len(first), NOTHING_FOUND)
     boxes[paired] = (boxes[paired] + second.boxes[partner[paired]]) / 2
-    surer[paired] = np.maximum(log_odds[paired], other[partner[paired]])
+    surer[paired] = np.maximum(surer[paired], second.scores[partner[paired]])
     less_sure[paired] = np.minimum(log_odds[paired], other[partner[paired]])
-    surest[paired] = np.maximum(surest[paired], second.scores[partner[paired]])
-    return _Believed(boxes, np.minimum(_agreed(surer, less_sure, share), surest), paired, spare)
+    return _Believed(boxes, _agreed(surer, less_sure, share), paired, spare)
 
 
 def _pair(first: FloatArray, second: FloatArray, log_odds: FloatArray, same_iou: float) -> tuple[IntArray, IntArray]:
@@ -153,11 +150,15 @@ def _overlapping(first: FloatArray, second: FloatArray, same_iou: float) -> tupl
 
 
 def _agreed(surer: FloatArray, less_sure: FloatArray, share: float = LESS_SURE) -> FloatArray:
-    """Scores of faces from the log-odds of the surer and of the less sure detector, float64 [N] each.
+    """Scores of faces that two detectors agree on, none higher than the surer's.
 
-    ``share`` is the weight of the less sure.
+    Args:
+        surer: the surer detector's scores, float64 [N].
+        less_sure: the other's log-odds, float64 [N].
+        share: weight of the less sure.
     """
-    scores: FloatArray = expit((1 - share) * surer + share * np.maximum(less_sure, NOTHING_FOUND))
+    log_odds = (1 - share) * score_logit(surer) + share * np.maximum(less_sure, NOTHING_FOUND)
+    scores: FloatArray = np.minimum(expit(log_odds), surer)
     return scores
 
 

@@ -146,8 +146,8 @@ def test_few_pictures_are_judged_together_where_no_box_counts(tiny_wider, checkp
     def noted(judge, requests, **how):
         return judge_images(judge, (closes.append(one.closes) or one for one in requests), **how)
 
+    monkeypatch.setattr("tinygan.second_stage.engine.CHUNK_IMAGES", 2)
     for module, name in (("engine", "judge_chunks"), ("tables", "judge_images")):
-        monkeypatch.setattr(f"tinygan.second_stage.{module}.CHUNK_IMAGES", 2)
         monkeypatch.setattr(f"tinygan.second_stage.{module}.{name}", noted)
     images = tiny_wider.root / "WIDER_val/images"
     usual = ["--proposals", tiny_wider.proposals / "val", "--images", images, "--out", tmp_path / "usual"]

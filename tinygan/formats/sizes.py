@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
-from tinygan.errors import IN_MEMORY, DataError
+from tinygan.errors import IN_MEMORY, DataError, one_line
 from tinygan.files import refuse_special
 from tinygan.formats.names import list_images, match_names
 
@@ -102,7 +102,7 @@ def _decoded_size(source: Path | str | bytes, orientation: Orientation, reason: 
 
 def _unreadable(source: Path | str | bytes, reason: Exception) -> DataError:
     where = IN_MEMORY if isinstance(source, bytes) else source
-    return DataError(f"{where}: expected an image whose size can be read: {' '.join(str(reason).split())}")
+    return DataError(f"{where}: expected an image whose size can be read: {one_line(reason)}")
 
 
 def _stored_size(image: Image.Image) -> Size:

@@ -183,7 +183,8 @@ def rescore(
         for one_pass in passes:
             chunks = [chunk for chunk in _chunks(plan, one_pass, config) if not left.isdisjoint(chunk)]
             for one in _judge(plan, chunks, judging, config, one_pass.calibration, asking):
-                judged += 0 if one.name in known else len(one.best)
+                if one.name not in known:
+                    judged += len(one.best)
                 if one.name in left:
                     yield one
 
@@ -217,6 +218,11 @@ def run_settings(
     where |= {"search": search} if search else {}
     where |= {"opinion": opinion} if opinion else {}
     return {"weights": weights.digest(), **settings, **where}
+
+
+def fills_chunk(patches: int, images: int) -> bool:
+    """Whether so many patches of so many images are judged together, and further ones after them."""
+    return patches >= CHUNK or images >= CHUNK_IMAGES
 
 
 def is_calibrated(config: RescoreConfig) -> bool:
@@ -327,7 +333,7 @@ def _chunks(plan: Plan, one_pass: _Pass, config: RescoreConfig) -> Iterator[list
     for name in one_pass.names:
         chunk.append(name)
         patches += config.count_judged(plan.proposals[name], one_pass.calibration)
-        if patches >= CHUNK or len(chunk) >= CHUNK_IMAGES:
+        if fills_chunk(patches, len(chunk)):
             yield chunk
             chunk, patches = [], 0
     if chunk:

@@ -217,8 +217,9 @@ class SecondStage:
     ) -> Iterator[Request]:
         """What is judged; ``first`` is the number of the first image."""
         for number, (image, found) in enumerate(zip(images, detections, strict=True), first):
+            best = found.sorted()
             try:
-                best, picture = found.sorted(), to_picture(image, self._orientation)
+                picture = to_picture(image, self._orientation)
             except DataError as error:
                 raise DataError(f"image {number}: {error}") from error
             count = self._config.count_judged(best, self._calibration)

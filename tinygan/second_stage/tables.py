@@ -18,7 +18,7 @@ from tinygan.formats.plausible import score_logit
 from tinygan.formats.shards import Row, Shard, Table, read_rows
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.second_stage.calibration import Calibration
-from tinygan.second_stage.engine import CALIBRATION_FILE, CHUNK, CHUNK_IMAGES, ROUGHLY, ROUGHLY_IMAGES, is_calibrated
+from tinygan.second_stage.engine import CALIBRATION_FILE, ROUGHLY, ROUGHLY_IMAGES, fills_chunk, is_calibrated
 from tinygan.second_stage.judge import Judge
 from tinygan.second_stage.judging import Judged, Opinion, Request, judge_images, without_opinion
 from tinygan.second_stage.opinion import SecondOpinion
@@ -135,7 +135,7 @@ class TableRescorer:
                 errors.append(row.error)
                 count = config.count_judged(row.proposals, calibration)
                 patches, images = patches + count, images + 1
-                closes = patches >= CHUNK or images >= CHUNK_IMAGES
+                closes = fills_chunk(patches, images)
                 yield Request(row.name, row.image, row.proposals, count, closes, opinion_on=count)
                 if closes:
                     patches = images = 0

@@ -16,6 +16,7 @@ from tinygan.runtime import RuntimeOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of Gradio's server are not ours
 FACE = np.array([[180.0, 60, 270, 180]])
+FILMS = "() => [...document.querySelectorAll('video')].some(one => one.readyState >= one.HAVE_CURRENT_DATA)"
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,7 @@ def test_the_camera_takes_a_photograph(address, pages, barriers):
     page = pages.open(address, 390)
     page.get_by_label("Capture from camera").click()
     page.get_by_role("button", name="Access Webcam").click()
+    page.wait_for_function(FILMS)  # Gradio's button takes nothing before, and says nothing
     page.get_by_role("button", name="capture photo").click()
     page.get_by_text("1 face by pair and the second stage").wait_for()
     page.get_by_alt_text("Your photograph with numbered boxes").wait_for()

@@ -6,6 +6,7 @@ public ONNX file loads; no weights ship.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from proposals.candidates import LANDMARKS
 from proposals.detector import DetectorConfig, DetectorNetwork, PyramidDetector, load_detector
-from tinygan.models.centerface import COARSEST, PYRAMID, SOURCE, WHITE, CenterFaceTrunk
+from tinygan.models.centerface import COARSEST, PYRAMID, SOURCE, WHITE, WIDTHS, CenterFaceTrunk, widths_of
 from tinygan.models.public_weights import load_into, load_tensors
 from tinygan.proposers import Entry
 from tinygan.runtime import Runtime, one_thread
@@ -59,13 +60,17 @@ class CenterFaceOutput(NamedTuple):
 
 
 class CenterFaceNetwork(DetectorNetwork[CenterFaceOutput]):
-    """Backbone, pyramid and the last layer, which holds all heads."""
+    """Backbone, pyramid and the last layer, which holds all heads.
+
+    Args:
+        widths: of the trunk's blocks.
+    """
 
     side_step = 2 * COARSEST
 
-    def __init__(self) -> None:
+    def __init__(self, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
-        self.trunk = CenterFaceTrunk()
+        self.trunk = CenterFaceTrunk(widths)
         self.heads = nn.Conv2d(PYRAMID, sum(COLUMNS), 1)
         self._absorbed = False
 
@@ -79,8 +84,12 @@ class CenterFaceNetwork(DetectorNetwork[CenterFaceOutput]):
         below, right = (-side % COARSEST for side in pictures.shape[-2:])
         colours = pictures if self._absorbed else pictures.float() / WHITE
         fine, _ = self.trunk(F.pad(colours, (0, right, 0, below)))
-        said = self.heads(fine)
-        heat, log_sides, offsets, landmarks = said.flatten(2).transpose(1, 2).split(COLUMNS, dim=2)
+        return self.answer(self.heads(fine))
+
+    @staticmethod
+    def answer(said: Tensor) -> CenterFaceOutput:
+        """The answer in what the last layer says, [B, 15, H / 4, W / 4]."""
+        heat, log_sides, offsets, landmarks = torch.split(said.flatten(2).transpose(1, 2), list(COLUMNS), dim=2)
         return CenterFaceOutput(heat[..., 0], log_sides, offsets, landmarks, said.shape[-1])
 
     def scores(self, output: CenterFaceOutput) -> Tensor:
@@ -107,7 +116,9 @@ class CenterFaceNetwork(DetectorNetwork[CenterFaceOutput]):
     def load_weights(self, path: Path) -> None:
         """See :class:`proposals.detector.DetectorNetwork`; the public ONNX file, or tensors of this network's names."""
         if path.suffix != ".onnx":
-            load_into(self, load_tensors(path), path, "CenterFace", f"; or {SOURCE}")
+            tensors = load_tensors(path)
+            self.trunk = CenterFaceTrunk(widths_of(tensors, "trunk."))
+            load_into(self, tensors, path, "CenterFace", f"; or {SOURCE}")
             return
         heads = self.trunk.load_public(path)
         self.heads.weight.copy_(heads[:, :-1, None, None])

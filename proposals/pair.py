@@ -25,6 +25,7 @@ from tinygan.detections import BoolArray, Detections, FloatArray
 from tinygan.errors import CheckpointError
 from tinygan.formats.plausible import score_logit
 from tinygan.joining import join_detections
+from tinygan.models.centerface import widths_of
 from tinygan.models.graphs import Graph
 from tinygan.models.public_weights import load_into, load_tensors
 from tinygan.proposers import Entry, best_inside, check_image
@@ -209,9 +210,9 @@ def build_pair(config: PairConfig, weights: Path | None, runtime: Runtime) -> Pa
     Raises:
         CheckpointError: if ``weights`` is absent or not of both networks.
     """
-    first, second = YuNetNetwork(config), CenterFaceNetwork()
+    tensors = {} if weights is None else load_tensors(weights)
+    first, second = YuNetNetwork(config), CenterFaceNetwork(widths_of(tensors, f"{SECOND}trunk."))
     if weights is not None:
-        tensors = load_tensors(weights)
         for prefix, network, name in ((FIRST, first, "YuNet"), (SECOND, second, "CenterFace")):
             own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             if not own:

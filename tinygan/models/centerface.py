@@ -6,6 +6,7 @@ judge sees in its own training. Not in Bai et al. 2018. A look at 64 x 64 px cos
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,34 +33,40 @@ class _Stage(NamedTuple):
 
     channels: int
     stride: int
-    expansion: int
     blocks: int
 
 
 # Sandler et al. 2018, Table 2; the pyramid sees the last stage at each of strides 4, 8, 16 and 32.
 STAGES = (
-    _Stage(16, 1, 1, 1),
-    _Stage(24, 2, 6, 2),
-    _Stage(32, 2, 6, 3),
-    _Stage(64, 2, 6, 4),
-    _Stage(96, 1, 6, 3),
-    _Stage(160, 2, 6, 3),
-    _Stage(320, 1, 6, 1),
+    _Stage(16, 1, 1),
+    _Stage(24, 2, 2),
+    _Stage(32, 2, 3),
+    _Stage(64, 2, 4),
+    _Stage(96, 1, 3),
+    _Stage(160, 2, 3),
+    _Stage(320, 1, 1),
 )
 SEEN = (1, 2, 4, 6)  # which stages
+EXPANSION = 6  # times as many channels as its input a block of the public file has inside; the first has as many
+WIDTHS = (96, 144, 144, 192, 192, 192, 384, 384, 384, 384, 576, 576, 576, 960, 960, 960)
 
 
 class CenterFaceTrunk(nn.Module):
-    """Backbone and pyramid. Batch normalisation is folded into the convolutions, as in the public file."""
+    """Backbone and pyramid. Batch normalisation is folded into the convolutions, as in the public file.
 
-    def __init__(self) -> None:
+    Args:
+        widths: channels inside each inverted residual block but the first.
+    """
+
+    def __init__(self, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
         self.stem = _conv(3, STEM, 3, stride=2)
-        stages, channels = [], STEM
+        stages, channels, inner = [], STEM, [STEM, *widths]
         for stage in STAGES:
+            own, inner = inner[: stage.blocks], inner[stage.blocks :]
             blocks = []
-            for number in range(stage.blocks):
-                blocks.append(_block(channels, stage.channels, 1 if number else stage.stride, stage.expansion))
+            for number, width in enumerate(own):
+                blocks.append(_block(channels, width, stage.channels, 1 if number else stage.stride))
                 channels = stage.channels
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
@@ -83,9 +90,7 @@ class CenterFaceTrunk(nn.Module):
         Returns:
             The pyramid's features [B, 24, H / 4, W / 4], and the backbone's at strides 4, 8, 16 and 32.
         """
-        features = in_strips(
-            self._near, pictures, stride=4, reach=9, widest=STAGES[1].expansion * STAGES[0].channels / 4
-        )
+        features = in_strips(self._near, pictures, stride=4, reach=9, widest=WIDTHS[0] / 4)
         maps = [features]
         for number, stage in enumerate(list(self.stages)[2:], start=2):
             features = in_strips(stage, features, *_locality(number))
@@ -157,23 +162,42 @@ class CenterFaceFeatures(nn.Module):
 
 
 def _locality(number: int) -> tuple[int, int, int]:
-    """A stage's stride, reach and values of its widest map per pixel, for :func:`in_strips`."""
+    """A stage's stride, reach and values of its widest map per pixel, for :func:`in_strips`; as wide as WIDTHS."""
     inputs, stage = STAGES[number - 1].channels, STAGES[number]
     later = stage.channels // stage.stride**2 if stage.blocks > 1 else 0
-    widest = stage.expansion * max(inputs, later)
+    widest = EXPANSION * max(inputs, later)
     return stage.stride, 1 + stage.stride * (stage.blocks - 1), widest
 
 
-def _block(inputs: int, outputs: int, stride: int, expansion: int) -> InvertedResidual:
-    inner = inputs * expansion
-    expand = [] if expansion == 1 else [_conv(inputs, inner, 1)]
-    layers = [*expand, _conv(inner, inner, 3, stride, groups=inner), nn.Conv2d(inner, outputs, 1)]
+def _block(inputs: int, width: int, outputs: int, stride: int) -> InvertedResidual:
+    expand = [] if width == inputs else [_conv(inputs, width, 1)]
+    layers = [*expand, _conv(width, width, 3, stride, groups=width), nn.Conv2d(width, outputs, 1)]
     return InvertedResidual(layers, residual=stride == 1 and inputs == outputs)
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     """Convolution and ReLU."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups), nn.ReLU(inplace=True))
+
+
+def widths_of(tensors: Mapping[str, Tensor], prefix: str = "") -> tuple[int, ...]:
+    """The ``widths`` of the :class:`CenterFaceTrunk` that these tensors are of; the public file's if they are of none.
+
+    Args:
+        tensors: by name.
+        prefix: what the trunk's names begin with.
+    """
+    names = [f"stages.{stage}.{number}.body.0.0.weight" for stage, number in _places()]
+    firsts = [tensors.get(prefix + name) for name in names]
+    return tuple(
+        len(first) if first is not None and first.ndim == 4 and first.shape[0] else width
+        for first, width in zip(firsts, WIDTHS, strict=True)
+    )
+
+
+def _places() -> list[tuple[int, int]]:
+    """Stage and number of each block but the first."""
+    return [(at, number) for at, stage in enumerate(STAGES) for number in range(stage.blocks)][1:]
 
 
 Convolution = nn.Conv2d | nn.ConvTranspose2d

@@ -1,7 +1,7 @@
 """CenterFace (Xu et al. 2019): each point of a map at stride 4 says whether it is a face's centre, and gives its box.
 
 The network is MobileNetV2 with a pyramid of 24 channels (:mod:`tinygan.models.centerface`), 1.8 million parameters. The
-public ONNX file loads; no weights ship.
+public ONNX file loads; of its weights the narrower ones of ``pair`` ship alone.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class CenterFaceNetwork(DetectorNetwork[CenterFaceOutput]):
     """Backbone, pyramid and the last layer, which holds all heads.
 
     Args:
-        widths: of the trunk's blocks.
+        widths: number of channels inside each block of the trunk but the first.
     """
 
     side_step = 2 * COARSEST
@@ -114,12 +114,16 @@ class CenterFaceNetwork(DetectorNetwork[CenterFaceOutput]):
 
     @torch.no_grad()
     def load_weights(self, path: Path) -> None:
-        """See :class:`proposals.detector.DetectorNetwork`; the public ONNX file, or tensors of this network's names."""
+        """See :class:`proposals.detector.DetectorNetwork`; the public ONNX file, or tensors of this network's names.
+
+        The trunk takes the form of the weights.
+        """
         if path.suffix != ".onnx":
             tensors = load_tensors(path)
             self.trunk = CenterFaceTrunk(widths_of(tensors, "trunk."))
             load_into(self, tensors, path, "CenterFace", f"; or {SOURCE}")
             return
+        self.trunk = CenterFaceTrunk()
         heads = self.trunk.load_public(path)
         self.heads.weight.copy_(heads[:, :-1, None, None])
         assert self.heads.bias is not None

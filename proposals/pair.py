@@ -1,7 +1,7 @@
 """Two detectors, the second of which is asked where the first is in doubt: YuNet, and CenterFace.
 
 YuNet is fast and sure of many pictures. Where it finds boxes that may be faces or not, or tiny ones, the picture is
-searched by CenterFace too, a network of 25 times as many weights, and the part with the tiny ones at twice its size.
+searched by CenterFace too, a network of 20 times as many weights, and the part with the tiny ones at twice its size.
 The two err in different places, so each finds faces that the other missed, and where both found one, its box lies in
 the middle (:func:`tinygan.joining.join_detections`).
 """

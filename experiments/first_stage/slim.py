@@ -1,15 +1,14 @@
-"""A narrower CenterFace for the pair: channels are cut, and what is left learns from the public network and labels.
+"""A narrower CenterFace for the pair: channels are cut; if so wished, the rest learns from the whole and from labels.
 
-    python -m experiments.first_stage.slim --data ROOT --centerface centerface.onnx --share 0.7 --out runs/slim
+    python -m experiments.first_stage.slim --data ROOT --centerface centerface.onnx --out runs/first_stage/slim
 
 1. Of each inverted residual block those channels inside are cut one after the other that a block can best do without
    (Hassibi and Stork 1993, "Optimal Brain Surgeon", for the least squares of a block's output), in the blocks where
    most time is won for what a block's output loses.
-2. The rest learns, on crops of WIDER_train without the hold-out, what the whole network and its mirror image say in the
-   mean, and the labels (Hinton et al. 2015).
+2. With ``--steps`` the rest learns what the whole network says, with ``--labels`` in the mean with its mirror image and
+   the labels (Hinton et al. 2015). A training that was cut off goes on where its last state was saved.
 
-``centerface.safetensors`` in ``--out`` has the weights in the end; a training that was cut off goes on where its last
-state was saved.
+Both see crops of WIDER_train without the hold-out. ``centerface.safetensors`` in ``--out`` has the weights in the end.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,11 +33,13 @@ from proposals.centerface import STRIDE, CenterFaceNetwork, CenterFaceOutput
 from proposals.views import resize
 from tinygan.checkpoint import Checkpoint, load_checkpoint, name_hash, packaged_weights, save_checkpoint
 from tinygan.detections import GroundTruth
+from tinygan.errors import ConfigError
 from tinygan.files import write_atomically
 from tinygan.formats.images import read_image
 from tinygan.formats.wider import WiderSplit, load_split
 from tinygan.models.backends import place
 from tinygan.models.blocks import InvertedResidual
+from tinygan.models.centerface import widths_of
 from tinygan.proposers import to_tensor
 from tinygan.runtime import Runtime, RuntimeOptions
 from tinygan.training.fusion import holdout_names
@@ -48,12 +49,11 @@ SCALES = ((0.85, 1.2), (1.7, 2.3))  # of whole pictures, and of the closer look 
 TINY_PX = 40.0  # longer side of a face that the closer look is for
 AT_A_FACE = 0.75  # share of crops with a face
 LEAST_PX = 6.0  # longer side of a labelled face, as the network sees it, that it shall find
-LABELS = 0.5  # share of the labels in what is learnt; the rest is the public network's word
-RELATIVE_LR = 0.0006  # of a tensor's root mean square
 CALIBRATION = 96  # crops by which channels are chosen
 ROWS = 40_000  # places of their maps, at most
 GROUP, LEAST_EXPANSION = 8, 2  # channels cut at once, as processors like them; times a block's input that are kept
-DEPTHWISE = 30  # multiplications of a channel's 3 x 3 filter, counted threefold: they wait for memory
+DEPTHWISE = 30  # multiplications of a channel's 3 x 3 filter and bias, counted threefold: they wait for memory
+LEAST_HEAT = 0.05  # where boxes are learnt
 EMA = 0.998
 NOTE_EVERY, SAVE_EVERY = 50, 500
 
@@ -95,7 +95,7 @@ class Crops:
     Attributes:
         pictures: uint8 [3, H, W].
         truths: their faces.
-        side: of crops, as the network sees them.
+        side: height and width of crops in pixels, as the network sees them.
     """
 
     pictures: Sequence[Tensor]
@@ -183,7 +183,7 @@ def choose_widths(network: CenterFaceNetwork, share: float, pictures: Tensor) ->
 
     Args:
         network: the whole network, not deployed.
-        share: of the blocks' time that is left.
+        share: of the blocks' time that is left, in (0, 1].
         pictures: uint8 [B, 3, S, S].
 
     Raises:
@@ -219,7 +219,7 @@ def cut(teacher: CenterFaceNetwork, widths: Sequence[int], pictures: Tensor) -> 
 
     Args:
         teacher: the whole network, not deployed.
-        widths: of the new network.
+        widths: number of channels inside each block of the new network but the first.
         pictures: uint8 [B, 3, S, S].
     """
     student = CenterFaceNetwork(widths).eval()
@@ -245,7 +245,7 @@ def cut(teacher: CenterFaceNetwork, widths: Sequence[int], pictures: Tensor) -> 
 
 def _inside(block: InvertedResidual, features: Tensor, target: Tensor, side: int) -> _Inside:
     """At some places of a block that sees these features and should answer as the target."""
-    expand, depthwise, _ = (layer for layer in block.body)
+    expand, depthwise, _ = block.body
     inside = depthwise(expand(features))
     wanted = target - features if block.residual else target
     rows, answers, outputs = (maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in (inside, wanted, target))
@@ -290,18 +290,36 @@ def choose_columns(rows: Tensor, answers: Tensor, count: int) -> tuple[Tensor, T
     return there[:-1].nonzero()[:, 0], weights[there], lost
 
 
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long and how fast a student learns.
+
+    Attributes:
+        steps: number of steps; the rate rises for 100 and then falls along a cosine.
+        batch: crops per step.
+        rate: learning rate, in multiples of a tensor's root mean square.
+        labels: share of the labels in what is learnt.
+    """
+
+    steps: int
+    batch: int = 6
+    rate: float = 3e-4
+    labels: float = 0.0
+
+
 class Teacher:
-    """What the public network says of crops, in the mean with their mirror images, and the labels.
+    """What the public network says of crops; with labels in the mean with their mirror images.
 
     Args:
         network: its weights, not deployed.
-        threads: of torch.
+        labels: share of the labels in what is learnt; the rest is the network's word.
     """
 
-    def __init__(self, network: CenterFaceNetwork, threads: int) -> None:
+    def __init__(self, network: CenterFaceNetwork, labels: float) -> None:
+        self._labels = labels
         self._network = deepcopy(network)
         self._network.deploy()
-        place(self._network, Runtime(RuntimeOptions(precision="32", threads=threads)))
+        place(self._network, Runtime(RuntimeOptions(precision="32", threads=torch.get_num_threads())))
         self._fine: list[Tensor] = []
         self._network.trunk.register_forward_hook(lambda module, given, made: self._fine.append(made[0]))
 
@@ -311,16 +329,16 @@ class Teacher:
         pictures = pictures.contiguous(memory_format=torch.channels_last)
         straight = self._network(pictures)
         fine = self._fine.pop()
-        mirrored = self._network(pictures.flip(3))
-        self._fine.clear()
-        heat = (straight.heat.sigmoid() + _turned(mirrored.heat).sigmoid()) / 2
-        sides = (straight.log_sides + _turned(mirrored.log_sides)) / 2
-        weights = known = heat * (heat > 0.05)
-        offsets = straight.offsets.clone()
-        sides, weights = sides.clone(), 0.5 * weights
-        heat = heat.clone()
-        for number, sample in enumerate(samples):
-            _label(sample, heat[number], sides[number], offsets[number], weights[number])
+        heat, sides, offsets = straight.heat.sigmoid(), straight.log_sides, straight.offsets.clone()
+        if self._labels:
+            mirrored = self._network(pictures.flip(3))
+            self._fine.clear()
+            heat = (heat + _turned(mirrored.heat).sigmoid()) / 2
+            sides = (sides + _turned(mirrored.log_sides)) / 2
+        known = heat * (heat > LEAST_HEAT)
+        weights = 0.5 * known
+        for number, sample in enumerate(samples if self._labels else []):
+            _label(sample, self._labels, heat[number], sides[number], offsets[number], weights[number])
         return Target(heat, sides, offsets, straight.landmarks, weights, known, fine)
 
 
@@ -330,7 +348,7 @@ def _turned(values: Tensor) -> Tensor:
     return values.reshape(len(values), points, points, *values.shape[2:]).flip(2).reshape(values.shape)
 
 
-def _label(sample: Sample, heat: Tensor, sides: Tensor, offsets: Tensor, weights: Tensor) -> None:
+def _label(sample: Sample, share: float, heat: Tensor, sides: Tensor, offsets: Tensor, weights: Tensor) -> None:
     """Mix the labels of a crop into what the teacher said of it, in place."""
     points = math.isqrt(len(heat))
     places = torch.arange(points).float() + 0.5
@@ -352,12 +370,22 @@ def _label(sample: Sample, heat: Tensor, sides: Tensor, offsets: Tensor, weights
         sides[at] = torch.stack([height, width]).log()
         offsets[at] = torch.stack([y - row - 0.5, x - column - 0.5])
         weights[at] = 1
-    mixed = (1 - LABELS) * heat + LABELS * labels.clamp(max=1).flatten()
+    mixed = (1 - share) * heat + share * labels.clamp(max=1).flatten()
     heat.copy_(torch.where(ignored.flatten(), heat, mixed))
 
 
 def loss_of(said: CenterFaceOutput, fine: Tensor, target: Target) -> dict[str, Tensor]:
-    """The parts of the loss."""
+    """The parts of the loss, whose sum is lowered.
+
+    ``heat`` is the cross-entropy of each point, times the distance of both probabilities, over the sum of the wanted
+    ones (Li et al. 2020, "Generalized Focal Loss", Eq. 2 with beta 1); the boxes' numbers have smooth L1, the pyramid's
+    features the squared error over their variance.
+
+    Args:
+        said: the student's answer for B crops.
+        fine: its pyramid's features [B, 24, H, W].
+        target: what it should say.
+    """
     faces = target.heat.sum().clamp(min=1)
     distance = (said.heat.sigmoid() - target.heat).abs()
     heat = F.binary_cross_entropy_with_logits(said.heat, target.heat, reduction="none")
@@ -375,33 +403,38 @@ def loss_of(said: CenterFaceOutput, fine: Tensor, target: Target) -> dict[str, T
 
 
 def train(
-    student: CenterFaceNetwork, teacher: Teacher, crops: Crops, size: int, steps: int, state_file: Path
+    student: CenterFaceNetwork, whole: CenterFaceNetwork, crops: Crops, schedule: Schedule, state_file: Path
 ) -> CenterFaceNetwork:
     """Train a network, which is changed, and return the average of its weights.
 
     Args:
         student: the network.
-        teacher: what it learns from.
+        whole: the network that it learns from, not deployed.
         crops: what both see.
-        size: crops per step.
-        steps: how many.
+        schedule: how long and how fast.
         state_file: where the state is saved, and gone on from if it is there.
+
+    Raises:
+        ConfigError: if the state there is of another training.
     """
-    student = student.to(memory_format=torch.channels_last)
-    average = deepcopy(student)
+    teacher, student = Teacher(whole, schedule.labels), student.to(memory_format=torch.channels_last)
+    average, steps = deepcopy(student), schedule.steps
     groups = [
-        {"params": [tensor], "scale": RELATIVE_LR * max(float(tensor.detach().square().mean().sqrt()), 1e-3)}
+        {"params": [tensor], "scale": schedule.rate * max(float(tensor.detach().square().mean().sqrt()), 1e-3)}
         for tensor in student.parameters()
     ]
     optimizer, first = torch.optim.Adam(groups, lr=0.0, betas=(0.9, 0.99)), 0
+    settings = {**asdict(schedule), "widths": list(widths_of(student.state_dict(), "trunk."))}
     if state_file.is_file():
         state = torch.load(state_file, weights_only=True)
+        if state["settings"] != settings:
+            raise ConfigError(f"{state_file}: is of a training with other settings; remove it, or choose another --out")
         student.load_state_dict(state["student"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
     started, sums = time.monotonic(), dict[str, float]()
-    for step, (pictures, samples) in enumerate(crops.batches(size, first, steps), start=first):
+    for step, (pictures, samples) in enumerate(crops.batches(schedule.batch, first, steps), start=first):
         for group in optimizer.param_groups:
             rise = min(1.0, (step + 1) / 100)
             group["lr"] = group["scale"] * rise * (0.5 + 0.5 * math.cos(math.pi * step / steps))
@@ -426,7 +459,8 @@ def train(
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             state = {"student": student.state_dict(), "average": average.state_dict()}
             content = io.BytesIO()
-            torch.save({**state, "optimizer": optimizer.state_dict(), "step": step + 1}, content)
+            state |= {"optimizer": optimizer.state_dict(), "step": step + 1, "settings": settings}
+            torch.save(state, content)
             write_atomically(state_file, content.getvalue())
     return average
 
@@ -436,12 +470,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="WIDER FACE root")
     parser.add_argument("--centerface", type=Path, required=True, help="the public .onnx of CenterFace")
-    parser.add_argument("--share", type=float, default=0.7, help="of the blocks' time that is left (default: 0.7)")
+    parser.add_argument("--share", type=float, default=0.9, help="of the blocks' time that is left (default: 0.9)")
     parser.add_argument("--out", type=Path, default=Path("runs/first_stage/slim"))
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=0, help="of the training (default: none)")
+    parser.add_argument("--labels", type=float, default=0.0, help="share of the labels in what is learnt (default: 0)")
+    parser.add_argument("--rate", type=float, default=3e-4, help="of learning, in weights' root mean squares")
     parser.add_argument("--batch", type=int, default=6, help="crops per step")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args(argv)
+    if not 0 < arguments.share <= 1:
+        parser.error(f"--share lies in (0, 1], got {arguments.share}")
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -455,8 +493,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     widths = choose_widths(whole, arguments.share, some)
     student = cut(whole, widths, some)
     print(f"{sum(tensor.numel() for tensor in student.parameters())} weights are left, widths {widths}", flush=True)
-    teacher = Teacher(whole, arguments.threads)
-    student = train(student, teacher, crops, arguments.batch, arguments.steps, arguments.out / "state.pt")
+    if arguments.steps:
+        schedule = Schedule(steps=arguments.steps, batch=arguments.batch, rate=arguments.rate, labels=arguments.labels)
+        student = train(student, whole, crops, schedule, arguments.out / "state.pt")
     tensors = {f"proposer.{name}": tensor for name, tensor in student.state_dict().items()}
     seen = frozenset(map(name_hash, names))
     trained = Checkpoint("proposer", {"network": {}}, tensors, trained_on=seen, proposer="centerface")

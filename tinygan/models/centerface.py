@@ -55,7 +55,7 @@ class CenterFaceTrunk(nn.Module):
     """Backbone and pyramid. Batch normalisation is folded into the convolutions, as in the public file.
 
     Args:
-        widths: channels inside each inverted residual block but the first.
+        widths: number of channels inside each inverted residual block but the first; more than the block's input has.
     """
 
     def __init__(self, widths: Sequence[int] = WIDTHS) -> None:
@@ -181,7 +181,9 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int =
 
 
 def widths_of(tensors: Mapping[str, Tensor], prefix: str = "") -> tuple[int, ...]:
-    """The ``widths`` of the :class:`CenterFaceTrunk` that these tensors are of; the public file's if they are of none.
+    """The ``widths`` of the :class:`CenterFaceTrunk` that these tensors are of; the public file's where they say none.
+
+    A block with more channels than in the public file is none that we know.
 
     Args:
         tensors: by name.
@@ -190,7 +192,7 @@ def widths_of(tensors: Mapping[str, Tensor], prefix: str = "") -> tuple[int, ...
     names = [f"stages.{stage}.{number}.body.0.0.weight" for stage, number in _places()]
     firsts = [tensors.get(prefix + name) for name in names]
     return tuple(
-        len(first) if first is not None and first.ndim == 4 and first.shape[0] else width
+        len(first) if first is not None and first.ndim == 4 and 0 < len(first) < width else width
         for first, width in zip(firsts, WIDTHS, strict=True)
     )
 

@@ -129,7 +129,8 @@ def test_a_backend_says_the_same(stage, checkpoint, tiny_wider, backend):
     proposals = open_detections(tiny_wider.proposals / "val")["0--Parade/val_0"]
     found = tinygan.SecondStage(checkpoint, backend=backend).rescore(path, proposals)
     expected = stage.rescore(path, proposals)
-    assert np.array_equal(found.boxes, expected.boxes) and found.scores == pytest.approx(expected.scores, abs=1e-3)
+    assert np.allclose(found.boxes, expected.boxes, atol=0.01)  # those of a second opinion differ in the last bits
+    assert found.scores == pytest.approx(expected.scores, abs=1e-3)
 
 
 def test_an_unknown_backend_is_refused(checkpoint):

@@ -76,9 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="WIDER FACE root, official .mat files in eval/")
     parser.add_argument("--weights", type=Path, required=True, help="a run of tinygan-train-proposer, or .onnx")
-    parser.add_argument(
-        "--centerface", type=Path, help="of CenterFace, the public .onnx or .safetensors: make the pair"
-    )
+    parser.add_argument("--centerface", type=Path, help="weights of CenterFace, .onnx or .safetensors: make the pair")
     parser.add_argument("--out", type=Path, help="default: runs/first_stage/ and the name of what is made")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
     parser.add_argument("--threads", type=int)

@@ -48,7 +48,7 @@ STAGES = (
 )
 SEEN = (1, 2, 4, 6)  # which stages
 EXPANSION = 6  # times as many channels as its input a block of the public file has inside; the first has as many
-WIDTHS = (96, 144, 144, 192, 192, 192, 384, 384, 384, 384, 576, 576, 576, 960, 960, 960)
+WIDTHS = tuple(EXPANSION * stage.channels for stage in STAGES for _ in range(stage.blocks))[:-1]  # of all but the first
 
 
 class CenterFaceTrunk(nn.Module):

@@ -86,6 +86,10 @@ def test_what_is_tiny_is_searched_more_closely():
     assert whole.scale == 1 and (part.left, part.top, part.right, part.bottom) == (36, 0, 274, 126)
     assert part.scale == 2 and part.largest_px == 48 and part.margin_px == 16
     assert len(answer) == 7 and 180 in answer.boxes[:, 0]
+    smaller = Second()
+    pair(crowd(), smaller, whole=0.75).propose([PICTURE])
+    whole, part = smaller.views
+    assert (whole.scale, part.scale, part.largest_px) == (0.75, 2, 64)  # which are as large in the whole as before
     for rows, settings in ((crowd(1, score=0.09), {}), (crowd(), {"closer_below_px": 12.0}), (crowd(), {"unsure": 0})):
         second = Second()
         pair(rows, second, **settings).propose([PICTURE])
@@ -138,6 +142,8 @@ def test_what_the_second_sees_is_bounded():
     second = Second()
     pair(crowd(), second, closer=1.0).propose([PICTURE])
     assert len(second.views) == 1  # nothing would be larger
+    pair(crowd(), second, second_px=10_000, whole=0.75).propose([large])
+    assert second.views[1].scale == pytest.approx(0.5)  # it is small enough already
 
 
 @pytest.mark.parametrize(
@@ -148,6 +154,8 @@ def test_what_the_second_sees_is_bounded():
         ({"second_px": float("nan")}, "second_px finite and above 0"),
         ({"closer_below_px": float("inf")}, "closer_below_px must be finite"),
         ({"closer": 0.0}, "closer must be above 0"),
+        ({"whole": 0.0}, r"whole must lie in \(0, 1\]"),
+        ({"whole": 1.1}, r"whole must lie in \(0, 1\]"),
         ({"second_doubt": -0.1}, "second_doubt not below"),
         ({"second_trust": float("nan")}, "second_trust must be finite"),
     ],

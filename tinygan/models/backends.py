@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from tinygan.heap import reuse_memory
 from tinygan.models.exported import exported_file
 from tinygan.models.folding import fold_padding
 from tinygan.models.fused import fuse_layers
@@ -60,12 +61,15 @@ def _floats(graph: Graph, inputs: Sequence[Tensor]) -> list[Tensor]:
 def place(network: nn.Module, runtime: Runtime) -> None:
     """Move a network without batch normalisation to the device, to be used by PyTorch and trained no more.
 
+    On a CPU this process keeps more memory from then on, see :func:`tinygan.heap.reuse_memory`.
+
     Args:
         network: the network, which is changed in place; its modules must run in the order in which they are defined.
         runtime: the device and precision.
     """
     runtime.place(network)
     if runtime.device.type == "cpu":
+        reuse_memory()
         fuse_layers(network, torch.bfloat16 if runtime.precision == "bf16" else torch.float32)
 
 

@@ -45,7 +45,7 @@ def reuse_memory() -> None:
     """
     tuned = MALLOC_SETTINGS & os.environ.keys() or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
     if not tuned and (set_option := _of_libc("mallopt")) is not None:
-        set_option(M_MMAP_THRESHOLD, HEAP_BYTES)  # both: one of them fixes the other one, this one at 128 KB
+        set_option(M_MMAP_THRESHOLD, HEAP_BYTES)  # set alone, either fixes the other, this one at 128 KB
         set_option(M_TRIM_THRESHOLD, KEPT_BYTES)
     if not {"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "DNNL_PRIMITIVE_CACHE_CAPACITY"} & os.environ.keys():
         os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = str(PRIMITIVES)

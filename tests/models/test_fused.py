@@ -14,6 +14,7 @@ from proposals.detector import DetectorNetwork
 from proposals.retinaface import RetinaFaceConfig, RetinaFaceNetwork
 from proposals.yunet import YuNetConfig, YuNetNetwork
 from tinygan.models import fused
+from tinygan.models.blocks import InvertedResidual
 from tinygan.models.discriminator import Discriminator, DiscriminatorConfig
 from tinygan.models.folding import fold_batch_norm, fold_padding
 from tinygan.models.fused import fuse_layers
@@ -106,13 +107,31 @@ def test_a_product_answers_as_the_convolution_at_every_size(activation: nn.Modul
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(20, 70, 1, bias=isinstance(activation, nn.ReLU)), activation).eval()
     network[0].weight.mul_(5)  # type: ignore[operator]
-    sizes = ((2, 20, 9, 7), (1, 20, 1, 1), (8, 20, 40, 3), (0, 20, 5, 6))
+    sizes = ((2, 20, 9, 7), (1, 20, 1, 1), (8, 20, 40, 20), (1, 20, 32, 32), (0, 20, 5, 6))
+    assert 1 * 32 * 32 <= fused.SMALL < 8 * 40 * 20
     pictures = [torch.randn(size).contiguous(memory_format=layout) for size in sizes]
     before = [network(picture) for picture in pictures]
     fuse_layers(network, torch.float32)
     assert isinstance(network[0], fused._FusedProduct)
     for picture, wanted in zip(pictures, before, strict=True):
         assert network(picture).shape == wanted.shape and torch.allclose(network(picture), wanted, atol=1e-4)
+
+
+@needs_operator
+@pytest.mark.parametrize("side", [6, 40])
+@torch.inference_mode()
+def test_the_last_product_of_a_block_adds_its_input(side: int) -> None:
+    torch.manual_seed(0)
+    wide, narrow = nn.Conv2d(8, 24, 1), nn.Conv2d(24, 8, 1)
+    layers = [wide, nn.ReLU6(), nn.Conv2d(24, 24, 3, padding=1, groups=24), nn.ReLU6(), narrow]
+    for residual in (True, False):
+        network = nn.Sequential(InvertedResidual(deepcopy(layers), residual), nn.ReLU()).eval()
+        picture = torch.randn(2, 8, side, side).contiguous(memory_format=torch.channels_last)
+        before, given = network(picture), picture.clone()
+        fuse_layers(network, torch.float32)
+        assert isinstance(network[0], fused._FusedResidual) is residual
+        assert torch.allclose(network(picture), before, atol=1e-5) and torch.equal(picture, given)
+        assert torch.allclose(deepcopy(network)(picture), before, atol=1e-5)
 
 
 @needs_operator

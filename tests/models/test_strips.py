@@ -1,14 +1,17 @@
 """Layers that run strip by strip give the answers of the whole, and only where it pays."""
 
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from proposals import yunet
 from proposals.centerface import CenterFaceNetwork
 from proposals.detector import DetectorNetwork
-from proposals.yunet import YuNetConfig, YuNetNetwork, _Backbone
+from proposals.yunet import YuNetConfig, YuNetNetwork
 from tinygan.models import centerface, strips
 from tinygan.models.centerface import CenterFaceTrunk
 from tinygan.models.strips import in_strips
@@ -39,7 +42,8 @@ def test_strips_answer_as_the_whole(height: int, monkeypatch: pytest.MonkeyPatch
     whole = layers(picture)
     monkeypatch.setattr(strips, "MOST_VALUES", 60)
     answer = in_strips(layers, picture, stride=2, reach=3, widest=1)
-    assert len(layers.heights) > 2 and max(layers.heights[1:]) < height
+    strips_seen = layers.heights[1:]
+    assert len(strips_seen) > 1 and len(set(strips_seen)) == 1 and strips_seen[0] < height
     assert answer.shape == whole.shape and torch.allclose(answer, whole, atol=1e-6)
 
 
@@ -67,21 +71,46 @@ def test_training_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     assert layers.heights == [64]
 
 
-@pytest.mark.parametrize("kind", [CenterFaceTrunk, _Backbone])
 @torch.inference_mode()
-def test_networks_name_the_reach_of_their_layers(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_as_large_as_any_map_are_cut_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "MOST_VALUES", 60)
+    monkeypatch.setattr(strips, "MOST_KEPT", 200)
+    layers, picture = two_layers(), torch.randn(1, 2, 64, 6)
+    whole = layers(picture)
+    for widest, count in ((0.5, 1), (1, 2)):
+        layers.heights.clear()
+        answer = in_strips(layers, picture, stride=2, reach=3, widest=widest, as_large=True)
+        assert len(layers.heights) == count and torch.allclose(answer, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("module", [centerface, yunet])
+@torch.inference_mode()
+def test_networks_name_the_reach_of_their_layers(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    network: DetectorNetwork[Any] = CenterFaceNetwork() if kind is CenterFaceTrunk else YuNetNetwork(YuNetConfig())
+    network: DetectorNetwork[Any] = CenterFaceNetwork() if module is centerface else YuNetNetwork(YuNetConfig())
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):  # or far pixels would hardly count
             nn.init.kaiming_normal_(layer.weight)
     picture = torch.randint(0, 255, (1, 3, 512, 64), dtype=torch.uint8)
     whole = network.eval().scores(network(picture))
-    near, heights = kind._near, list[int]()  # type: ignore[attr-defined]
-    monkeypatch.setattr(kind, "_near", lambda self, seen: heights.append(seen.shape[2]) or near(self, seen))
+    heights: list[list[int]] = []
+
+    def watched(layers: Callable[[Tensor], Tensor], features: Tensor, *rest: Any, **named: Any) -> Tensor:
+        own: list[int] = []
+        heights.append(own)
+
+        def layers_of_strip(part: Tensor) -> Tensor:
+            own.append(part.shape[2])
+            return layers(part)
+
+        return in_strips(layers_of_strip, features, *rest, **named)
+
+    monkeypatch.setattr(module, "in_strips", watched)
     monkeypatch.setattr(strips, "MOST_VALUES", 20_000)
+    monkeypatch.setattr(strips, "MOST_KEPT", 20_000)
     answer = network.scores(network(picture))
-    assert len(heights) > 3 and torch.allclose(answer, whole, atol=1e-5)
+    assert len(heights[0]) > 3 and len(heights[1]) > 3 and all(len(set(own)) == 1 for own in heights)
+    assert float((answer - whole).abs().max()) < 1e-4
 
 
 def seen_rows(layers: nn.Module, inputs: int, stride: int) -> tuple[int, int]:
@@ -93,17 +122,21 @@ def seen_rows(layers: nn.Module, inputs: int, stride: int) -> tuple[int, int]:
     return 32 - int(rows[0]), int(rows[-1]) - (32 + stride - 1)
 
 
-@pytest.mark.parametrize("number", range(2, len(centerface.STAGES)))
-def test_a_stage_says_how_far_it_sees_and_how_wide_it_is(number: int) -> None:
+@pytest.mark.parametrize("number", range(1, len(centerface.STAGES)))
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_block_sees_a_pixel_beyond_its_own_and_is_six_times_as_wide_as_its_input(number: int, at: int) -> None:
+    """As the trunk says of it, which cuts it in strips."""
     torch.manual_seed(0)
-    stage = CenterFaceTrunk().stages[number]
-    stride, reach, widest = centerface._locality(number)
-    inputs, largest = centerface.STAGES[number - 1].channels, [0]
-    for layer in stage.modules():
+    blocks, stage = list(CenterFaceTrunk().stages[number].children()), centerface.STAGES[number]
+    if at >= len(blocks):
+        pytest.skip("the stage has one block")
+    inputs, stride = (stage.channels, 1) if at else (centerface.STAGES[number - 1].channels, stage.stride)
+    largest = [0]
+    for layer in blocks[at].modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.constant_(layer.weight, 0.01)
             layer.register_forward_hook(lambda _layer, _inputs, made: largest.append(made[0].numel()))
         elif isinstance(layer, nn.ReLU):
             layer.register_forward_hook(lambda _layer, inputs, _made: inputs[0])  # or some gradients would be 0
-    assert max(seen_rows(stage, inputs, stride)) == reach
-    assert max(largest) == widest * 64 * 32
+    assert max(seen_rows(blocks[at], inputs, stride)) == 1
+    assert max(largest) == centerface.EXPANSION * inputs * 64 * 32

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,19 @@ class Centre(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """[B, 3, H, W], less the mean."""
         return image - self.mean
+
+
+def one_by_one(*sequences: nn.Module) -> Iterator[nn.Module]:
+    """The layers of sequences, and of the sequences in them, in the order in which they run.
+
+    A sequence keeps its input until it has run, and if it lies in another, a processor's cache has no room for a map
+    more.
+    """
+    for module in sequences:
+        if isinstance(module, nn.Sequential):
+            yield from one_by_one(*module)
+        else:
+            yield module
 
 
 def conv_bn_relu(channels_in: int, channels_out: int) -> nn.Sequential:

@@ -90,10 +90,12 @@ class CenterFaceTrunk(nn.Module):
         Returns:
             The pyramid's features [B, 24, H / 4, W / 4], and the backbone's at strides 4, 8, 16 and 32.
         """
-        features = in_strips(self._near, pictures, stride=4, reach=9, widest=WIDTHS[0] / 4)
-        maps = [features]
-        for number, stage in enumerate(list(self.stages)[2:], start=2):
-            features = in_strips(stage, features, *_locality(number))
+        features = in_strips(self._near, pictures, stride=2, reach=3, widest=STEM / 4)
+        maps = []
+        for number, stage in enumerate(list(self.stages)[1:], start=1):
+            for at, block in enumerate(stage.children()):  # strips of a whole stage would overlap by more
+                stride = 1 if at else STAGES[number].stride
+                features = in_strips(block, features, stride, reach=1, widest=EXPANSION * features.shape[1])
             if number in SEEN:
                 maps.append(features)
         *finer, level = (lateral(seen) for lateral, seen in zip(self.lateral, maps, strict=True))
@@ -102,9 +104,8 @@ class CenterFaceTrunk(nn.Module):
         return self.last(level), maps
 
     def _near(self, pictures: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W], of any type, to the first map, [B, 24, H / 4, W / 4]."""
-        colours = pictures.to(self.first.weight.dtype)  # bytes are exact in bf16
-        features: Tensor = self.stages[1](self.stages[0](self.stem(colours)))
+        """Pictures [B, 3, H, W], of any type, to the first stage's map, [B, 16, H / 2, W / 2]."""
+        features: Tensor = self.stages[0](self.stem(pictures.to(self.first.weight.dtype)))  # bytes are exact in bf16
         return features
 
     @torch.no_grad()
@@ -159,14 +160,6 @@ class CenterFaceFeatures(nn.Module):
         coarse = F.interpolate(maps[3], scale_factor=2.0, mode="nearest")
         made: Tensor = self.last(torch.cat([F.pixel_unshuffle(fine, COARSE), maps[2], coarse], dim=1))
         return made
-
-
-def _locality(number: int) -> tuple[int, int, int]:
-    """A stage's stride, reach and values of its widest map per pixel, for :func:`in_strips`; as wide as WIDTHS."""
-    inputs, stage = STAGES[number - 1].channels, STAGES[number]
-    later = stage.channels // stage.stride**2 if stage.blocks > 1 else 0
-    widest = EXPANSION * max(inputs, later)
-    return stage.stride, 1 + stage.stride * (stage.blocks - 1), widest
 
 
 def _block(inputs: int, width: int, outputs: int, stride: int) -> InvertedResidual:

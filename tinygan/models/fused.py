@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from tinygan.models.blocks import Centre
+from tinygan.models.blocks import Centre, InvertedResidual
 
 ROWS = 4096  # pixels that oneDNN is told a product has; the order is the same for 64
+SMALL = 1024  # pixels of a map of which oneDNN's product takes longer than PyTorch's own; it is as fast up to 3,000
+IN_PLACE: dict[str, Callable[..., Tensor]] = {  # activations by oneDNN's names
+    "relu": torch.relu_,
+    "hardtanh": F.hardtanh_,
+    "leaky_relu": F.leaky_relu_,
+}
 
 
 def fuse_layers(network: nn.Module, dtype: torch.dtype) -> None:
@@ -19,7 +27,7 @@ def fuse_layers(network: nn.Module, dtype: torch.dtype) -> None:
 
     A convolution computes the activation after it, and keeps its filters in the order that oneDNN wants: in PyTorch's
     own layers each activation is a pass over the map, and filters are put in order, and rounded, at each call. One of
-    1x1 px becomes a product of matrices.
+    1x1 px becomes a product of matrices, which adds the input of an inverted residual block if it is the block's last.
 
     Args:
         network: the network, on a CPU and without batch normalisation, which is changed in place and trained no more.
@@ -41,6 +49,12 @@ def fuse_layers(network: nn.Module, dtype: torch.dtype) -> None:
                 setattr(parent, name, _Halve())
             elif isinstance(layer, Centre):
                 setattr(parent, name, _CentreRows(layer))
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, InvertedResidual) and child.residual and isinstance(child.body[-1], _FusedProduct):
+                setattr(parent, name, _FusedResidual(child.body[:-1], child.body[-1]))
+            elif isinstance(child, nn.Identity) and type(parent).forward is nn.Sequential.forward:
+                delattr(parent, name)
 
 
 class _Fused(nn.Module):
@@ -60,11 +74,12 @@ class _Fused(nn.Module):
         self.register_buffer("weight", conv.weight.detach().to(dtype))
         self.register_buffer("bias", None if conv.bias is None else conv.bias.detach().to(dtype))
         self._activation = activation
-        self._ordered: Tensor | None = None  # made by the first call
+        self._dtype = dtype
+        self._ready: tuple[Any, ...] = ()  # the operator's arguments after the map, made by the first call
 
     def __getstate__(self) -> dict[str, Any]:
         """For other processes: filters in oneDNN's order cannot be pickled."""
-        return {**self.__dict__, "_ordered": None}
+        return {**self.__dict__, "_ready": ()}
 
 
 class _FusedConv(_Fused):
@@ -77,13 +92,13 @@ class _FusedConv(_Fused):
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', H', W']."""
-        features = features.to(self.weight.dtype)
-        if self._ordered is None:
+        if features.dtype is not self._dtype:
+            features = features.to(self._dtype)
+        if not self._ready:
             reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight  # its stub lacks arguments
-            self._ordered = reorder(self.weight.to_mkldnn(), *self._geometry, features.shape)
-        made: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            features, self._ordered, self.bias, *self._geometry, *self._activation, ""
-        )
+            ordered = reorder(self.weight.to_mkldnn(), *self._geometry, features.shape)
+            self._ready = (ordered, self.bias, *self._geometry, *self._activation, "")
+        made: Tensor = torch.ops.mkldnn._convolution_pointwise(features, *self._ready)
         return made
 
 
@@ -92,17 +107,67 @@ class _FusedProduct(_Fused):
 
     As a convolution, oneDNN wants its filters in an order that depends on the size of pictures, and puts them in order
     at each call where pictures have another size than those of the first call. For this product there is one order.
+    A small map is multiplied by PyTorch's own product: oneDNN takes longer to begin than that takes in all.
     """
+
+    def __init__(self, conv: nn.Conv2d, activation: tuple[str, list[float]], dtype: torch.dtype) -> None:
+        super().__init__(conv, activation, dtype)
+        self.weight = self.weight.flatten(1)
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', H, W]."""
-        rows = features.to(self.weight.dtype).permute(0, 2, 3, 1)
-        if self._ordered is None:
-            self._ordered = torch.ops.mkldnn._reorder_linear_weight(self.weight.flatten(1), ROWS)
-        made: Tensor = torch.ops.mkldnn._linear_pointwise(
-            rows.reshape(-1, rows.shape[-1]), self._ordered, self.bias, *self._activation, ""
-        )
-        return made.view(*rows.shape[:-1], made.shape[-1]).permute(0, 3, 1, 2)
+        rows = self._rows(features)
+        if self._is_small(rows):
+            (name, numbers), made = self._activation, F.linear(rows, self.weight, self.bias)
+            made = made if name == "none" else IN_PLACE[name](made, *numbers)
+        else:
+            filters, bias, *after = self._ready or self._prepare()
+            made = torch.ops.mkldnn._linear_pointwise(rows, filters, bias, *after)
+        return made.permute(0, 3, 1, 2)
+
+    def added_to(self, others: Tensor, features: Tensor) -> Tensor:
+        """The product of maps [B, C, H, W], without its activation, and others [B, C', H, W] added."""
+        rows, others = self._rows(features), self._rows(others)
+        if self._is_small(rows):
+            made = F.linear(rows, self.weight, self.bias).add_(others)
+        else:
+            filters, bias, *_ = self._ready or self._prepare()
+            made = torch.ops.mkldnn._linear_pointwise.binary(rows, others, filters, bias, "add")
+        return made.permute(0, 3, 1, 2)
+
+    def _rows(self, features: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, H, W, C], in the type that this computes in."""
+        if features.dtype is not self._dtype:
+            features = features.to(self._dtype)
+        return features.permute(0, 2, 3, 1)
+
+    def _is_small(self, rows: Tensor) -> bool:
+        count, height, width, _ = rows.shape
+        return count * height * width <= SMALL and self._dtype is torch.float32
+
+    def _prepare(self) -> tuple[Any, ...]:
+        """oneDNN's arguments after the map."""
+        ordered = torch.ops.mkldnn._reorder_linear_weight(self.weight, ROWS)
+        self._ready = (ordered, self.bias, *self._activation, "")
+        return self._ready
+
+
+class _FusedResidual(nn.Module):
+    """An inverted residual block whose last product adds the block's input.
+
+    Args:
+        layers: the layers before it.
+        last: the product.
+    """
+
+    def __init__(self, layers: nn.Sequential, last: _FusedProduct) -> None:
+        super().__init__()
+        self.layers = layers
+        self.last = last
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, C, H, W] to the same shape."""
+        return self.last.added_to(features, self.layers(features))
 
 
 class _Halve(nn.Module):
@@ -168,10 +233,13 @@ def _is_there(dtype: torch.dtype) -> bool:
     with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         first, last = nn.Conv2d(2, 4, 3, padding=1, dtype=whole), nn.Conv2d(4, 3, 1, dtype=whole)
-        picture = torch.linspace(-1, 1, 50, dtype=whole).view(1, 2, 5, 5)
-        wanted = last(first(picture).relu()).relu()
+        picture = torch.linspace(-1, 1, 4 * SMALL, dtype=whole).view(1, 2, 2, SMALL)  # too large for PyTorch's product
+        maps = first(picture).relu()
+        wanted = torch.cat([last(maps).relu(), last(maps) + maps[:, :3]])
+        product = _FusedProduct(last, relu, dtype)
         try:
-            fused = _FusedProduct(last, relu, dtype)(_FusedConv(first, relu, dtype)(picture))
+            fused = _FusedConv(first, relu, dtype)(picture)
+            answers = torch.cat([product(fused), product.added_to(fused[:, :3], fused)])
         except (AttributeError, RuntimeError, TypeError):
             return False
-    return torch.allclose(fused.float(), wanted, atol=1e-4 if dtype == torch.float32 else 0.05)
+    return torch.allclose(answers.float(), wanted, atol=1e-4 if dtype == torch.float32 else 0.05)

@@ -13,9 +13,17 @@ import torch
 from torch import Tensor
 
 MOST_VALUES = 5_000_000  # of a map, 20 MB in single precision; of 2 to 6 million the fastest
+MOST_KEPT = 8_000_000  # of a map whose memory is used again
 
 
-def in_strips(layers: Callable[[Tensor], Tensor], features: Tensor, stride: int, reach: int, widest: float) -> Tensor:
+def in_strips(
+    layers: Callable[[Tensor], Tensor],
+    features: Tensor,
+    stride: int,
+    reach: int,
+    widest: float,
+    as_large: bool = False,
+) -> Tensor:
     """Run layers that see only what is near, strip by strip if their maps are large.
 
     Strips overlap by what the layers see beyond a strip, so the answers are those of the whole. Several pictures, and
@@ -27,20 +35,23 @@ def in_strips(layers: Callable[[Tensor], Tensor], features: Tensor, stride: int,
         stride: pixels of ``features`` per pixel of the answer.
         reach: how many pixels of ``features`` they see beyond a pixel of their answer, or more.
         widest: number of values of their largest map per pixel of ``features``.
+        as_large: whether the answer is as large as any map. Then only maps whose memory would not be used again are
+            large: joining strips takes as long as is won else.
     """
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if tracing or torch.is_grad_enabled() or features.device.type != "cpu" or len(features) != 1:
         return layers(features)
     height, width = features.shape[2:]
     margin = -(-reach // stride) * stride
-    strips = math.ceil(height * width * widest / MOST_VALUES)
+    strips = math.ceil(height * width * widest / (MOST_KEPT if as_large else MOST_VALUES))
     rows = max(2 * margin, -(-height // strips // stride) * stride)
-    if rows >= height:
+    seen = rows + (margin if height <= 2 * rows else 2 * margin)  # all are as tall: layers are prepared for each height
+    if seen >= height:
         return layers(features)
     whole: Tensor | None = None  # filled strip by strip: joined in the end, strips would take its memory twice
     for top in range(0, height, rows):
-        first = max(0, top - margin)
-        made = layers(features[:, :, first : top + rows + margin])
+        first = min(max(0, top - margin), height - seen)
+        made = layers(features[:, :, first : first + seen])
         own = made[:, :, (top - first) // stride :][:, :, : rows // stride]
         if whole is None:
             size = (1, own.shape[1], height // stride, own.shape[3])

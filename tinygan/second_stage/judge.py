@@ -23,7 +23,7 @@ from tinygan.models.pixels import scale_bytes
 from tinygan.runtime import Runtime, one_thread
 from tinygan.second_stage.graphs import generator_graph, judge_graph
 
-BATCH_STEP = 8  # batches are filled up to a multiple of it
+BATCH_STEP = 8  # large batches are filled up to a multiple of it
 _building = Lock()  # of all judges, as one that holds a lock could not be pickled for another process
 
 
@@ -41,11 +41,11 @@ def filled_up(count: int) -> int:
     """How many pictures a batch of so many is filled up to.
 
     CPU backends prepare a network anew for every size of batch that they meet, which takes as long as judging a dozen
-    pictures and keeps tens of megabytes. So they shall meet few.
+    pictures and keeps tens of megabytes, so they shall meet few. But what fills a batch up takes its time as well, so
+    it is a fifth of the batch at most.
     """
-    if count >= BATCH_STEP:
-        return -(-count // BATCH_STEP) * BATCH_STEP
-    return 1 << (count - 1).bit_length()
+    step = min(BATCH_STEP, max(1, (1 << (count - 1).bit_length()) // 8))  # an eighth of the next power of two
+    return -(-count // step) * step
 
 
 class Judge:

@@ -118,6 +118,18 @@ def test_a_product_answers_as_the_convolution_at_every_size(activation: nn.Modul
 
 
 @needs_operator
+@torch.inference_mode()
+def test_a_small_product_is_as_exact_where_the_caller_has_autocast() -> None:
+    torch.manual_seed(0)
+    network, picture = nn.Sequential(nn.Conv2d(20, 70, 1), nn.ReLU()).eval(), torch.randn(1, 20, 6, 6)
+    before = network(picture)
+    fuse_layers(network, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        after = network(picture)
+    assert after.dtype == torch.float32 and torch.allclose(after, before, atol=1e-5)
+
+
+@needs_operator
 @pytest.mark.parametrize("side", [6, 40])
 @torch.inference_mode()
 def test_the_last_product_of_a_block_adds_its_input(side: int) -> None:

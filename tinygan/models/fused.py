@@ -142,8 +142,10 @@ class _FusedProduct(_Fused):
         return features.permute(0, 2, 3, 1)
 
     def _is_small(self, rows: Tensor) -> bool:
+        """Whether PyTorch's own product takes less time, and computes in the type that this does."""
         count, height, width, _ = rows.shape
-        return count * height * width <= SMALL and self._dtype is torch.float32
+        small = count * height * width <= SMALL
+        return small and self._dtype is torch.float32 and not torch.is_autocast_enabled("cpu")
 
     def _prepare(self) -> tuple[Any, ...]:
         """oneDNN's arguments after the map."""

@@ -1,7 +1,7 @@
-"""Layers computed strip by strip: the same answers, on a CPU in up to 40 % less time where pictures are large.
+"""Layers computed strip by strip: the same answers, on a CPU in less time where pictures are large.
 
-A map of more than 32 MB is memory that the system hands out anew for each layer, page by page; that takes longer than
-the convolution that fills it. Maps of strips of a picture are smaller, and their memory is used again.
+Maps of strips have room in a processor's cache. Those of large pictures have not, and if they take more than 32 MB that
+is memory that the system hands out anew for each layer, page by page, which takes longer than the convolution itself.
 """
 
 from __future__ import annotations

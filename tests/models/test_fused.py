@@ -107,7 +107,7 @@ def test_a_product_answers_as_the_convolution_at_every_size(activation: nn.Modul
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(20, 70, 1, bias=isinstance(activation, nn.ReLU)), activation).eval()
     network[0].weight.mul_(5)  # type: ignore[operator]
-    sizes = ((2, 20, 9, 7), (1, 20, 1, 1), (8, 20, 40, 20), (1, 20, 32, 32), (0, 20, 5, 6))
+    sizes = ((2, 20, 9, 7), (1, 20, 1, 1), (8, 20, 40, 3), (1, 20, 32, 32), (8, 20, 40, 20), (0, 20, 5, 6))
     assert 1 * 32 * 32 <= fused.SMALL < 8 * 40 * 20
     pictures = [torch.randn(size).contiguous(memory_format=layout) for size in sizes]
     before = [network(picture) for picture in pictures]

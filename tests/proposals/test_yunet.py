@@ -68,9 +68,10 @@ def test_any_size_is_padded_to_whole_cells(fine, count, sizes):
     assert len(cells(output.sizes, network.config.strides)) == count
 
 
-def test_a_deployed_network_answers_as_before():
+@pytest.mark.parametrize("fine", [False, True])
+def test_a_deployed_network_answers_as_before(fine):
     torch.manual_seed(0)
-    network = YuNetNetwork(YuNetConfig()).eval()
+    network = YuNetNetwork(YuNetConfig(fine=fine)).eval()
     picture = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
     with torch.inference_mode():
         before = network(picture)

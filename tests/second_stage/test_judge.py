@@ -18,7 +18,7 @@ from tinygan.models.discriminator import Discriminator, DiscriminatorConfig
 from tinygan.models.folding import fold_batch_norm
 from tinygan.models.generator import Generator, GeneratorConfig
 from tinygan.runtime import Runtime, RuntimeOptions
-from tinygan.second_stage.judge import Judge
+from tinygan.second_stage.judge import Judge, filled_up
 from tinygan.second_stage.judging import (
     LOOK_LOGIT,
     LOOK_RESIZE,
@@ -135,6 +135,12 @@ def test_networks_see_few_sizes_of_batch_and_none_above_the_one_wanted(judge, re
             min(count, len(one.proposals)) for one in requests
         )
     assert {4, 16} <= set(seen) <= {*range(1, 9), 10, 12, 14, 16}
+
+
+def test_a_batch_is_filled_up_by_a_fifth_at_most_to_one_of_twenty_sizes():
+    filled = {count: filled_up(count) for count in range(1, 201)}
+    assert all(0 <= full - count <= full / 5 for count, full in filled.items())
+    assert len({full for full in filled.values() if full <= 64}) == 20
 
 
 def test_chunks_judged_side_by_side_are_those_of_one_after_the_other(finding_checkpoint, requests):

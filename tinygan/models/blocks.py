@@ -48,8 +48,8 @@ class Centre(nn.Module):
 def one_by_one(*sequences: nn.Module) -> Iterator[nn.Module]:
     """The layers of sequences, and of the sequences in them, in the order in which they run.
 
-    A sequence keeps its input until it has run, and if it lies in another, a processor's cache has no room for a map
-    more.
+    Who runs them so needs each map only until the next is there. A sequence in a sequence keeps its input until it
+    ends, a map more than a processor's cache has room for.
     """
     for module in sequences:
         if isinstance(module, nn.Sequential):

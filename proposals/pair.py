@@ -43,7 +43,7 @@ class PairConfig(YuNetConfig):
         unsure: an image with so many boxes with scores of 0.2 to 0.6 is searched by the other network too, and so is
             one with a tiny box. 0: none is.
         whole: factor at which that network searches the whole image, relative to YuNet's; with 11/16 both stages take a
-            seventh less time.
+            sixth less time.
         closer: factor, likewise, at which it searches the part with tiny boxes as well.
         closer_below_px: boxes with scores of 0.1 and more whose longer side is shorter, at the largest of ``scales``,
             are tiny.
